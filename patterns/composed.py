@@ -1,0 +1,155 @@
+"""The masks that take another mask: packed documents and padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from patterns.base import Device, Mask, Span, require
+from patterns.plain import Causal
+
+
+@dataclass(frozen=True)
+class Documents(Mask):
+    """Packed documents; `inner`, applied to places within a document, says what attends there.
+
+    `inner` has the seq_len of the whole and must be a mask with `span`.
+    """
+
+    lengths: tuple[int, ...]
+    inner: Mask
+    seq_len: int = field(init=False, repr=False)
+
+    def __post_init__(self):
+        lengths, total = tuple(self.lengths), self.inner.seq_len
+        object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "seq_len", total)
+        require(all(n >= 1 for n in lengths), f"lengths are {lengths}, each must be 1 or more")
+        require(sum(lengths) == total, f"lengths add up to {sum(lengths)}, not to seq_len {total}")
+        has_span = self.inner.span(torch.zeros(1)) is not None
+        require(has_span, f"inner {type(self.inner).__name__} has keys that are not one run")
+
+    def _bounds(self, device: Device) -> Span:
+        """int32 [S]: first and last key of each query."""
+        ends = torch.tensor(self.lengths, device=device).cumsum(0)
+        at = torch.arange(self.seq_len, device=device)
+        document = torch.bucketize(at, ends, right=True)
+        first, last = (ends - torch.tensor(self.lengths, device=device))[document], ends - 1
+        low, high = self.inner.span(at - first)
+        bounds = first + low.clamp(min=0), torch.minimum(first + high, last[document])
+        return bounds[0].to(torch.int32), bounds[1].to(torch.int32)
+
+    def mask_mod(self, device):
+        # Looked up by query alone: a load a row of scores, none a column.
+        first, last = self._bounds(device)
+        if isinstance(self.inner, Causal):
+            return lambda b, h, q, k: (q >= k) & (k >= first[q])
+        return lambda b, h, q, k: (k >= first[q]) & (k <= last[q])
+
+    def span(self, q):
+        first, last = self._bounds(q.device)
+        return first[q], last[q]
+
+    def area(self, batch=1):
+        return batch * sum(replace(self.inner, seq_len=n).area() for n in self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Padded(Mask):
+    """What `inner` allows, of tokens that are no padding.
+
+    `padding` is bool [B, S], True where a token is padding, anywhere in the sequence.
+    """
+
+    inner: Mask
+    padding: Tensor
+    seq_len: int = field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "seq_len", self.inner.seq_len)
+        kind, shape = self.padding.dtype, tuple(self.padding.shape)
+        require(kind == torch.bool, f"padding is {kind}, must be torch.bool")
+        fits = len(shape) == 2 and shape[1] == self.seq_len
+        require(fits, f"padding is {list(shape)}, must be [batch, {self.seq_len}]")
+        require(self.inner.batch is None, "inner is padded: join the two paddings instead")
+
+    def __eq__(self, other):
+        return isinstance(other, Padded) and hash(self) == hash(other)
+
+    def __hash__(self):
+        return hash((self.inner, self.padding.shape, self.padding.cpu().numpy().tobytes()))
+
+    @property
+    def batch(self):
+        return self.padding.shape[0]
+
+    def empty_rows(self, device):
+        return self.padding.to(device)[:, None, :, None]
+
+    def valid_ends(self, device: Device) -> tuple[Tensor, Tensor, bool]:
+        """int32 [B] first and last valid token, and whether all between them are valid."""
+        valid = ~self.padding.to(device)
+        at = torch.arange(self.seq_len, dtype=torch.int32, device=device)
+        first = torch.where(valid, at, self.seq_len).amin(1)
+        last = torch.where(valid, at, -1).amax(1)
+        runs = valid.sum(1) == (last - first + 1).clamp(min=0)
+        return first, last, bool(runs.all())
+
+    def mask_mod(self, device):
+        inner = self.inner.mask_mod(device)
+        first, last, one_run = self.valid_ends(device)
+        if one_run and isinstance(self.inner, Causal) and not first.any():
+            return lambda b, h, q, k: (q >= k) & (q <= last[b])
+        if one_run:
+            return lambda b, h, q, k: (
+                inner(b, h, q, k)
+                & ((q >= first[b]) & (q <= last[b]) & (k >= first[b]) & (k <= last[b]))
+            )
+        # int32, as a bool table was measured to be slow
+        valid = (~self.padding).to(device, torch.int32)
+        return lambda b, h, q, k: inner(b, h, q, k) & ((valid[b, q] & valid[b, k]) != 0)
+
+    def reach(self, q, k):
+        """Exact where each element's valid tokens are one run; else `some` may say too much."""
+        padding = self.padding.to(q[0].device)
+        at = torch.arange(self.seq_len, device=padding.device)
+        before = torch.nn.functional.pad(padding.cumsum(1), (1, 0))  # padding before each token
+        following = torch.where(padding, self.seq_len, at).flip(1).cummin(1).values.flip(1)
+        preceding = torch.where(padding, -1, at).cummax(1).values
+        inner_every, exists, hulls = self.inner.reach(q, k)[1], True, []
+        for low, high in (q, k):
+            b = torch.arange(self.batch, device=at.device)[:, None, None, None]
+            inner_every = inner_every & (before[b, high + 1] == before[b, low])
+            hulls.append((following[b, low], preceding[b, high]))
+            exists = exists & (hulls[-1][0] <= hulls[-1][1])
+            # an empty span is looked up nowhere out of range; `exists` drops it
+            hulls[-1] = tuple(t.clamp(0, self.seq_len - 1) for t in hulls[-1])
+        return self.inner.reach(*hulls)[0] & exists, inner_every
+
+    def blocks(self, device, size):
+        partial, full = super().blocks(device, size)
+        if self.valid_ends(device)[2]:
+            return partial, full
+        partial, mod = partial.clone(), self.mask_mod(device)
+        offsets = [torch.arange(s, device=device) for s in size]
+        for b, h, i, j in (part.T[..., None, None] for part in partial.nonzero().split(1024)):
+            q, k = i * size[0] + offsets[0][:, None], j * size[1] + offsets[1]
+            inside = (q < self.seq_len) & (k < self.seq_len)
+            seen = mod(b, h, q.clamp(max=self.seq_len - 1), k.clamp(max=self.seq_len - 1))
+            partial[b, h, i, j] = (seen & inside).any(-1, keepdim=True).any(-2, keepdim=True)
+        return partial, full
+
+    def area(self, batch=None):
+        batch = self.batch if batch is None else batch
+        require(batch == self.batch, f"batch is {batch}, the padding is for {self.batch}")
+        span = self.inner.span(torch.arange(self.seq_len))
+        if span is None:
+            step = max(1, 2**22 // (self.seq_len * batch))
+            starts = range(0, self.seq_len, step)
+            return sum(int(self.rows(a, min(a + step, self.seq_len), "cpu").sum()) for a in starts)
+        valid = ~self.padding.cpu()
+        before = torch.nn.functional.pad(valid.cumsum(1), (1, 0))  # valid tokens before each
+        first, last = span[0].clamp(min=0), span[1].clamp(max=self.seq_len - 1)
+        return int(((before[:, last + 1] - before[:, first]) * valid).sum())
