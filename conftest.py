@@ -1,0 +1,275 @@
+"""Options and fixtures that join masks, backends and the clock, and pytest-benchmark's hooks."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+
+import pytest
+import torch
+
+import backends
+import measure
+from masks import PATTERNS
+from tests.cells import Cell, Problem, Shape
+
+DTYPES = ("float16", "bfloat16", "float32")
+DEFAULTS = {
+    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
+    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
+}
+SEQ_LENS = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
+DEFAULT_STORAGE = "file://./.benchmarks"
+BUILDERS = ("ours", "torch_eager", "torch_compiled")
+GRID, CLOCK = pytest.StashKey[dict](), pytest.StashKey()
+UNTIMED, CURRENT = pytest.StashKey[list](), pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("maskbench", "maskbench: attention masks, backends and shapes")
+
+    def either(name: str) -> str:
+        return ", ".join(f"{DEFAULTS[d][name]} on {d}" for d in DEFAULTS)
+
+    def comma(text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    group.addoption("--device", help="cuda or cpu. Default: cuda where there is a GPU, else cpu.")
+    group.addoption(
+        "--masks", type=comma, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
+    )
+    group.addoption(
+        "--backends",
+        type=comma,
+        help=f"Backends, comma-separated. Default: all: {', '.join(backends.MODULES)}; "
+        f"{' and '.join(sorted(backends.HOLDS_SCORES))} up to S = 2048 unless named.",
+    )
+    lengths = "; ".join(f"{','.join(map(str, SEQ_LENS[d]))} on {d}" for d in SEQ_LENS)
+    group.addoption(
+        "--seq-lens", type=comma, help=f"Sequence lengths, comma-separated. Default: {lengths}."
+    )
+    group.addoption("--batch", type=int, help=f"Batch size. Default: {either('batch')}.")
+    group.addoption("--heads", type=int, help=f"Query heads. Default: {either('heads')}.")
+    group.addoption(
+        "--kv-heads", type=int, help="Key/value heads, a divisor of --heads. Default: as --heads."
+    )
+    group.addoption("--head-dim", type=int, help=f"Head dimension. Default: {either('head_dim')}.")
+    group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {either('dtype')}.")
+
+
+def chosen(option: str, asked: list[str] | None, valid) -> list[str]:
+    unknown = [name for name in asked or () if name not in valid]
+    if unknown:
+        raise pytest.UsageError(
+            f"{option}: unknown {', '.join(unknown)}; valid are {', '.join(valid)}"
+        )
+    if asked == []:
+        raise pytest.UsageError(f"{option}: names nothing; valid are {', '.join(valid)}")
+    return list(asked or valid)
+
+
+def device_of(asked: str | None) -> str:
+    there = torch.cuda.is_available()
+    (device,) = chosen("--device", [asked or ("cuda" if there else "cpu")], ("cuda", "cpu"))
+    if device == "cuda" and not there:
+        raise pytest.UsageError(
+            f"--device cuda: torch {torch.__version__} finds no CUDA device; valid here: cpu"
+        )
+    return device
+
+
+def whole(option: str, value) -> int:
+    """A positive whole number, else a usage error."""
+    if not str(value).isdecimal() or int(value) < 1:
+        raise pytest.UsageError(f"{option}: {value} is not a whole number of 1 or more")
+    return int(value)
+
+
+def grid_of(option) -> dict:
+    """The options, checked and completed. Raises pytest.UsageError (exit status 4)."""
+    device = device_of(option.device)
+    default = DEFAULTS[device]
+
+    def number(name: str, fallback: int) -> int:
+        given = getattr(option, name)
+        return whole(f"--{name.replace('_', '-')}", fallback if given is None else given)
+
+    heads = number("heads", default["heads"])
+    kv_heads = number("kv_heads", heads)
+    if heads % kv_heads:
+        raise pytest.UsageError(f"--kv-heads: {kv_heads} does not divide --heads {heads}")
+    lengths = SEQ_LENS[device] if option.seq_lens is None else option.seq_lens
+    if not lengths:
+        raise pytest.UsageError("--seq-lens: names no length")
+    return {
+        "device": device,
+        "masks": chosen("--masks", option.masks, list(PATTERNS)),
+        "backends": chosen("--backends", option.backends, list(backends.MODULES)),
+        "by_name": option.backends is not None,
+        "seq_lens": [whole("--seq-lens", n) for n in lengths],
+        "shape": Shape(
+            number("batch", default["batch"]),
+            heads,
+            kv_heads,
+            number("head_dim", default["head_dim"]),
+        ),
+        "dtype": chosen("--dtype", [option.dtype or default["dtype"]], DTYPES)[0],
+    }
+
+
+def pytest_configure(config):
+    grid = config.stash[GRID] = grid_of(config.option)
+    config.stash[UNTIMED] = []
+    # pytest-benchmark's folder names the system but not the card: two cards would share one.
+    if config.option.benchmark_storage == DEFAULT_STORAGE:
+        config.option.benchmark_storage = f"{DEFAULT_STORAGE}/{device_name(grid['device'])}"
+
+
+def device_name(device: str) -> str:
+    """A folder's name for what is measured, such as NVIDIA_H100_80GB_HBM3."""
+    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu_{platform.machine()}"
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def pytest_report_header(config):
+    grid = config.stash[GRID]
+    found, missing = [], []
+    for name in backends.MODULES:
+        try:
+            backends.load(name)
+            found.append(name)
+        except Exception as error:  # shown here, and each of its cells is skipped with it
+            missing.append(f"{name} ({type(error).__name__}: {error})")
+    line = f"maskbench: device {device_name(grid['device'])}, torch {torch.__version__}"
+    line += f", backends found: {', '.join(found)}"
+    return line + f"; missing: {', '.join(missing) or 'none'}"
+
+
+def pytest_generate_tests(metafunc):
+    grid = metafunc.config.stash[GRID]
+    if "cell" in metafunc.fixturenames:
+        names = ("mask", "backend", "seq_len", "shape", "dtype")
+        values = [
+            (mask, backend, seq_len, str(grid["shape"]), grid["dtype"])
+            for mask, seq_len, backend in product(grid["masks"], grid["seq_lens"], grid["backends"])
+        ]
+        ids = [f"{m}-{b}-s{s}-{shape}-{dtype}" for m, b, s, shape, dtype in values]
+        metafunc.parametrize(names, values, ids=ids)
+    elif "builder" in metafunc.fixturenames:
+        # a CPU's default grid is to stay short: the longest length, where building costs most
+        whole_grid = grid["device"] == "cuda" or metafunc.config.option.seq_lens
+        lengths = grid["seq_lens"] if whole_grid else grid["seq_lens"][-1:]
+        values = list(product(grid["masks"], lengths, BUILDERS))
+        ids = [f"{m}-{b}-s{s}-b{grid['shape'].batch}" for m, s, b in values]
+        metafunc.parametrize(("mask", "seq_len", "builder"), values, ids=ids)
+
+
+def clock_of(config):
+    if CLOCK not in config.stash:
+        config.stash[CLOCK] = measure.clock_for(torch.device(config.stash[GRID]["device"]))
+    return config.stash[CLOCK]
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "clock" in item.fixturenames and hasattr(item, "callspec"):
+            given = item.callspec.params
+            if "mask" not in given:
+                continue
+            what = item.module.__name__.rpartition("test_")[2]
+            item.add_marker(
+                pytest.mark.benchmark(
+                    timer=clock_of(config).timer, group=f"{given['mask']} {what} {given['seq_len']}"
+                )
+            )
+
+
+@pytest.fixture
+def clock(pytestconfig):
+    return clock_of(pytestconfig)
+
+
+@pytest.fixture
+def device(pytestconfig) -> str:
+    """The device that the session is for: "cuda" or "cpu"."""
+    return pytestconfig.stash[GRID]["device"]
+
+
+@pytest.fixture
+def batch(pytestconfig) -> int:
+    return pytestconfig.stash[GRID]["shape"].batch
+
+
+@pytest.fixture
+def note(request):
+    """note(outcome, reason): keep why this item was not timed, for the saved file."""
+
+    def keep(outcome: str, reason: str) -> None:
+        request.node.stash[CURRENT] |= {"outcome": outcome, "reason": reason}
+
+    return keep
+
+
+@pytest.fixture
+def cell(request, mask, backend, seq_len, shape, dtype, benchmark, clock, note):
+    """Checks one backend on one problem and then times it: `cell.check_and_time()`."""
+    grid = request.config.stash[GRID]
+    direction = request.module.DIRECTION
+    problem = Problem(mask, seq_len, grid["shape"], dtype, grid["device"], direction)
+    request.node.stash[CURRENT] = {**problem.fields(), "backend": backend}
+    yield Cell(problem, backend, grid["by_name"], benchmark, clock, request.config, note)
+    gc.collect()
+    if grid["device"] == "cuda":
+        torch.cuda.empty_cache()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    fields = item.stash.get(CURRENT, None)
+    if fields is not None and call.when == "call":
+        if report.failed:
+            last = str(call.excinfo.value).strip().splitlines() or [""]
+            reason = f"{call.excinfo.typename}: {last[0]}"
+            fields |= {"outcome": "failed", "reason": reason}
+        if "outcome" in fields:
+            item.config.stash[UNTIMED].append({"fullname": item.nodeid, **fields})
+    return report
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info |= clock_of(config).describe()
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def pytest_benchmark_update_commit_info(config, commit_info):
+    commit_info |= {
+        "torch": torch.__version__,
+        "torch_git": torch.version.git_version,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    for package in ("triton", "xformers", "flash-attn", "flash-attn-4"):
+        commit_info[package.replace("-", "_")] = installed(package)
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Beside the timed cells, why each other cell was not timed."""
+    output_json["maskbench"] = {"format": 1, "untimed": config.stash[UNTIMED]}
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    counts: dict[str, int] = {}
+    for cell in config.stash[UNTIMED]:
+        counts[cell["outcome"]] = counts.get(cell["outcome"], 0) + 1
+    if counts:
+        text = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
+        terminalreporter.write_line(f"maskbench: cells not timed: {text} (-rs tells why)")

@@ -1,0 +1,233 @@
+"""The clock, the L2 flush and the rounds: nothing else in the suite measures.
+
+What a time means: device time of the call alone, cold L2, warm code. A round on CUDA is:
+write a buffer of twice the L2, keep the device busy for longer than the host takes to
+enqueue the call, record an event, the call, record an event. On a CPU a round is the call
+between two readings of time.perf_counter.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, isfinite
+
+import pynvml
+import torch
+from scipy.stats import iqr, quantile_test
+
+TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of the median
+PILOT_ROUNDS, FEWEST_ROUNDS, MOST_ROUNDS = 10, 6, 1000  # with 6 rounds the interval is finite
+CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
+NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
+SPIN_HZ = 2e9  # at or above every SM clock, so that a spin is never shorter than asked for
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A recorded CUDA event; the difference of two is the device time between them, in s."""
+
+    event: torch.cuda.Event
+    clock: DeviceClock
+
+    def __sub__(self, start: Mark) -> float:
+        # Still unreached when the whole call is enqueued: the device waited for nobody.
+        self.clock.late_rounds += start.event.query()
+        self.event.synchronize()
+        return start.event.elapsed_time(self.event) / 1e3 - self.clock.overhead
+
+
+class DeviceClock:
+    """Device time by CUDA events, each round with a cold L2 behind a blocker.
+
+    `overhead` is what an empty pair of events reads, in s; it is taken off every time.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.overhead, self.late_rounds = device, 0.0, 0
+        self.block_seconds = 1e-3
+        l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+        self.flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device=device)
+        self.overhead = statistics.median(self.round(lambda: None)[0] for _ in range(100))
+
+    def cuda_event_timer(self) -> Mark:
+        """A timer for pytest-benchmark: records an event on the current stream."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return Mark(event, self)
+
+    timer = cuda_event_timer
+
+    def settle(self) -> None:
+        """What precedes each round: flush the L2, then keep the device busy."""
+        self.flush.zero_()
+        # Private, as torch has no public way to keep a device busy for a given time without
+        # heating it (seen on 2.9 to 2.13): spins for a number of SM clock cycles.
+        torch.cuda._sleep(int(self.block_seconds * SPIN_HZ))
+
+    def round(self, call: Callable[[], object]) -> tuple[float, float]:
+        """(device s, host s to enqueue) of one call."""
+        self.settle()
+        start, host = self.timer(), time.perf_counter()
+        call()
+        host = time.perf_counter() - host
+        return self.timer() - start, host
+
+    def prepare(self, call: Callable[[], object]) -> None:
+        """Set the blocker to outlast what the host takes to enqueue this call."""
+        for _ in range(3):
+            call()
+        self.block_seconds = 1e-3
+        hosts = [self.round(call)[1] for _ in range(3)]
+        self.block_seconds = 2 * max(hosts) + 50e-6
+
+    def peak_memory(self, call: Callable[[], object]) -> int:
+        """Bytes that one call allocates at most, over what was there before."""
+        torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        result = call()
+        torch.cuda.synchronize(self.device)
+        del result
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    @cached_property
+    def _nvml(self):
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+
+    def card(self) -> dict[str, object]:
+        """The SM clock in MHz and the reasons for which the card holds it down now."""
+        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(self._nvml)
+        return {
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(self._nvml, pynvml.NVML_CLOCK_SM),
+            "throttle": [name for name, bit in THROTTLE.items() if reasons & bit],
+        }
+
+    def describe(self) -> dict[str, object]:
+        """The card for machine_info: what has to be alike for two runs to be compared."""
+        properties = torch.cuda.get_device_properties(self.device)
+        return {
+            "device": "cuda",
+            "gpu": properties.name,
+            "gpu_count": torch.cuda.device_count(),
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "gpu_memory_bytes": properties.total_memory,
+            "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(self._nvml) / 1e3,
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+        }
+
+
+THROTTLE = {
+    "power cap": pynvml.nvmlClocksEventReasonSwPowerCap,
+    "hardware slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,
+    "software thermal": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+    "hardware thermal": pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
+    "power brake": pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
+}
+
+
+class HostClock:
+    """Wall time, for a CPU: nothing to flush, nothing to wait for."""
+
+    timer = staticmethod(time.perf_counter)
+
+    def settle(self) -> None:
+        pass
+
+    def round(self, call: Callable[[], object]) -> tuple[float, float]:
+        """(s, s) of one call: host and device are one."""
+        start = self.timer()
+        call()
+        seconds = self.timer() - start
+        return seconds, seconds
+
+    def prepare(self, call: Callable[[], object]) -> None:
+        call()
+
+    def peak_memory(self, call: Callable[[], object]) -> None:
+        """None: torch does not count a CPU's memory."""
+
+    def card(self) -> dict[str, object]:
+        return {"sm_clock_mhz": None, "throttle": []}
+
+    def describe(self) -> dict[str, object]:
+        return {"device": "cpu", "torch_threads": torch.get_num_threads()}
+
+
+def clock_for(device: torch.device) -> DeviceClock | HostClock:
+    return DeviceClock(device) if device.type == "cuda" else HostClock()
+
+
+def interval(seconds: list[float]) -> float:
+    """Half-width of the 95 % confidence interval of the median, relative to the median.
+
+    By order statistics (scipy.stats.quantile_test). Of fewer than 6 rounds there is no such
+    interval: half their range stands in.
+    """
+    bounds = quantile_test(seconds, q=statistics.median(seconds)).confidence_interval(0.95)
+    low, high = (b if isfinite(b) else None for b in bounds)
+    low, high = low or min(seconds), high or max(seconds)
+    return (high - low) / 2 / statistics.median(seconds)
+
+
+def rounds_for(seconds: list[float], round_wall: float, fewest: int, max_seconds: float) -> int:
+    """Rounds that bring the interval to TARGET, judged by a pilot's times.
+
+    The median of n normal values has the standard error 1.2533 sigma / sqrt(n); sigma is
+    taken from the pilot's inter-quartile range. Between `fewest` and MOST_ROUNDS, and within
+    `max_seconds` of `round_wall` seconds each.
+    """
+    sigma = iqr(seconds) / 1.349
+    needed = (1.2533 * NORMAL_95 * sigma / (TARGET * statistics.median(seconds))) ** 2
+    affordable = int(max_seconds / round_wall)
+    return max(fewest, min(ceil(needed), MOST_ROUNDS, affordable))
+
+
+def pilot(clock: DeviceClock | HostClock, call, max_seconds: float) -> tuple[list, list, float]:
+    """Device s and host s of a few rounds, and the wall s of one."""
+    clock.prepare(call)
+    times, hosts, began = [], [], time.perf_counter()
+    while len(times) < PILOT_ROUNDS:
+        device, host = clock.round(call)
+        times.append(device)
+        hosts.append(host)
+        elapsed = time.perf_counter() - began
+        if len(times) >= 3 and elapsed > max_seconds / 4:
+            break
+    return times, hosts, elapsed / len(times)
+
+
+def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostClock, options) -> dict:
+    """Time `call` with pytest-benchmark's `benchmark` and return what belongs beside the time.
+
+    `options` is pytest's config: --benchmark-min-rounds and --benchmark-max-time bound the
+    rounds. Returns an empty dict under --benchmark-disable, where the call just runs once.
+    """
+    if not benchmark.enabled:
+        benchmark.pedantic(call)
+        return {}
+    max_seconds = float(options.getoption("benchmark_max_time"))
+    max_seconds *= CPU_SHARE if isinstance(clock, HostClock) else 1
+    fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
+    peak = clock.peak_memory(call)
+    times, hosts, wall = pilot(clock, call, max_seconds)
+    clock.late_rounds, before = 0, clock.card()
+    benchmark.pedantic(
+        call, setup=clock.settle, rounds=rounds_for(times, wall, fewest, max_seconds)
+    )
+    after = clock.card()
+    median, host = benchmark.stats["median"], statistics.median(hosts)
+    return {
+        "interval": interval(benchmark.stats["data"]),
+        "host_us": host * 1e6,
+        "host_bound": isinstance(clock, DeviceClock) and host > median,
+        "late_rounds": clock.late_rounds,
+        "peak_memory_bytes": peak,
+        "sm_clock_mhz": [before["sm_clock_mhz"], after["sm_clock_mhz"]],
+        "throttle": sorted({*before["throttle"], *after["throttle"]}),
+    }
