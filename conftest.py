@@ -198,8 +198,9 @@ def device(pytestconfig) -> str:
 
 
 @pytest.fixture
-def batch(pytestconfig) -> int:
-    return pytestconfig.stash[GRID]["shape"].batch
+def shape(pytestconfig) -> Shape:
+    """The batch, heads and head dimension that the session is for."""
+    return pytestconfig.stash[GRID]["shape"]
 
 
 @pytest.fixture
@@ -213,11 +214,11 @@ def note(request):
 
 
 @pytest.fixture
-def cell(request, mask, backend, seq_len, shape, dtype, benchmark, clock, note):
+def cell(request, mask, backend, seq_len, shape, benchmark, clock, note):
     """Checks one backend on one problem and then times it: `cell.check_and_time()`."""
     grid = request.config.stash[GRID]
     direction = request.module.DIRECTION
-    problem = Problem(mask, seq_len, grid["shape"], dtype, grid["device"], direction)
+    problem = Problem(mask, seq_len, shape, grid["dtype"], grid["device"], direction)
     request.node.stash[CURRENT] = {**problem.fields(), "backend": backend}
     yield Cell(problem, backend, grid["by_name"], benchmark, clock, request.config, note)
     gc.collect()

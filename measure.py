@@ -147,7 +147,7 @@ class HostClock:
         return seconds, seconds
 
     def prepare(self, call: Callable[[], object]) -> None:
-        call()
+        pass
 
     def peak_memory(self, call: Callable[[], object]) -> None:
         """None: torch does not count a CPU's memory."""
@@ -188,18 +188,21 @@ def rounds_for(seconds: list[float], round_wall: float, fewest: int, max_seconds
     return max(fewest, min(ceil(needed), MOST_ROUNDS, affordable))
 
 
-def pilot(clock: DeviceClock | HostClock, call, max_seconds: float) -> tuple[list, list, float]:
-    """Device s and host s of a few rounds, and the wall s of one."""
+def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list, list, float]:
+    """Device s and host s of a few rounds, and the wall s of one.
+
+    Stops early at a round longer than `affordable` s: then the fewest rounds are all there are.
+    """
     clock.prepare(call)
     times, hosts, began = [], [], time.perf_counter()
     while len(times) < PILOT_ROUNDS:
         device, host = clock.round(call)
         times.append(device)
         hosts.append(host)
-        elapsed = time.perf_counter() - began
-        if len(times) >= 3 and elapsed > max_seconds / 4:
+        wall = (time.perf_counter() - began) / len(times)
+        if wall > affordable:
             break
-    return times, hosts, elapsed / len(times)
+    return times, hosts, wall
 
 
 def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostClock, options) -> dict:
@@ -215,7 +218,7 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     max_seconds *= CPU_SHARE if isinstance(clock, HostClock) else 1
     fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
     peak = clock.peak_memory(call)
-    times, hosts, wall = pilot(clock, call, max_seconds)
+    times, hosts, wall = pilot(clock, call, max_seconds / fewest)
     clock.late_rounds, before = 0, clock.card()
     benchmark.pedantic(
         call, setup=clock.settle, rounds=rounds_for(times, wall, fewest, max_seconds)

@@ -1,4 +1,4 @@
-"""Building a BlockMask: ours from block bounds, torch's by search, torch's compiled."""
+"""Building a BlockMask: ours from block bounds, torch's by search, torch's search compiled."""
 
 import pytest
 import torch
@@ -6,8 +6,15 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 import measure
 from masks import PATTERNS
+from tests.cells import Problem, size_of
 
 DIRECTION = "block_mask"
+FORMS = {
+    "ours": "block bounds",
+    "torch_eager": "create_block_mask",
+    "torch_compiled": "torch.compile(create_block_mask)",
+}
+PARTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
 
 
 def builder_of(name, mask, device):
@@ -22,18 +29,20 @@ def builder_of(name, mask, device):
     return lambda: create(mod, mask.batch, None, n, n, device=device)
 
 
-def test_block_mask(mask, seq_len, builder, batch, device, clock, benchmark, pytestconfig):
+def test_block_mask(mask, seq_len, builder, shape, device, clock, benchmark, pytestconfig):
     try:
-        pattern = PATTERNS[mask](seq_len=seq_len, batch=batch)
+        pattern = PATTERNS[mask](seq_len=seq_len, batch=shape.batch)
     except ValueError as error:
         pytest.skip(f"skipped: {error}")
     build = builder_of(builder, pattern, device)
     built, ours = build(), pattern.block_mask(device)
-    for part in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices"):
-        assert torch.equal(getattr(built, part), getattr(ours, part)), part
+    wrong = sum(int((getattr(built, p) != getattr(ours, p)).sum()) for p in PARTS)
+    assert wrong == 0, f"{wrong} entries of the two block masks differ"
     del built, ours
     benchmark.extra_info |= {
-        **{"mask": mask, "backend": builder, "direction": DIRECTION},
-        **{"seq_len": seq_len, "batch": batch},
+        **Problem(mask, seq_len, shape, "none", device, DIRECTION).fields(),
+        **size_of(mask, seq_len, shape.batch),
+        **{"backend": builder, "form": FORMS[builder], "flops": 0, "tflops": 0.0},
+        **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
     }
     benchmark.extra_info |= measure.measure(benchmark, build, clock, pytestconfig)

@@ -1,0 +1,1 @@
+"""Saved runs in, pictures out. `python -m reports --help` lists the commands."""

@@ -1,0 +1,102 @@
+"""Saved pytest-benchmark JSON as a table, one row a cell; every report reads this table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+FORMAT = 1  # of what conftest.py saves under "maskbench"
+STORAGE = Path(".benchmarks")
+PROBLEM = ["mask", "direction", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
+
+
+class UnreadableRun(Exception):
+    """A saved run that cannot be used; the message says which, why and what to do."""
+
+
+def newest(storage: Path = STORAGE) -> Path:
+    """The run that was saved last below the storage folder."""
+    saved = sorted(storage.rglob("[0-9][0-9][0-9][0-9]_*.json"), key=lambda p: p.stat().st_mtime)
+    if not saved:
+        raise UnreadableRun(
+            f"{storage}/: no saved run; make one with `pytest --benchmark-only "
+            "--benchmark-autosave`, or name a file"
+        )
+    return saved[-1]
+
+
+def read(path: Path) -> dict:
+    """One saved file as pytest-benchmark wrote it, checked to be a run of this suite."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableRun(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not text.strip():
+        raise UnreadableRun(f"{path}: is empty; was the run that saved it cut off?")
+    try:
+        run = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UnreadableRun(
+            f"{path}: is not JSON or is truncated (line {error.lineno}: {error.msg})"
+        ) from error
+    if not isinstance(run, dict) or not isinstance(run.get("benchmarks"), list):
+        raise UnreadableRun(f"{path}: is JSON, but not saved by pytest-benchmark")
+    if "maskbench" not in run:
+        raise UnreadableRun(f"{path}: is saved by pytest-benchmark, but not from this suite")
+    if run["maskbench"].get("format") != FORMAT:
+        known = f"this version reads format {FORMAT}"
+        raise UnreadableRun(f"{path}: has format {run['maskbench'].get('format')}; {known}")
+    if not run["benchmarks"]:
+        raise UnreadableRun(f"{path}: has no benchmarks: nothing was timed in that run")
+    return run
+
+
+def rows_of(run: dict, path: Path) -> list[dict]:
+    machine, commit = run["machine_info"], run["commit_info"]
+    about = {
+        "device": machine.get("gpu") or f"CPU, {machine.get('torch_threads')} threads",
+        "torch": commit["torch"],
+        "saved": run["datetime"],
+        "file": str(path),
+    }
+    timed = [
+        {
+            **about,
+            **bench["extra_info"],
+            "fullname": bench["fullname"],
+            "outcome": "timed",
+            "reason": "",
+            **{f"{key}_s": bench["stats"][key] for key in ("median", "min", "iqr")},
+            "rounds": bench["stats"]["rounds"],
+        }
+        for bench in run["benchmarks"]
+    ]
+    return timed + [{**about, **cell} for cell in run["maskbench"]["untimed"]]
+
+
+def load(paths: list[Path]) -> pd.DataFrame:
+    """One row a cell of all files together, which are taken as parts of one run.
+
+    Of a cell in several files, a timed one before an untimed one, and the last saved counts.
+    Raises UnreadableRun, also where the files are of different devices or torch versions.
+    """
+    rows = [row for path in paths for row in rows_of(read(path), path)]
+    missing = [row["file"] for row in rows if not {*PROBLEM, "backend"} <= row.keys()]
+    if missing:
+        raise UnreadableRun(f"{missing[0]}: has cells without mask, backend or shape")
+    table = pd.DataFrame(rows)
+    for what in ("device", "torch"):
+        if table[what].nunique() > 1:
+            found = ", ".join(sorted(table[what].unique()))
+            raise UnreadableRun(f"the files are not parts of one run: {what} is {found}")
+    table["is_timed"] = table["outcome"] == "timed"
+    table = table.sort_values(["is_timed", "saved"], kind="stable")
+    return table.drop_duplicates("fullname", keep="last").sort_index().reset_index(drop=True)
+
+
+def shape_of(row: pd.Series) -> str:
+    """The shape in the words of a title: B8 H16 D64 float16."""
+    grouped = f" (kv {row['kv_heads']})" if row["kv_heads"] != row["heads"] else ""
+    return f"B{row['batch']} H{row['heads']}{grouped} D{row['head_dim']} {row['dtype']}"

@@ -1,0 +1,76 @@
+"""One mask's times as bars: each backend forward and backward, FlexAttention's level across."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.style import GREY, VERMILLION, looks, milliseconds, ordered, why_not
+from reports.table import shape_of
+
+DIRECTIONS = ("forward", "backward")
+
+
+def longest_with_flex(cells: pd.DataFrame) -> int:
+    """The longest sequence at which FlexAttention was timed; else the longest timed."""
+    timed = cells[cells["is_timed"]]
+    with_flex = timed[timed["backend"] == "flex"]
+    lengths = (with_flex if len(with_flex) else timed if len(timed) else cells)["seq_len"]
+    return int(lengths.max())
+
+
+def notes(row: pd.Series) -> str:
+    """What a reader must know of this time beside its value."""
+    flags = []
+    if row["host_bound"]:
+        flags.append("host-bound")
+    if row["throttle"]:
+        flags.append("throttled")
+    return f" [{', '.join(flags)}]" if flags else ""
+
+
+def bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: str) -> None:
+    cells = cells[cells["direction"] == direction].set_index("backend")
+    timed = cells[cells["is_timed"]]
+    flex = timed["median_s"].get("flex")
+    widest, look = timed["median_s"].max() if len(timed) else 1.0, looks(backends)
+    for place, backend in enumerate(backends):
+        if backend not in cells.index:
+            axes.text(0, place, " not in this run", va="center", fontsize=7, color=GREY)
+        elif backend not in timed.index:
+            text = " " + why_not(cells.loc[backend], 62)
+            axes.text(0, place, text, va="center", fontsize=7, color="#555555", style="italic")
+        else:
+            row = timed.loc[backend]
+            axes.barh(place, row["median_s"], color=look[backend]["color"], height=0.68)
+            times = f" ({row['median_s'] / flex:.2f}×)" if flex and backend != "flex" else ""
+            text = f" {milliseconds(row['median_s'])}{times}{notes(row)}"
+            axes.text(row["median_s"], place, text, va="center", fontsize=8)
+    if flex:
+        axes.axvline(flex, color=VERMILLION, linewidth=1, linestyle="--", zorder=0)
+    axes.set_xlim(0, widest * 1.45)
+    axes.set_yticks(range(len(backends)), backends)
+    axes.invert_yaxis()
+    axes.set_title(direction, loc="left", fontsize=9)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x * 1e3:g}")
+    axes.set_xlabel("ms, median (× FlexAttention); dashed: FlexAttention")
+
+
+def draw(cells: pd.DataFrame) -> Figure:
+    """`cells`: the rows of one mask, shape and data type."""
+    seq_len = longest_with_flex(cells)
+    cells = cells[cells["seq_len"] == seq_len]
+    backends = ordered(cells["backend"])
+    height = 1.5 + 0.27 * len(backends)
+    figure, both = plt.subplots(1, 2, figsize=(9.6, height), sharey=True, layout="constrained")
+    for axes, direction in zip(both, DIRECTIONS, strict=True):
+        bars(axes, cells, backends, direction)
+    both[1].tick_params(left=False)
+    first = cells.iloc[0]
+    figure.suptitle(
+        f"{first['mask']}, S={seq_len}, {shape_of(first)}\n{first['device']}, torch {first['torch']}",
+        fontsize=9,
+    )
+    return figure

@@ -1,0 +1,237 @@
+"""Every backend against the dense reference: forward everywhere, gradients where there are any."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+import backends
+from backends.reference import Reference
+from masks import (
+    Causal,
+    DilatedSlidingWindow,
+    Documents,
+    Full,
+    GlobalLocalSlidingWindow,
+    LocalAttention2D,
+    Padded,
+    PrefixLM,
+    SlidingWindow,
+)
+from tests.cells import Tensors, check
+
+N = 300  # not a multiple of 128
+LENGTHS = torch.tensor([[300], [171]])
+MASKS = {
+    "full": Full(seq_len=N),
+    "causal": Causal(seq_len=N),
+    "causal_sliding_window": SlidingWindow(100, 0, seq_len=N),
+    "bidirectional_sliding_window": SlidingWindow(60, 70, seq_len=N),
+    "bidirectional_dilated_sliding_window": DilatedSlidingWindow(150, 2, seq_len=N),
+    "global_local_sliding_window": GlobalLocalSlidingWindow(40, (0, 130, 299), seq_len=N),
+    "prefix_lm": PrefixLM(140, seq_len=N),
+    "multi_document_bidirectional": Documents((7, 130, 100, 63), Full(seq_len=N)),
+    "multi_document_causal": Documents((7, 130, 100, 63), Causal(seq_len=N)),
+    "multi_document_prefix_lm": Documents((7, 130, 100, 63), PrefixLM(20, seq_len=N)),
+    "standalone_self_attention": LocalAttention2D(20, 5, seq_len=N),
+    "causal_padding": Padded(Causal(seq_len=N), torch.arange(N) >= LENGTHS),
+}
+HALF_ON_CPU = ("causal", "global_local_sliding_window", "multi_document_prefix_lm")
+
+
+def tensors_for(mask, device, dtype="float32", heads=(4, 4), head_dim=64, backward=False):
+    draw = torch.Generator(device).manual_seed(1)
+    batch = mask.batch or 2
+
+    def normal(heads):
+        size = (batch, heads, mask.seq_len, head_dim)
+        return torch.randn(size, generator=draw, device=device, dtype=getattr(torch, dtype))
+
+    q, k, v = (normal(n).requires_grad_(backward) for n in (heads[0], heads[1], heads[1]))
+    dout = normal(heads[0]) if backward else None
+    return Tensors(q, k, v, dout, Reference(mask, q, k, v, dout))
+
+
+def bound(backend, mask, tensors):
+    """The backend's call, or a skip with its reason."""
+    try:
+        bind = backends.load(backend)
+    except Exception as error:
+        pytest.skip(f"{type(error).__name__}: {error}")
+    try:
+        return bind(mask, tensors.q, tensors.k, tensors.v)
+    except backends.Unsupported as reason:
+        pytest.skip(str(reason))
+
+
+def assert_right(backend, mask, tensors):
+    compared, _ = check(bound(backend, mask, tensors), tensors)
+    assert compared.right, compared
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("backend", backends.MODULES)
+@pytest.mark.parametrize("name", MASKS)
+def test_forward_agrees(name, backend, dtype, device):
+    compiled_cpu = backend == "flex" and device == "cpu"
+    if compiled_cpu and dtype != "float32" and name not in HALF_ON_CPU:
+        pytest.skip("4 s of C++ compiler each: the half types are tried on three masks on a CPU")
+    assert_right(backend, MASKS[name], tensors_for(MASKS[name], device, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("backend", backends.MODULES)
+@pytest.mark.parametrize("name", MASKS)
+def test_gradients_agree(name, backend, dtype, device):
+    tensors = tensors_for(MASKS[name], device, dtype, backward=True)
+    assert_right(backend, MASKS[name], tensors)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("backend", backends.MODULES)
+@pytest.mark.parametrize("name", ["causal", "causal_sliding_window", "causal_padding"])
+def test_grouped_queries_agree(name, backend, backward, device):
+    dtype = "float16" if device == "cuda" else "float32"
+    mask = MASKS[name]
+    assert_right(backend, mask, tensors_for(mask, device, dtype, heads=(8, 2), backward=backward))
+
+
+def between(n):
+    return torch.rand(2, n, generator=torch.Generator().manual_seed(2)) < 0.3
+
+
+PADDINGS = {
+    "end": torch.arange(N) >= torch.tensor([[200], [300]]),
+    "front": torch.arange(N) < torch.tensor([[129], [1]]),
+    "between": between(N),
+    "a whole element": torch.tensor([[True], [False]]).expand(2, N),
+}
+
+
+@pytest.mark.parametrize("inner", ["causal", "bidirectional_sliding_window"])
+@pytest.mark.parametrize("backend", backends.MODULES)
+@pytest.mark.parametrize("where", PADDINGS)
+def test_padding_takes_no_part(where, backend, inner, device):
+    if device == "cpu" and backend == "flex" and inner != "causal":
+        pytest.skip("4 s of C++ compiler each: padding is tried around one mask on a CPU")
+    mask = Padded(MASKS[inner], PADDINGS[where])
+    dtype = "float16" if device == "cuda" else "float32"
+    backward = device == "cuda" or backend != "flex"
+    tensors = tensors_for(mask, device, dtype, backward=backward)
+    call = bound(backend, mask, tensors)
+    compared, _ = check(call, tensors)
+    assert compared.right, compared
+    padding = mask.padding.to(device)[:, None, :, None]
+    out = call.forward(*call.inputs)
+    assert (call.unpack(out).masked_select(padding) == 0).all(), "a padding query gives zeros"
+    if backward:
+        grads = torch.autograd.grad(out, call.inputs, call.pack(tensors.dout))
+        for grad in map(call.unpack, grads):
+            assert grad.isfinite().all()
+            assert (grad.masked_select(padding) == 0).all(), "padding gets no gradient"
+
+
+class SelfAttention(torch.nn.Module):
+    """Multi-head self-attention as in a small model; the mask comes with the batch."""
+
+    def __init__(self, bind, width=128, heads=4):
+        super().__init__()
+        self.bind, self.heads = bind, heads
+        self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
+
+    def forward(self, x, mask):
+        split = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        call = self.bind(mask, *(t.contiguous() for t in split))
+        attended = call.unpack(call.forward(*call.inputs))
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("backend", backends.MODULES)
+def test_padded_batch_gives_what_each_sequence_gives_alone(backend, device):
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    draw = torch.Generator().manual_seed(3)
+    lengths, n = [200, 77, 131], 200
+    torch.manual_seed(0)
+    with torch.no_grad():
+        mask = Padded(Causal(seq_len=n), torch.arange(n) >= torch.tensor(lengths)[:, None])
+        probe = torch.zeros(3, 4, n, 32, device=device, dtype=dtype)
+        bound(backend, mask, Tensors(probe, probe, probe, None, None))  # skips with its reason
+        module = SelfAttention(backends.load(backend)).to(device, dtype)
+        alone = SelfAttention(backends.load("dense"))
+        alone.load_state_dict(module.state_dict())
+        x = torch.randn(3, n, 128, generator=draw)
+        together = module(x.to(device, dtype), mask)
+        for i, length in enumerate(lengths):
+            expected = alone(x[i : i + 1, :length], Causal(seq_len=length))
+            got = together[i : i + 1, :length].float().cpu()
+            tolerance = 5e-3 if device == "cuda" else 1e-5
+            assert torch.allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_reference_is_torchs_attention(name):
+    mask = MASKS[name]
+    tensors = tensors_for(mask, "cpu", heads=(4, 2), backward=True)
+    q, k, v = (t.detach().double().requires_grad_() for t in (tensors.q, tensors.k, tensors.v))
+    allowed = mask.dense("cpu")
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=True)
+    grads = torch.autograd.grad(out, (q, k, v), tensors.dout.double())
+    for name, expected in zip(("out", "dq", "dk", "dv"), (out, *grads), strict=True):
+        got = tensors.reference.exact[name].reshape(expected.shape)
+        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-12), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("mask", "wrong"),
+    [
+        (SlidingWindow(64, 0, seq_len=512), SlidingWindow(65, 0, seq_len=512)),
+        (SlidingWindow(64, 64, seq_len=512), SlidingWindow(64, 63, seq_len=512)),
+        (PrefixLM(128, seq_len=512), PrefixLM(127, seq_len=512)),
+        (Documents((256, 256), Causal(seq_len=512)), Documents((255, 257), Causal(seq_len=512))),
+    ],
+)
+def test_one_key_too_many_or_too_few_is_wrong(mask, wrong, dtype):
+    tensors = tensors_for(mask, "cpu", dtype, backward=True)
+    right, _ = check(bound("dense", mask, tensors), tensors)
+    assert right.right, right
+    off, _ = check(bound("dense", wrong, tensors), tensors)
+    assert not off.right, off
+
+
+def test_nan_is_never_right():
+    mask = MASKS["causal"]
+    tensors = tensors_for(mask, "cpu")
+    out = bound("dense", mask, tensors).forward(tensors.q, tensors.k, tensors.v)
+    out[0, 0, 17, 3] = torch.nan
+    assert not tensors.reference.compare({"out": out}).right
+
+
+KERNELS = {
+    "sdpa_flash": r"flash_fwd|flash_bwd",
+    "sdpa_cudnn": r"cudnn.*sdpa",
+    "sdpa_efficient": r"fmha_cutlass",
+    "sdpa_math": r"gemm|softmax",
+    "flex": r"triton_\w*flex_attention",
+}
+ELSEWHERE = "flash_|cudnn|fmha|flex_attention"  # none of another library's
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("name", ["causal", "bidirectional_sliding_window"])
+@pytest.mark.parametrize("backend", KERNELS)
+def test_backend_runs_the_kernel_it_is_named_for(backend, name, backward, device):
+    if device != "cuda":
+        pytest.skip("kernels are known by name on CUDA only")
+    mask = MASKS[name]
+    tensors = tensors_for(mask, device, "float16", backward=backward)
+    _, call = check(bound(backend, mask, tensors), tensors)
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiled:
+        call()
+        torch.cuda.synchronize()
+    names = [e.name for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    assert any(re.search(KERNELS[backend], n) for n in names), names
+    others = [n for n in names if re.search(ELSEWHERE, n) and not re.search(KERNELS[backend], n)]
+    assert not others, others
