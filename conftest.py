@@ -150,13 +150,10 @@ def pytest_report_header(config):
 def pytest_generate_tests(metafunc):
     grid = metafunc.config.stash[GRID]
     if "cell" in metafunc.fixturenames:
-        names = ("mask", "backend", "seq_len", "shape", "dtype")
-        values = [
-            (mask, backend, seq_len, str(grid["shape"]), grid["dtype"])
-            for mask, seq_len, backend in product(grid["masks"], grid["seq_lens"], grid["backends"])
-        ]
-        ids = [f"{m}-{b}-s{s}-{shape}-{dtype}" for m, b, s, shape, dtype in values]
-        metafunc.parametrize(names, values, ids=ids)
+        values = list(product(grid["masks"], grid["seq_lens"], grid["backends"]))
+        what = f"{grid['shape']}-{grid['dtype']}"
+        ids = [f"{m}-{b}-s{s}-{what}" for m, s, b in values]
+        metafunc.parametrize(("mask", "seq_len", "backend"), values, ids=ids)
     elif "builder" in metafunc.fixturenames:
         # a CPU's default grid is to stay short: the longest length, where building costs most
         whole_grid = grid["device"] == "cuda" or metafunc.config.option.seq_lens

@@ -58,7 +58,7 @@ def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
     for axes in grid.flat[len(masks) :]:
         axes.set_visible(False)
     figure.supxlabel("sequence length", fontsize=9)
-    names = [b for b in ordered(handles)]
+    names = ordered(handles)
     figure.legend(
         [handles[b] for b in names], names, loc="outside upper center", ncols=7, fontsize=8
     )

@@ -69,8 +69,6 @@ def draw(cells: pd.DataFrame) -> Figure:
         bars(axes, cells, backends, direction)
     both[1].tick_params(left=False)
     first = cells.iloc[0]
-    figure.suptitle(
-        f"{first['mask']}, S={seq_len}, {shape_of(first)}\n{first['device']}, torch {first['torch']}",
-        fontsize=9,
-    )
+    what = f"{first['mask']}, S={seq_len}, {shape_of(first)}"
+    figure.suptitle(f"{what}\n{first['device']}, torch {first['torch']}", fontsize=9)
     return figure
