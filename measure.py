@@ -20,7 +20,7 @@ import torch
 from scipy.stats import iqr, quantile_test
 
 TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of the median
-PILOT_ROUNDS, FEWEST_ROUNDS, MOST_ROUNDS = 10, 6, 1000  # with 6 rounds the interval is finite
+PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
 CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 SPIN_HZ = 2e9  # at or above every SM clock, so that a spin is never shorter than asked for
@@ -82,7 +82,7 @@ class DeviceClock:
             call()
         self.block_seconds = 1e-3
         hosts = [self.round(call)[1] for _ in range(3)]
-        self.block_seconds = 2 * max(hosts) + 50e-6
+        self.block_seconds = 3 * max(hosts) + 50e-6
 
     def peak_memory(self, call: Callable[[], object]) -> int:
         """Bytes that one call allocates at most, over what was there before."""
@@ -179,13 +179,14 @@ def rounds_for(seconds: list[float], round_wall: float, fewest: int, max_seconds
     """Rounds that bring the interval to TARGET, judged by a pilot's times.
 
     The median of n normal values has the standard error 1.2533 sigma / sqrt(n); sigma is
-    taken from the pilot's inter-quartile range. Between `fewest` and MOST_ROUNDS, and within
-    `max_seconds` of `round_wall` seconds each.
+    taken from the pilot's inter-quartile range, and as that is of few rounds, twice as many
+    are run. Between USUAL_ROUNDS and MOST_ROUNDS, and within `max_seconds` of `round_wall`
+    seconds each, but never less than `fewest`.
     """
     sigma = iqr(seconds) / 1.349
     needed = (1.2533 * NORMAL_95 * sigma / (TARGET * statistics.median(seconds))) ** 2
     affordable = int(max_seconds / round_wall)
-    return max(fewest, min(ceil(needed), MOST_ROUNDS, affordable))
+    return max(fewest, min(max(ceil(2 * needed), USUAL_ROUNDS), MOST_ROUNDS, affordable))
 
 
 def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list, list, float]:

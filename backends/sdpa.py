@@ -19,7 +19,7 @@ from torch.backends.cuda import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends import Call, Unsupported
-from backends.bias import additive_bias, zero_empty_rows
+from backends.dense import additive_bias
 from masks import Causal, Full, Mask
 
 CAN_USE = {
@@ -42,7 +42,7 @@ def torchs_reason(kernel: SDPBackend, params: SDPAParams) -> str | None:
 def bind(kernel: SDPBackend | None, mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
     if q.device.type == "cpu" and kernel not in (None, *ON_CPU):
         raise Unsupported(f"SDPA's {kernel.name} kernel needs CUDA")
-    options, finish, form = {}, None, "no mask"
+    options, form = {}, "no mask"
     match mask:
         case Full():
             pass
@@ -51,8 +51,9 @@ def bind(kernel: SDPBackend | None, mask: Mask, q: Tensor, k: Tensor, v: Tensor)
         case _ if kernel is SDPBackend.FLASH_ATTENTION:
             raise Unsupported("SDPA's FlashAttention takes no mask but is_causal")
         case _:
+            # Additive, as torch would turn a bool mask into this at every call; and a query
+            # that sees no key then gives zeros in every kernel (bool: not in cuDNN's).
             options, form = {"attn_mask": additive_bias(mask, q)}, "dense bias"
-            finish = zero_empty_rows(mask, q)
     if q.shape[1] != k.shape[1]:
         options["enable_gqa"] = True
     if q.device.type == "cuda" and kernel in CAN_USE:
@@ -66,11 +67,9 @@ def bind(kernel: SDPBackend | None, mask: Mask, q: Tensor, k: Tensor, v: Tensor)
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if kernel is None:
-            out = F.scaled_dot_product_attention(q, k, v, **options)
-        else:
-            with sdpa_kernel(kernel):
-                out = F.scaled_dot_product_attention(q, k, v, **options)
-        return out if finish is None else finish(out)
+            return F.scaled_dot_product_attention(q, k, v, **options)
+        with sdpa_kernel(kernel):
+            return F.scaled_dot_product_attention(q, k, v, **options)
 
     return Call(form, (q, k, v), forward)
 

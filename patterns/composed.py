@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from patterns.base import Device, Mask, Span, require
-from patterns.plain import Causal
+from patterns.base import Device, Mask, require
+from patterns.plain import Causal, Full
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,31 @@ class Documents(Mask):
         has_span = self.inner.span(torch.zeros(1)) is not None
         require(has_span, f"inner {type(self.inner).__name__} has keys that are not one run")
 
-    def _bounds(self, device: Device) -> Span:
-        """int32 [S]: first and last key of each query."""
-        ends = torch.tensor(self.lengths, device=device).cumsum(0)
-        at = torch.arange(self.seq_len, device=device)
-        document = torch.bucketize(at, ends, right=True)
-        first, last = (ends - torch.tensor(self.lengths, device=device))[document], ends - 1
-        low, high = self.inner.span(at - first)
-        bounds = first + low.clamp(min=0), torch.minimum(first + high, last[document])
-        return bounds[0].to(torch.int32), bounds[1].to(torch.int32)
-
     def mask_mod(self, device):
-        # Looked up by query alone: a load a row of scores, none a column.
-        first, last = self._bounds(device)
-        if isinstance(self.inner, Causal):
-            return lambda b, h, q, k: (q >= k) & (k >= first[q])
-        return lambda b, h, q, k: (k >= first[q]) & (k <= last[q])
+        starts = torch.tensor([0, *accumulate(self.lengths[:-1])], dtype=torch.int32)
+        lengths = torch.tensor(self.lengths)
+        first = starts.repeat_interleave(lengths).to(device)  # of each token's document
+        # On an H100 one table, looked up by query and by key, was faster than a first and a
+        # last key by query (0.36 against 0.51 ms at S=4096); a single lookup is faster still.
+        match self.inner:
+            case Full():
+                return lambda b, h, q, k: first[q] == first[k]
+            case Causal():
+                return lambda b, h, q, k: (q >= k) & (k >= first[q])
+        inner = self.inner.mask_mod(device)
+
+        def mod(b, h, q, k):
+            start = first[k]
+            return (first[q] == start) & inner(b, h, q - start, k - start)
+
+        return mod
 
     def span(self, q):
-        first, last = self._bounds(q.device)
-        return first[q], last[q]
+        ends = torch.tensor(list(accumulate(self.lengths)), device=q.device)
+        following = ends[torch.bucketize(q, ends, right=True)]
+        first = torch.where(q < ends[0], 0, ends[torch.bucketize(q, ends, right=True) - 1])
+        low, high = self.inner.span(q - first)
+        return first + low.clamp(min=0), torch.minimum(first + high, following - 1)
 
     def area(self, batch=1):
         return batch * sum(replace(self.inner, seq_len=n).area() for n in self.lengths)
