@@ -1,0 +1,156 @@
+"""The clock: its statistics everywhere, its device times against CUPTI's on CUDA."""
+
+import statistics
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import backends
+import measure
+from masks import PATTERNS
+from tests.cells import Problem, Shape, check, tensors_of
+
+
+def test_interval_of_equal_times_is_nothing():
+    assert measure.interval([0.25] * 10) == 0.0
+
+
+def test_interval_holds_the_median_as_often_as_it_says():
+    draw, held, runs = np.random.default_rng(0), 0, 400
+    for _ in range(runs):
+        sample = list(draw.lognormal(0, 0.1, 40))
+        half = measure.interval(sample) * statistics.median(sample)
+        held += abs(statistics.median(sample) - 1.0) <= 2 * half
+    assert held / runs > 0.95
+
+
+def test_interval_of_too_few_rounds_is_half_their_range():
+    assert measure.interval([1.0, 2.0, 3.0]) == pytest.approx(0.5)
+
+
+def test_steady_times_get_the_usual_rounds():
+    assert measure.rounds_for([1e-3] * 10, 2e-3, 6, 1.0) == measure.USUAL_ROUNDS
+
+
+def test_rounds_grow_with_the_noise_until_the_ceilings():
+    draw = np.random.default_rng(0)
+    quiet, noisy = (list(1e-3 * (1 + s * draw.standard_normal(10))) for s in (0.01, 0.03))
+    few = measure.rounds_for(quiet, 1e-5, 6, 10.0)
+    many = measure.rounds_for(noisy, 1e-5, 6, 10.0)
+    assert measure.USUAL_ROUNDS < few < many
+    assert measure.rounds_for(noisy, 0.1, 6, 1.0) == 10, "a second holds ten rounds of 0.1 s"
+    assert measure.rounds_for(noisy, 5.0, 6, 1.0) == 6, "never less than the floor"
+    wild = list(draw.lognormal(0, 1, 10))
+    assert measure.rounds_for(wild, 1e-9, 6, 10.0) == measure.MOST_ROUNDS
+
+
+def test_rounds_reach_the_target():
+    draw = np.random.default_rng(1)
+    for noise in (0.002, 0.01, 0.02):
+        pilot = list(1 + noise * draw.standard_normal(measure.PILOT_ROUNDS))
+        rounds = measure.rounds_for(pilot, 1e-9, 6, 1.0)
+        reached = measure.interval(list(1 + noise * draw.standard_normal(rounds)))
+        assert reached < 2 * measure.TARGET
+
+
+def test_pilot_of_a_slow_call_is_one_round():
+    times, hosts, wall = measure.pilot(measure.HostClock(), lambda: time.sleep(0.02), 0.001)
+    assert len(times) == len(hosts) == 1
+    assert wall >= 0.02
+
+
+def test_host_clock_times_the_call_alone():
+    seconds, host = measure.HostClock().round(lambda: time.sleep(0.02))
+    assert 0.02 <= seconds == host < 0.2
+
+
+@pytest.fixture
+def cuda(clock):
+    if not isinstance(clock, measure.DeviceClock):
+        pytest.skip("device time is measured on CUDA only")
+    return clock
+
+
+def test_empty_call_takes_no_time(cuda):
+    cuda.prepare(lambda: None)
+    median = statistics.median(cuda.round(lambda: None)[0] for _ in range(50))
+    assert abs(median) < 0.5e-6
+
+
+def test_a_host_that_is_late_is_noticed(cuda):
+    x = torch.zeros(1024, device="cuda")
+    cuda.prepare(lambda: x.add_(1))
+    cuda.late_rounds = 0
+    for _ in range(20):
+        cuda.round(lambda: x.add_(1))
+    assert cuda.late_rounds <= 1
+    cuda.late_rounds = 0
+    cuda.round(lambda: time.sleep(0.05))
+    assert cuda.late_rounds == 1
+
+
+def test_l2_is_cold(cuda):
+    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
+    source = torch.ones(l2_bytes // 8, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    cuda.prepare(lambda: target.copy_(source))
+    cold = statistics.median(cuda.round(lambda: target.copy_(source))[0] for _ in range(20))
+
+    def twice():
+        target.copy_(source)
+        target.copy_(source)
+
+    warm = statistics.median(cuda.round(twice)[0] for _ in range(20)) - cold
+    assert warm < cold
+
+
+FIDELITY = [
+    ("causal", "flex", "forward", 256),
+    ("causal", "flex", "forward", 512),
+    ("causal", "sdpa_cudnn", "forward", 1024),
+    ("causal_sliding_window", "flex", "forward", 2048),
+    ("causal", "sdpa_flash", "backward", 512),
+    ("causal", "flex", "backward", 1024),
+    ("multi_document_causal", "flex", "backward", 2048),
+    ("causal", "sdpa_cudnn", "backward", 4096),
+    ("prefix_lm", "sdpa_efficient", "forward", 4096),
+    ("prefix_lm", "flex", "backward", 4096),
+]
+
+
+def cupti(clock, call, rounds=15):
+    """Median device s from the first kernel's start to the last one's end, by CUPTI."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(rounds):
+            clock.settle()
+            call()
+            torch.cuda.synchronize()
+    cuda_type = torch.autograd.DeviceType.CUDA
+    events = [e for e in profiled.events() if e.device_type == cuda_type]
+    spans = []
+    for event in sorted(events, key=lambda e: e.time_range.start):
+        if "spin_kernel" in event.name:
+            spans.append([])  # the blocker ends what precedes a round
+        elif spans and "FillFunctor<signed char>" not in event.name:
+            spans[-1].append(event.time_range)
+    assert len(spans) == rounds
+    assert all(spans), "no kernel was seen"
+    return statistics.median(s[-1].end - s[0].start for s in spans) / 1e6
+
+
+@pytest.mark.parametrize(("mask", "backend", "direction", "seq_len"), FIDELITY)
+def test_device_time_is_cuptis(mask, backend, direction, seq_len, cuda):
+    problem = Problem(mask, seq_len, Shape(8, 16, 16, 64), "float16", "cuda", direction)
+    tensors = tensors_of(problem)
+    built = PATTERNS[mask](seq_len=seq_len, batch=8)
+    _, call = check(backends.load(backend)(built, tensors.q, tensors.k, tensors.v), tensors)
+    cuda.prepare(call)
+    cuda.block_seconds = 5e-3  # the profiler slows the host: the same blocker for both
+    ours = statistics.median(cuda.round(call)[0] for _ in range(30))
+    theirs = cupti(cuda, call)
+    row = f"{mask} {backend} {direction} S={seq_len}"
+    print(f"{row:60} {ours * 1e6:9.1f} {theirs * 1e6:9.1f} {(ours - theirs) * 1e6:+7.2f} us")
+    assert abs(ours - theirs) <= max(1.5e-6, 0.015 * theirs)
