@@ -65,12 +65,11 @@ class DilatedSlidingWindow(Mask):
         window, dilation, low_bits = self.window, self.dilation, self.dilation - 1
 
         def mod(b, h, q, k):
-            # a remainder a row and a column, none a pair; no division by a power of two
-            if dilation & low_bits == 0:
-                in_step = (q & low_bits) == (k & low_bits)
+            if dilation & low_bits == 0:  # a power of two: no division
+                in_step = ((q ^ k) & low_bits) == 0
             else:
                 in_step = q % dilation == k % dilation
-            return (k >= q - window) & (k <= q + window) & in_step
+            return (q - k <= window) & (k - q <= window) & in_step
 
         return mod
 
@@ -101,15 +100,18 @@ class GlobalLocalSlidingWindow(Mask):
 
     def mask_mod(self, device):
         window, tokens = self.window, self.tokens
+        step = tokens[1] if len(tokens) > 1 else 1
+        evenly = tokens == tuple(range(0, step * len(tokens), step)) and step & (step - 1) == 0
 
-        # Comparisons, as a lookup in a bool table took 20 times longer on an H100; those of
-        # queries and those of keys apart, so that two meet a pair, not two for each token.
+        # Comparisons, as a lookup in a bool table took 20 times longer on an H100.
+        def is_global(x):
+            if evenly:  # multiples of a power of two from 0 on: two operations for all of them
+                return ((x & (step - 1)) == 0) & (x <= tokens[-1])
+            return reduce(or_, [x == t for t in tokens])
+
         def mod(b, h, q, k):
-            allowed = (k >= q - window) & (k <= q + window)
-            if tokens:
-                allowed = allowed | reduce(or_, [q == t for t in tokens])
-                allowed = allowed | reduce(or_, [k == t for t in tokens])
-            return allowed
+            near = (k >= q - window) & (k <= q + window)
+            return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod
 
@@ -165,10 +167,11 @@ class LocalAttention2D(Mask):
 
         def mod(b, h, q, k):
             if width & low_bits == 0:  # a power of two: no division
-                rows, columns = (q >> shift) - (k >> shift), (q & low_bits) - (k & low_bits)
+                row, column, k_row, k_column = q >> shift, q & low_bits, k >> shift, k & low_bits
             else:
-                rows, columns = q // width - k // width, q % width - k % width
-            return (rows.abs() <= radius) & (columns.abs() <= radius)
+                row, column, k_row, k_column = q // width, q % width, k // width, k % width
+            near = (k_row >= row - radius) & (k_row <= row + radius)
+            return near & (k_column >= column - radius) & (k_column <= column + radius)
 
         return mod
 

@@ -1,0 +1,50 @@
+"""A pytest plugin (-p tests.broken_backends) that adds backends which are wrong in known ways."""
+
+from __future__ import annotations
+
+import torch
+
+import backends
+from backends import Call, dense, flex
+from masks import Full
+
+NAMES = ("wrong", "nan", "raising", "greedy", "eager_flex", "absent")
+
+
+def wrong(mask, q, k, v):
+    """Computes another mask than it was asked for."""
+    return dense.bind(Full(seq_len=mask.seq_len), q, k, v)
+
+
+def nan(mask, q, k, v):
+    right = dense.bind(mask, q, k, v)
+
+    def forward(*inputs):
+        out = right.forward(*inputs)
+        return torch.where(torch.arange(out.shape[-1]) == 5, torch.nan, out)
+
+    return Call(right.form, right.inputs, forward)
+
+
+def raising(mask, q, k, v):
+    raise RuntimeError("this library broke\nin the middle")
+
+
+def greedy(mask, q, k, v):
+    return Call("too much memory", (q, k, v), lambda *inputs: torch.empty(2**50))
+
+
+def eager_flex(mask, q, k, v):
+    """FlexAttention where torch.compile compiles nothing."""
+    right = flex.bind(mask, q.detach(), k.detach(), v.detach())
+
+    def forward(*inputs):
+        with torch.compiler.set_stance("force_eager"):
+            return right.forward(*inputs)
+
+    return Call(right.form, right.inputs, forward)
+
+
+BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex)}
+backends.MODULES.update(dict.fromkeys(BACKENDS, __name__))
+backends.MODULES["absent"] = "a_library_that_is_not_installed"

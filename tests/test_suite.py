@@ -1,0 +1,342 @@
+"""The suite itself: its names, options, outcomes, and what it saves."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import backends
+from conftest import grid_of
+from masks import PATTERNS, Full
+from tests.broken_backends import NAMES as BROKEN
+from tests.test_masks import NAMES
+
+ROOT = Path(__file__).parent.parent
+CELLS = ("tests/test_forward.py", "tests/test_backward.py")
+
+
+def pytest_run(*arguments, expect=0):
+    """Run pytest on the suite in a process of its own; returns stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == expect, text
+    return text
+
+
+def strict_json(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in {path}: finite numbers only")
+
+    return json.loads(Path(path).read_text(), parse_constant=refuse)
+
+
+# --- names ---
+
+
+def test_node_ids_are_frozen():
+    """Saved runs are compared by these names: a change here parts all history in two."""
+    shape = ("--batch", 8, "--heads", 32, "--kv-heads", 8, "--head-dim", 128, "--dtype", "bfloat16")
+    text = pytest_run("--collect-only", "-q", "--device", "cpu", *shape, "--seq-lens", "512,4096")
+    found = {line for line in text.splitlines() if line.startswith("tests/test_")}
+    ours = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
+    expected = {
+        f"tests/test_{d}.py::test_{d}[{m}-{b}-s{s}-b8h32kv8d128-bfloat16]"
+        for d, m, b, s in product(("forward", "backward"), NAMES, ours, (512, 4096))
+    } | {
+        f"tests/test_block_mask.py::test_block_mask[{m}-{b}-s{s}-b8]"
+        for m, b, s in product(NAMES, ("ours", "torch_eager", "torch_compiled"), (512, 4096))
+    }
+    measured = {n for n in found if "test_forward.py" in n or "test_backward.py" in n}
+    measured |= {n for n in found if "test_block_mask.py" in n}
+    assert measured == expected
+
+
+# --- options ---
+
+
+def options(**given):
+    names = ("device", "masks", "backends", "seq_lens", "batch", "heads")
+    names += ("kv_heads", "head_dim", "dtype")
+    return SimpleNamespace(**{**dict.fromkeys(names), "device": "cpu", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"masks": ["causal", "casual"]}, "--masks: unknown casual; valid are full, causal,"),
+        ({"masks": []}, "--masks: names nothing"),
+        ({"backends": ["flash9"]}, "--backends: unknown flash9; valid are dense, flex, sdpa"),
+        ({"dtype": "int8"}, "--dtype: unknown int8; valid are float16, bfloat16, float32"),
+        ({"device": "tpu"}, "--device: unknown tpu; valid are cuda, cpu"),
+        ({"heads": 4, "kv_heads": 3}, "--kv-heads: 3 does not divide --heads 4"),
+        ({"kv_heads": 0}, "--kv-heads: 0 is not a whole number of 1 or more"),
+        ({"batch": -1}, "--batch: -1 is not a whole number"),
+        ({"seq_lens": ["512", "1k"]}, "--seq-lens: 1k is not a whole number"),
+        ({"seq_lens": []}, "--seq-lens: names no length"),
+    ],
+)
+def test_a_wrong_option_says_what_is_valid(given, message):
+    with pytest.raises(pytest.UsageError) as caught:
+        grid_of(options(**given))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--masks", "casual"), "ERROR: --masks: unknown casual; valid are full, causal,"),
+        pytest.param(
+            ("--device", "cuda"),
+            "finds no CUDA device; valid here: cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(arguments, message):
+    text = pytest_run("--collect-only", "-q", *arguments, expect=4)
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_help_states_each_option_with_its_default():
+    text = pytest_run("--help")
+    group = text[text.index("maskbench: attention masks") :].split("\n\n")[0]
+    group = " ".join(group.split())
+    for name in ("device", "masks", "backends", "seq-lens", "batch", "heads", "kv-heads"):
+        assert f"--{name}=" in group, name
+    for name in ("head-dim", "dtype"):
+        assert f"--{name}=" in group, name
+    assert group.count("Default:") == 9
+    assert "1024,2048,4096,8192,16384 on cuda; 512,1024,2048 on cpu" in group
+
+
+# --- outcomes ---
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One run with right, unsupported, skipped, missing, failing and greedy cells."""
+    path = tmp_path_factory.mktemp("run") / "run.json"
+    grid = ("--device", "cpu", "--masks", "causal,causal_sliding_window", "--seq-lens", "256,300")
+    names = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", *BROKEN)
+    text = pytest_run(
+        *("-p", "tests.broken_backends", "--benchmark-only", f"--benchmark-json={path}"),
+        *("--benchmark-max-time=0.05", *grid, "--batch", 2, "--backends", ",".join(names)),
+        *CELLS,
+        expect=1,
+    )
+    return SimpleNamespace(text=text, saved=strict_json(path))
+
+
+def outcomes(run, direction="forward", mask="causal", seq_len=256):
+    chosen = {}
+    for cell in run.saved["maskbench"]["untimed"]:
+        if (cell["direction"], cell["mask"], cell["seq_len"]) == (direction, mask, seq_len):
+            chosen[cell["backend"]] = (cell["outcome"], cell["reason"])
+    return chosen
+
+
+def timed(run, direction="forward", mask="causal"):
+    cells = [bench["extra_info"] for bench in run.saved["benchmarks"]]
+    return {c["backend"] for c in cells if (c["direction"], c["mask"]) == (direction, mask)}
+
+
+def test_the_right_cells_are_timed_though_others_fail(run):
+    assert timed(run) == {"dense", "flex", "sdpa", "sdpa_flash"}
+    assert timed(run, "backward") == {"dense", "sdpa", "sdpa_flash"}
+    assert timed(run, mask="causal_sliding_window") == {"dense", "flex", "sdpa"}
+
+
+def test_a_wrong_backend_fails_and_leaves_no_time_behind(run):
+    for direction in ("forward", "backward"):
+        for backend in ("wrong", "nan"):
+            outcome, reason = outcomes(run, direction)[backend]
+            assert outcome == "failed"
+            assert "differs from the reference: error" in reason
+    assert "nan" in outcomes(run)["nan"][1]
+
+
+def test_an_exception_fails_its_cell_with_the_reason(run):
+    assert outcomes(run)["raising"] == ("failed", "RuntimeError: this library broke")
+
+
+def test_the_eager_fallback_of_flex_attention_fails_its_cell(run):
+    outcome, reason = outcomes(run)["eager_flex"]
+    assert outcome == "failed"
+    assert "FlexAttention fell back to eager" in reason
+
+
+def test_out_of_memory_says_what_was_asked_for_and_the_next_cell_runs(run):
+    outcome, reason = outcomes(run)["greedy"]
+    assert outcome == "out of memory"
+    assert "tried to allocate" in reason
+    assert str(4 * 2**50) in reason
+
+
+def test_a_missing_package_is_skipped_with_the_imports_message(run):
+    message = "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
+    assert outcomes(run)["absent"] == ("skipped", message)
+    assert f"missing: absent ({message})" in run.text
+
+
+def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
+    assert outcomes(run)["sdpa_cudnn"] == (
+        "unsupported",
+        "SDPA's CUDNN_ATTENTION kernel needs CUDA",
+    )
+    assert outcomes(run, "backward")["flex"] == (
+        "unsupported",
+        "FlexAttention does not support backward on CPU.",
+    )
+    windows = outcomes(run, mask="causal_sliding_window")
+    assert windows["sdpa_flash"][1] == "SDPA's FlashAttention takes no mask but is_causal"
+
+
+def test_a_length_that_a_pattern_cannot_take_is_skipped_with_the_reason(run):
+    assert outcomes(run, seq_len=300)["sdpa"] == (
+        "skipped",
+        "seq_len is 300, patterns take powers of two from 256",
+    )
+
+
+def test_every_cell_is_timed_or_has_its_outcome(run):
+    untimed = {cell["fullname"] for cell in run.saved["maskbench"]["untimed"]}
+    names = {bench["fullname"] for bench in run.saved["benchmarks"]}
+    assert not untimed & names
+    assert len(untimed) + len(names) == 2 * 2 * 2 * (5 + len(BROKEN))
+
+
+FIELDS = {
+    *("mask", "backend", "form", "direction", "batch", "heads", "kv_heads", "seq_len"),
+    *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
+    *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval"),
+    *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),
+}
+
+
+def test_saved_fields(run):
+    for bench in run.saved["benchmarks"]:
+        info = bench["extra_info"]
+        assert info.keys() == FIELDS
+        assert info["error"] <= info["error_bound"]
+        area = PATTERNS[info["mask"]](seq_len=256, batch=2).area(2)
+        assert info["area"] == area
+        factor = 2.5 if info["direction"] == "backward" else 1
+        assert info["flops"] == 4 * area * 4 * 64 * factor
+        tflops = info["flops"] / bench["stats"]["median"] / 1e12
+        assert info["tflops"] == pytest.approx(tflops)
+        assert len(bench["stats"]["data"]) == bench["stats"]["rounds"] >= 6
+    assert run.saved["machine_info"]["device"] == "cpu"
+    commit = run.saved["commit_info"]
+    assert commit["torch"] == torch.__version__
+    assert {"torch_git", "cuda", "cudnn", "triton", "xformers", "flash_attn"} <= commit.keys()
+
+
+def test_header_says_device_torch_and_backends(run):
+    line = next(row for row in run.text.splitlines() if row.startswith("maskbench: device"))
+    assert f"torch {torch.__version__}" in line
+    assert "backends found: dense, flex, sdpa, sdpa_flash" in line
+    assert "cells not timed: " in run.text
+
+
+def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
+    path = tmp_path / "run.json"
+    grid = ("--device", "cpu", "--masks", "full", "--seq-lens", "256,4096", "--heads", 1)
+    only = ("-k", "256 and sdpa_math or 4096 and (dense or sdpa_math)")
+    quick = ("--benchmark-only", f"--benchmark-json={path}", "--benchmark-max-time=0.01")
+    text = pytest_run(*quick, *grid, *only, CELLS[0], "-rs")
+    reason = "skipped: holds S x S scores, by default up to S = 2048; name it in --backends"
+    assert reason in text
+    kept = [cell["backend"] for cell in strict_json(path)["maskbench"]["untimed"]]
+    assert sorted(kept) == ["dense", "sdpa_math"]
+
+
+# --- pytest-benchmark as its users know it ---
+
+
+def test_autosave_compare_and_disable(tmp_path):
+    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", "256", "-k", "causal and sdpa")
+    store = (f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.01")
+    few = ("--backends", "sdpa", *grid, *store, CELLS[0])
+    for _ in range(2):
+        assert "Saved benchmark data in" in pytest_run("--benchmark-autosave", *few)
+    saved = sorted(tmp_path.rglob("*.json"))
+    assert [p.name[:5] for p in saved] == ["0001_", "0002_"]
+    text = pytest_run("--benchmark-compare", *few)
+    assert "Comparing against benchmarks from" in text
+    assert "(NOW)" in text
+    assert "(0002_" in text
+    off = pytest_run("--benchmark-disable", *few)
+    assert "1 passed" in off
+    assert "Min" not in off
+
+
+def test_saved_runs_lie_in_a_folder_of_their_device(tmp_path):
+    (tmp_path / "run").mkdir()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={ROOT}",
+            f"-c{ROOT / 'pytest.ini'}",
+            "--device=cpu",
+            "--masks=causal",
+            "--seq-lens=256",
+            "--backends=sdpa",
+            "--benchmark-autosave",
+            str(ROOT / CELLS[0]),
+        ],
+        cwd=tmp_path / "run",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (saved,) = (tmp_path / "run" / ".benchmarks").rglob("*.json")
+    assert saved.relative_to(tmp_path / "run" / ".benchmarks").parts[0].startswith("cpu_")
+
+
+# --- FlexAttention cannot fall back unseen ---
+
+
+def bound_flex(n):
+    q, k, v = (torch.randn(1, 1, n, 16) for _ in range(3))
+    return backends.load("flex")(Full(seq_len=n), q, k, v)
+
+
+def test_flex_attention_that_is_not_compiled_raises():
+    call = bound_flex(32)
+    with (
+        torch.compiler.set_stance("force_eager"),
+        pytest.raises(RuntimeError, match="fell back to eager"),
+    ):
+        call.forward(*call.inputs)
+
+
+def test_flex_attention_past_the_recompile_limit_raises():
+    """Seen without this: 22 ms became 186 ms, without a word."""
+    with torch._dynamo.config.patch(recompile_limit=1):
+        call = bound_flex(32)
+        call.forward(*call.inputs)
+        longer = (torch.randn(1, 1, 64, 16) for _ in range(3))
+        with pytest.raises(Exception, match=r"(?i)recompile_limit|fell back to eager"):
+            call.forward(*longer)
