@@ -66,10 +66,10 @@ class DilatedSlidingWindow(Mask):
 
         def mod(b, h, q, k):
             if dilation & low_bits == 0:  # a power of two: no division
-                in_step = ((q ^ k) & low_bits) == 0
+                in_step = ((q - k) & low_bits) == 0
             else:
                 in_step = q % dilation == k % dilation
-            return (q - k <= window) & (k - q <= window) & in_step
+            return ((q - k).abs() <= window) & in_step
 
         return mod
 
@@ -110,7 +110,7 @@ class GlobalLocalSlidingWindow(Mask):
             return reduce(or_, [x == t for t in tokens])
 
         def mod(b, h, q, k):
-            near = (k >= q - window) & (k <= q + window)
+            near = (q - k).abs() <= window
             return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod
