@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib
 
+from masks import PATTERNS
 from reports.table import UnreadableRun, load, newest, shape_of
 
 
@@ -25,10 +26,13 @@ def plots(runs: list[Path], folder: Path) -> int:
     for shape, cells in problems:
         into = folder if len(problems) == 1 else folder / shape.replace(" ", "_")
         for mask, part in cells.groupby("mask", sort=False):
-            save(mask_picture.draw(mask), into / mask / "mask.png")
-            save(timing_picture.draw(part), into / mask / "timing.png")
-            drawn += 2
-            print(f"  {into / mask}: mask.png, timing.png", flush=True)
+            pictures = {"timing.png": timing_picture.draw(part)}
+            if mask in PATTERNS:  # a saved mask may be gone since
+                pictures = {"mask.png": mask_picture.draw(mask), **pictures}
+            for name, figure in pictures.items():
+                save(figure, into / mask / name)
+            drawn += len(pictures)
+            print(f"  {into / mask}: {', '.join(pictures)}", flush=True)
         for direction in timing_picture.DIRECTIONS:
             figure = overview.speed_up(cells, direction)
             if figure is not None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from reports.style import BLUE, ORANGE, looks, milliseconds, ordered
+from reports.style import BLUE, ORANGE, looks, milliseconds, ordered, why_not
 from reports.table import shape_of
 from reports.timing_picture import DIRECTIONS, longest_with_flex
 
+SHORT = {"forward": "fwd", "backward": "bwd"}
 RATIO = LinearSegmentedColormap.from_list("ratio", [ORANGE, "#FFFFFF", BLUE])
 
 
@@ -44,8 +43,10 @@ def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
         here = ratio.loc[mask]
         for backend in ordered(ratio.columns):
             line = here[backend].dropna()
-            if len(line):
-                (handles[backend],) = axes.plot(line.index, line, markersize=4, **look[backend])
+            if len(line):  # sdpa runs one of the others: broken, so that both are seen
+                dashes = {"linestyle": "--", "zorder": 3} if backend == "sdpa" else {}
+                drawn = axes.plot(line.index, line, markersize=4, **look[backend], **dashes)
+                handles[backend] = drawn[0]
         axes.axhline(1, color="#D55E00", linewidth=1, linestyle="--")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
@@ -55,12 +56,12 @@ def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
         axes.minorticks_off()
         axes.set_title(mask, fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.set_xlabel("sequence length", fontsize=7)
     for axes in grid.flat[len(masks) :]:
         axes.set_visible(False)
-    figure.supxlabel("sequence length", fontsize=9)
     names = ordered(handles)
     figure.legend(
-        [handles[b] for b in names], names, loc="outside upper center", ncols=7, fontsize=8
+        [handles[b] for b in names], names, loc="outside lower center", ncols=7, fontsize=8
     )
     what = f"Speed-up of FlexAttention, {direction}: backend's time / FlexAttention's"
     figure.suptitle(title(cells, what), fontsize=10)
@@ -70,20 +71,19 @@ def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
 def cell_text(cell: pd.DataFrame) -> tuple[str, float]:
     """What a table cell says, and the backend's forward time over FlexAttention's (or NaN)."""
     by_direction = cell.set_index("direction")
-    lines, reasons = [], []
+    lines, reasons = [], {}
     for direction in DIRECTIONS:
         if direction not in by_direction.index:
             continue
         row = by_direction.loc[direction]
         if row["is_timed"]:
-            lines.append(f"{direction[:3]} {milliseconds(row['median_s'])} ({row['ratio']:.2f}×)")
+            times = f" ({row['ratio']:.2f}×)" if row["ratio"] > 0 else ""  # NaN without flex
+            lines.append(f"{SHORT[direction]} {milliseconds(row['median_s'])}{times}")
         else:
-            reasons.append((direction, f"{row['outcome']}: {row['reason']}"))
-    if len({reason for _, reason in reasons}) == 1 and len(reasons) == 2:
-        reasons = [("", reasons[0][1])]
-    for direction, reason in reasons:
-        prefix = f"{direction[:3]} " if direction else ""
-        lines += textwrap.wrap(prefix + textwrap.shorten(reason, 74, placeholder="…"), 27)
+            reasons[direction] = why_not(row, 30, 4)
+    if len(reasons) == 2 and len(set(reasons.values())) == 1:
+        reasons = {"": reasons["forward"]}
+    lines += [f"{SHORT.get(d, '')} {reason}".strip() for d, reason in reasons.items()]
     forward = by_direction["ratio"].get("forward", np.nan)
     return "\n".join(lines), float(forward)
 
@@ -109,7 +109,7 @@ def mask_by_backend(cells: pd.DataFrame) -> Figure:
         colour = RATIO(norm(np.clip(np.log2(ratio), -3, 3))) if known else "#EEEEEE"
         colour = (*colour[:3], 0.6) if known else colour
         axes.add_patch(plt.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", lw=2))
-        size = 7 if known else 5.5
+        size = 7 if text.count("\n") < 2 else 5.5
         axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size)
     axes.set_xticks(np.arange(len(backends)) + 0.5, backends)
     lengths = cells.groupby("mask")["seq_len"].max()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color/. Markers differ too: no colour stands alone.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -40,14 +43,17 @@ def milliseconds(seconds: float) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{float(f'{value:.3g}'):g} ms"
 
 
-def why_not(row: pd.Series, longest: int) -> str:
-    """An untimed cell's outcome and the beginning of its reason."""
+def why_not(row: pd.Series, width: int, lines: int) -> str:
+    """An untimed cell's outcome and reason, wrapped, and cut where it does not fit."""
     reason = f"{row['outcome']}: {row['reason']}"
-    return reason if len(reason) <= longest else reason[: longest - 1].rstrip() + "…"
+    return "\n".join(textwrap.wrap(reason, width, max_lines=lines, placeholder="…"))
 
 
 def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.12)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=110, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
+    # few colours are in it: a palette makes a third of the file, for a README to load
+    Image.open(drawn).convert("RGB").quantize(96).save(path, optimize=True)
     return path

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from masks import PATTERNS
+
 FORMAT = 1  # of what conftest.py saves under "maskbench"
 STORAGE = Path(".benchmarks")
 PROBLEM = ["mask", "direction", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
@@ -93,7 +95,11 @@ def load(paths: list[Path]) -> pd.DataFrame:
             raise UnreadableRun(f"the files are not parts of one run: {what} is {found}")
     table["is_timed"] = table["outcome"] == "timed"
     table = table.sort_values(["is_timed", "saved"], kind="stable")
-    return table.drop_duplicates("fullname", keep="last").sort_index().reset_index(drop=True)
+    table = table.drop_duplicates("fullname", keep="last")
+    place = {mask: i for i, mask in enumerate(PATTERNS)}  # masks that are gone come last
+    order = table["mask"].map(place).fillna(len(place))
+    table = table.assign(order=order).sort_values(["order", "seq_len"], kind="stable")
+    return table.drop(columns="order").reset_index(drop=True)
 
 
 def shape_of(row: pd.Series) -> str:

@@ -11,6 +11,7 @@ from reports.style import GREY, VERMILLION, looks, milliseconds, ordered, why_no
 from reports.table import shape_of
 
 DIRECTIONS = ("forward", "backward")
+CLEAR = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}  # behind text
 
 
 def longest_with_flex(cells: pd.DataFrame) -> int:
@@ -37,22 +38,23 @@ def bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: str) -
     flex = timed["median_s"].get("flex")
     widest, look = timed["median_s"].max() if len(timed) else 1.0, looks(backends)
     for place, backend in enumerate(backends):
+        beside = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "bbox": CLEAR}
         if backend not in cells.index:
-            axes.text(0, place, " not in this run", va="center", fontsize=7, color=GREY)
+            axes.annotate("not in this run", (0, place), fontsize=7, color=GREY, **beside)
         elif backend not in timed.index:
-            text = " " + why_not(cells.loc[backend], 62)
-            axes.text(0, place, text, va="center", fontsize=7, color="#555555", style="italic")
+            text = why_not(cells.loc[backend], 70, 2)
+            axes.annotate(text, (0, place), fontsize=6.5, style="italic", **beside)
         else:
             row = timed.loc[backend]
             axes.barh(place, row["median_s"], color=look[backend]["color"], height=0.68)
             times = f" ({row['median_s'] / flex:.2f}×)" if flex and backend != "flex" else ""
-            text = f" {milliseconds(row['median_s'])}{times}{notes(row)}"
-            axes.text(row["median_s"], place, text, va="center", fontsize=8)
+            text = f"{milliseconds(row['median_s'])}{times}{notes(row)}"
+            axes.annotate(text, (row["median_s"], place), fontsize=8, **beside)
     if flex:
         axes.axvline(flex, color=VERMILLION, linewidth=1, linestyle="--", zorder=0)
-    axes.set_xlim(0, widest * 1.45)
+    axes.set_xlim(0, widest * 1.5)
     axes.set_yticks(range(len(backends)), backends)
-    axes.invert_yaxis()
+    axes.set_ylim(len(backends) - 0.5, -0.5)  # the first on top
     axes.set_title(direction, loc="left", fontsize=9)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x * 1e3:g}")
     axes.set_xlabel("ms, median (× FlexAttention); dashed: FlexAttention")
