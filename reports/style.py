@@ -54,6 +54,8 @@ def save(figure: Figure, path: Path) -> Path:
     drawn = BytesIO()
     figure.savefig(drawn, dpi=110, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
-    # few colours are in it: a palette makes a third of the file, for a README to load
-    Image.open(drawn).convert("RGB").quantize(96).save(path, optimize=True)
+    # A palette makes a third of the file, for a README to load. Maximum coverage keeps rare
+    # colours (a small bar's), which the default, median cut, was seen to merge into others.
+    palette = {"colors": 256, "method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    Image.open(drawn).convert("RGB").quantize(**palette).save(path, optimize=True)
     return path

@@ -84,7 +84,12 @@ def load(paths: list[Path]) -> pd.DataFrame:
     Of a cell in several files, a timed one before an untimed one, and the last saved counts.
     Raises UnreadableRun, also where the files are of different devices or torch versions.
     """
-    rows = [row for path in paths for row in rows_of(read(path), path)]
+    rows = []
+    for path in paths:
+        try:
+            rows += rows_of(read(path), path)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UnreadableRun(f"{path}: is not as this suite saves runs ({error!r})") from error
     missing = [row["file"] for row in rows if not {*PROBLEM, "backend"} <= row.keys()]
     if missing:
         raise UnreadableRun(f"{missing[0]}: has cells without mask, backend or shape")

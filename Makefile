@@ -1,0 +1,34 @@
+# make bench    set up, measure every mask on this machine's GPU (or CPU), draw the pictures
+# make test     set up, pass the suite's own tests
+# make lint     set up, ruff
+# TORCH chooses torch, as pip would have it: TORCH="torch==2.13.0", or a nightly,
+#   TORCH="--pre torch --index-url https://download.pytorch.org/whl/nightly/cu130"
+# Without it an installed torch is left alone. PYTHON is the Python that makes .venv.
+
+PYTHON ?= python3
+TORCH ?=
+PLOTS ?= plots
+RUN := .venv/bin/python -m
+
+.PHONY: bench test lint setup
+
+setup:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "maskbench needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": set PYTHON")'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+ifneq ($(strip $(TORCH)),)
+	$(RUN) pip install --quiet --upgrade $(TORCH)
+endif
+	$(RUN) pip install --quiet -r requirements.txt
+
+# Pictures are drawn of what was timed though some cells failed (pytest's status 1).
+bench: setup
+	@$(RUN) pytest --benchmark-only --benchmark-autosave \
+	    --benchmark-columns=median,iqr,rounds --benchmark-sort=median; status=$$?; \
+	if [ $$status -le 1 ]; then $(RUN) reports plots -o $(PLOTS) || exit $$?; fi; exit $$status
+
+test: setup
+	$(RUN) pytest --benchmark-skip
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
