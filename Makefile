@@ -23,7 +23,7 @@ endif
 # Pictures are drawn of what was timed though some cells failed (pytest's status 1).
 bench: setup
 	@$(RUN) pytest --benchmark-only --benchmark-autosave \
-	    --benchmark-columns=median,iqr,rounds --benchmark-sort=median; status=$$?; \
+	    --benchmark-columns=median,iqr,rounds; status=$$?; \
 	if [ $$status -le 1 ]; then $(RUN) reports plots -o $(PLOTS) || exit $$?; fi; exit $$status
 
 test: setup
