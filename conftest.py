@@ -13,7 +13,7 @@ import torch
 import backends
 import measure
 from masks import PATTERNS
-from tests.cells import Cell, Problem, Shape
+from tests.cells import Cell, Outcome, Problem, Shape
 
 DTYPES = ("float16", "bfloat16", "float32")
 DEFAULTS = {
@@ -67,7 +67,7 @@ def chosen(option: str, asked: list[str] | None, valid) -> list[str]:
         )
     if asked == []:
         raise pytest.UsageError(f"{option}: names nothing; valid are {', '.join(valid)}")
-    return list(asked or valid)
+    return list(dict.fromkeys(asked or valid))
 
 
 def device_of(asked: str | None) -> str:
@@ -108,7 +108,7 @@ def grid_of(option) -> dict:
         "masks": chosen("--masks", option.masks, list(PATTERNS)),
         "backends": chosen("--backends", option.backends, list(backends.MODULES)),
         "by_name": option.backends is not None,
-        "seq_lens": [whole("--seq-lens", n) for n in lengths],
+        "seq_lens": list(dict.fromkeys(whole("--seq-lens", n) for n in lengths)),
         "shape": Shape(
             number("batch", default["batch"]),
             heads,
@@ -201,28 +201,32 @@ def shape(pytestconfig) -> Shape:
 
 
 @pytest.fixture
-def note(request):
-    """note(outcome, reason): keep why this item was not timed, for the saved file."""
-
-    def keep(outcome: str, reason: str) -> None:
-        request.node.stash[CURRENT] |= {"outcome": outcome, "reason": reason}
-
-    return keep
+def problem(request, mask, seq_len, shape) -> Problem:
+    """What the cell is to compute; its module says in which DIRECTION."""
+    grid = request.config.stash[GRID]
+    direction = request.module.DIRECTION
+    return Problem(mask, seq_len, shape, grid["dtype"], grid["device"], direction)
 
 
 @pytest.fixture
-def cell(request, mask, backend, seq_len, shape, benchmark, clock, note):
-    """Checks one backend on one problem and then times it: `cell.check_and_time()`."""
-    grid = request.config.stash[GRID]
-    direction = request.module.DIRECTION
-    problem = Problem(mask, seq_len, shape, grid["dtype"], grid["device"], direction)
-    request.node.stash[CURRENT] = {**problem.fields(), "backend": backend}
-    yield Cell(problem, backend, grid["by_name"], benchmark, clock, request.config, note)
-    if grid["device"] == "cuda":
+def outcome(request, problem):
+    """Keeps why a cell was not timed, for the saved file; hands its memory back after it."""
+    who = request.node.callspec.params
+    who = who.get("backend") or who["builder"]
+    request.node.stash[CURRENT] = {**problem.fields(), "backend": who}
+    yield Outcome(request.node.stash[CURRENT])
+    if problem.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         if torch.cuda.memory_reserved() > properties.total_memory / 3:
             gc.collect()  # takes 0.3 s, so only where memory may get short
         torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def cell(request, problem, backend, benchmark, clock, outcome) -> Cell:
+    """Checks one backend on one problem and then times it: `cell.check_and_time()`."""
+    by_name = request.config.stash[GRID]["by_name"]
+    return Cell(problem, backend, by_name, benchmark, clock, request.config, outcome)
 
 
 @pytest.hookimpl(wrapper=True)

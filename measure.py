@@ -21,7 +21,7 @@ from scipy.stats import iqr, quantile_test
 
 TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of the median
 PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
-CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
+CPU_SHARE = 0.1  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 SPIN_HZ = 2e9  # at or above every SM clock, so that a spin is never shorter than asked for
 
@@ -167,10 +167,10 @@ def interval(seconds: list[float]) -> float:
     By order statistics (scipy.stats.quantile_test). Of fewer than 6 rounds there is no such
     interval: half their range stands in.
     """
-    bounds = quantile_test(seconds, q=statistics.median(seconds)).confidence_interval(0.95)
-    low, high = (b if isfinite(b) else None for b in bounds)
-    low, high = low or min(seconds), high or max(seconds)
-    return (high - low) / 2 / statistics.median(seconds)
+    low, high = quantile_test(seconds, q=statistics.median(seconds)).confidence_interval(0.95)
+    if not (isfinite(low) and isfinite(high)):
+        low, high = min(seconds), max(seconds)
+    return float((high - low) / 2 / statistics.median(seconds))
 
 
 def rounds_for(seconds: list[float], round_wall: float, fewest: int, max_seconds: float) -> int:

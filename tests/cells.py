@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -115,16 +116,39 @@ def out_of_memory(error: RuntimeError) -> str | None:
     return None
 
 
-class Cell:
-    """Runs one cell; `note(outcome, reason)` keeps what became of it if it is not timed."""
+class Outcome:
+    """What became of a cell that is not timed, kept in `fields` for the saved file."""
 
-    def __init__(self, problem, backend, asked_by_name, benchmark, clock, config, note):
-        self.problem, self.backend, self.asked_by_name = problem, backend, asked_by_name
-        self.benchmark, self.clock, self.config, self.note = benchmark, clock, config, note
+    def __init__(self, fields: dict[str, object]):
+        self.fields = fields
 
     def leave(self, outcome: str, reason: str):
-        self.note(outcome, reason)
+        """Skip the cell and keep why."""
+        self.fields |= {"outcome": outcome, "reason": reason}
         pytest.skip(f"{outcome}: {reason}")
+
+    def of(self, work: Callable[[], None]) -> None:
+        """Do the work; where memory runs out, leave with what was asked for."""
+        memory = None
+        try:
+            work()
+        except RuntimeError as error:
+            memory = out_of_memory(error)
+            if memory is None:
+                raise
+        if memory:  # outside the except, whose traceback holds the tensors
+            tensors_of.cache_clear()
+            gc.collect()
+            self.leave("out of memory", memory)
+
+
+class Cell:
+    """One cell, with all that is needed to run it."""
+
+    def __init__(self, problem, backend, asked_by_name, benchmark, clock, config, outcome):
+        self.problem, self.backend, self.asked_by_name = problem, backend, asked_by_name
+        self.benchmark, self.clock, self.config = benchmark, clock, config
+        self.outcome, self.leave = outcome, outcome.leave
 
     def check_and_time(self) -> None:
         """Skips where the cell cannot be, fails where it is wrong, else times it."""
@@ -143,17 +167,7 @@ class Cell:
             bind = backends.load(self.backend)
         except Exception as error:  # whatever a broken package raises, the user is to read it
             self.leave("skipped", f"{type(error).__name__}: {error}")
-        memory = None
-        try:
-            self._run(mask, bind)
-        except RuntimeError as error:
-            memory = out_of_memory(error)
-            if memory is None:
-                raise
-        if memory:  # outside the except, whose traceback holds the tensors
-            tensors_of.cache_clear()
-            gc.collect()
-            self.leave("out of memory", memory)
+        self.outcome.of(lambda: self._run(mask, bind))
 
     def _run(self, mask: Mask, bind: backends.Bind) -> None:
         tensors = tensors_of(self.problem)

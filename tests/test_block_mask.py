@@ -1,12 +1,10 @@
 """Building a BlockMask: ours from block bounds, torch's by search, torch's search compiled."""
 
-import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 import measure
-from masks import PATTERNS
-from tests.cells import Problem, size_of
+from tests.cells import size_of
 
 DIRECTION = "block_mask"
 FORMS = {
@@ -29,20 +27,24 @@ def builder_of(name, mask, device):
     return lambda: create(mod, mask.batch, None, n, n, device=device)
 
 
-def test_block_mask(mask, seq_len, builder, shape, device, clock, benchmark, pytestconfig):
+def test_block_mask(builder, problem, outcome, clock, benchmark, pytestconfig):
     try:
-        pattern = PATTERNS[mask](seq_len=seq_len, batch=shape.batch)
+        mask = problem.build()
     except ValueError as error:
-        pytest.skip(f"skipped: {error}")
-    build = builder_of(builder, pattern, device)
-    built, ours = build(), pattern.block_mask(device)
-    wrong = sum(int((getattr(built, p) != getattr(ours, p)).sum()) for p in PARTS)
-    assert wrong == 0, f"{wrong} entries of the two block masks differ"
-    del built, ours
-    benchmark.extra_info |= {
-        **Problem(mask, seq_len, shape, "none", device, DIRECTION).fields(),
-        **size_of(mask, seq_len, shape.batch),
-        **{"backend": builder, "form": FORMS[builder], "flops": 0, "tflops": 0.0},
-        **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
-    }
-    benchmark.extra_info |= measure.measure(benchmark, build, clock, pytestconfig)
+        outcome.leave("skipped", str(error))
+
+    def check_and_time():
+        build = builder_of(builder, mask, problem.device)
+        built, ours = build(), mask.block_mask(problem.device)
+        wrong = sum(int((getattr(built, p) != getattr(ours, p)).sum()) for p in PARTS)
+        assert wrong == 0, f"{wrong} entries of the two block masks differ"
+        del built, ours
+        benchmark.extra_info |= {
+            **problem.fields(),
+            **size_of(problem.mask, problem.seq_len, problem.shape.batch),
+            **{"backend": builder, "form": FORMS[builder], "flops": 0, "tflops": 0.0},
+            **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
+        }
+        benchmark.extra_info |= measure.measure(benchmark, build, clock, pytestconfig)
+
+    outcome.of(check_and_time)

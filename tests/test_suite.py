@@ -136,7 +136,7 @@ def run(tmp_path_factory):
     text = pytest_run(
         *("-p", "tests.broken_backends", "--benchmark-only", f"--benchmark-json={path}"),
         *("--benchmark-max-time=0.05", *grid, "--batch", 2, "--backends", ",".join(names)),
-        *CELLS,
+        *("-k", "not torch_compiled", *CELLS, "tests/test_block_mask.py"),
         expect=1,
     )
     return SimpleNamespace(text=text, saved=strict_json(path))
@@ -207,17 +207,18 @@ def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
 
 
 def test_a_length_that_a_pattern_cannot_take_is_skipped_with_the_reason(run):
-    assert outcomes(run, seq_len=300)["sdpa"] == (
-        "skipped",
-        "seq_len is 300, patterns take powers of two from 256",
-    )
+    expected = ("skipped", "seq_len is 300, patterns take powers of two from 256")
+    assert outcomes(run, seq_len=300)["sdpa"] == expected
+    assert outcomes(run, "block_mask", seq_len=300) == {"ours": expected, "torch_eager": expected}
+    assert timed(run, "block_mask") == {"ours", "torch_eager"}
 
 
 def test_every_cell_is_timed_or_has_its_outcome(run):
     untimed = {cell["fullname"] for cell in run.saved["maskbench"]["untimed"]}
     names = {bench["fullname"] for bench in run.saved["benchmarks"]}
     assert not untimed & names
-    assert len(untimed) + len(names) == 2 * 2 * 2 * (5 + len(BROKEN))
+    attention, construction = 2 * 2 * 2 * (5 + len(BROKEN)), 2 * 2 * 2
+    assert len(untimed) + len(names) == attention + construction
 
 
 FIELDS = {
@@ -235,8 +236,8 @@ def test_saved_fields(run):
         assert info["error"] <= info["error_bound"]
         area = PATTERNS[info["mask"]](seq_len=256, batch=2).area(2)
         assert info["area"] == area
-        factor = 2.5 if info["direction"] == "backward" else 1
-        assert info["flops"] == 4 * area * 4 * 64 * factor
+        factor = {"forward": 4, "backward": 10, "block_mask": 0}[info["direction"]]
+        assert info["flops"] == factor * area * 4 * 64
         tflops = info["flops"] / bench["stats"]["median"] / 1e12
         assert info["tflops"] == pytest.approx(tflops)
         assert len(bench["stats"]["data"]) == bench["stats"]["rounds"] >= 6
