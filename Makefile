@@ -9,6 +9,8 @@ PYTHON ?= python3
 TORCH ?=
 PLOTS ?= plots
 RUN := .venv/bin/python -m
+SAVED := .benchmarks/bench.json
+export TORCH
 
 .PHONY: bench test lint setup
 
@@ -16,15 +18,17 @@ setup:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "maskbench needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": set PYTHON")'
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 ifneq ($(strip $(TORCH)),)
-	$(RUN) pip install --quiet --upgrade $(TORCH)
+	@set -f; echo "pip install $$TORCH"; $(RUN) pip install --quiet --upgrade $$TORCH
 endif
 	$(RUN) pip install --quiet -r requirements.txt
 
 # Pictures are drawn of what was timed though some cells failed (pytest's status 1).
 bench: setup
-	@$(RUN) pytest --benchmark-only --benchmark-autosave \
+	@mkdir -p .benchmarks && rm -f $(SAVED)
+	@$(RUN) pytest --benchmark-only --benchmark-autosave --benchmark-json=$(SAVED) \
 	    --benchmark-columns=median,iqr,rounds; status=$$?; \
-	if [ $$status -le 1 ]; then $(RUN) reports plots -o $(PLOTS) || exit $$?; fi; exit $$status
+	if [ $$status -le 1 ]; then $(RUN) reports plots $(SAVED) -o $(PLOTS) || exit $$?; fi; \
+	exit $$status
 
 test: setup
 	$(RUN) pytest --benchmark-skip

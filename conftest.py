@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import platform
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 
@@ -21,6 +23,7 @@ DEFAULTS = {
     "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
 }
 SEQ_LENS = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
+FORMAT = 1  # of what is saved under "maskbench"; reports/table.py knows it
 DEFAULT_STORAGE = "file://./.benchmarks"
 BUILDERS = ("ours", "torch_eager", "torch_compiled")
 GRID, CLOCK = pytest.StashKey[dict](), pytest.StashKey()
@@ -140,8 +143,8 @@ def pytest_report_header(config):
         try:
             backends.load(name)
             found.append(name)
-        except Exception as error:  # shown here, and each of its cells is skipped with it
-            missing.append(f"{name} ({type(error).__name__}: {error})")
+        except backends.Missing as said:  # here, and by each of its cells, which are skipped
+            missing.append(f"{name} ({said})")
     line = f"maskbench: device {device_name(grid['device'])}, torch {torch.__version__}"
     line += f", backends found: {', '.join(found)}"
     return line + f"; missing: {', '.join(missing) or 'none'}"
@@ -267,13 +270,23 @@ def pytest_benchmark_update_commit_info(config, commit_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     """Beside the timed cells, why each other cell was not timed."""
-    output_json["maskbench"] = {"format": 1, "untimed": config.stash[UNTIMED]}
+    output_json["maskbench"] = {"format": FORMAT, "untimed": config.stash[UNTIMED]}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """pytest-benchmark saves nothing where nothing was timed: save then why."""
+    result, config = (yield), session.config
+    path = config.option.benchmark_json
+    if path and config.stash[UNTIMED] and not path.exists():
+        about = {"format": FORMAT, "untimed": config.stash[UNTIMED]}
+        path.write_text(json.dumps({"benchmarks": [], "maskbench": about}, indent=4))
+    return result
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    counts: dict[str, int] = {}
-    for cell in config.stash[UNTIMED]:
-        counts[cell["outcome"]] = counts.get(cell["outcome"], 0) + 1
+    counts = Counter((cell["outcome"], cell["reason"]) for cell in config.stash[UNTIMED])
     if counts:
-        text = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
-        terminalreporter.write_line(f"maskbench: cells not timed: {text} (-rs tells why)")
+        terminalreporter.section("maskbench: cells that were not timed")
+    for (outcome, reason), number in counts.most_common():
+        terminalreporter.write_line(f"{number:5} {outcome}: {reason}")

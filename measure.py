@@ -23,7 +23,7 @@ TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of t
 PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
 CPU_SHARE = 0.1  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
-SPIN_HZ = 2e9  # at or above every SM clock, so that a spin is never shorter than asked for
+SPIN_HZ = 3e9  # at or above SM clocks, so that a spin is not shorter than asked for
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,24 @@ class DeviceClock:
 
     def prepare(self, call: Callable[[], object]) -> None:
         """Set the blocker to outlast what the host takes to enqueue this call."""
-        self.block_seconds = 1e-3
-        hosts = [self.round(call)[1] for _ in range(3)]
+        hosts = []
+        for _ in range(3):  # on an idle device, as a call may wait for it
+            torch.cuda.synchronize(self.device)
+            began = time.perf_counter()
+            call()
+            hosts.append(time.perf_counter() - began)
         self.block_seconds = 3 * statistics.median(hosts) + 50e-6
+        self.late_rounds = 0
+
+    def adapt(self, rounds: int) -> bool:
+        """After a pilot of so many rounds: whether the blocker had to change for this call.
+
+        A call that waits for the device itself outlasts every blocker: it gets none, and what
+        it takes is the time that its user waits, the host's part included.
+        """
+        late, self.late_rounds = self.late_rounds, 0
+        self.block_seconds = 0.0 if late == rounds else 4 * self.block_seconds
+        return late > 0
 
     def peak_memory(self, call: Callable[[], object]) -> int:
         """Bytes that one call allocates at most, over what was there before."""
@@ -98,25 +113,33 @@ class DeviceClock:
         uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
         return pynvml.nvmlDeviceGetHandleByUUID(uuid)
 
+    def ask(self, question: Callable, *arguments):
+        """What NVML answers; None where this card, driver or partition has no answer."""
+        try:
+            return question(self._nvml, *arguments)
+        except pynvml.NVMLError:
+            return None
+
     def card(self) -> dict[str, object]:
         """The SM clock in MHz and the reasons for which the card holds it down now."""
-        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(self._nvml)
+        reasons = self.ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
         return {
-            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(self._nvml, pynvml.NVML_CLOCK_SM),
+            "sm_clock_mhz": self.ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
             "throttle": [name for name, bit in THROTTLE.items() if reasons & bit],
         }
 
     def describe(self) -> dict[str, object]:
         """The card for machine_info: what has to be alike for two runs to be compared."""
         properties = torch.cuda.get_device_properties(self.device)
+        milliwatts = self.ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)
         return {
             "device": "cuda",
             "gpu": properties.name,
             "gpu_count": torch.cuda.device_count(),
             "compute_capability": f"{properties.major}.{properties.minor}",
             "gpu_memory_bytes": properties.total_memory,
-            "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(self._nvml) / 1e3,
-            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "power_limit_w": milliwatts and milliwatts / 1e3,
+            "driver": self.ask(lambda card: pynvml.nvmlSystemGetDriverVersion()),
         }
 
 
@@ -146,6 +169,9 @@ class HostClock:
 
     def prepare(self, call: Callable[[], object]) -> None:
         pass
+
+    def adapt(self, rounds: int) -> bool:
+        return False
 
     def peak_memory(self, call: Callable[[], object]) -> None:
         """None: torch does not count a CPU's memory."""
@@ -192,7 +218,6 @@ def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list
 
     Stops early at a round longer than `affordable` s: then the fewest rounds are all there are.
     """
-    clock.prepare(call)
     times, hosts, began = [], [], time.perf_counter()
     while len(times) < PILOT_ROUNDS:
         device, host = clock.round(call)
@@ -217,7 +242,10 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     max_seconds *= CPU_SHARE if isinstance(clock, HostClock) else 1
     fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
     peak = clock.peak_memory(call)
+    clock.prepare(call)
     times, hosts, wall = pilot(clock, call, max_seconds / fewest)
+    if clock.adapt(len(times)):
+        times, hosts, wall = pilot(clock, call, max_seconds / fewest)
     clock.late_rounds, before = 0, clock.card()
     benchmark.pedantic(
         call, setup=clock.settle, rounds=rounds_for(times, wall, fewest, max_seconds)

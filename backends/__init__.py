@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
@@ -30,6 +31,10 @@ MODULES: dict[str, str] = {
 
 # They hold S x S scores, so by default they are measured up to S = 2048 only.
 HOLDS_SCORES = frozenset({"dense", "sdpa_math"})
+
+
+class Missing(Exception):
+    """A backend's library cannot be imported; the message is what the import said."""
 
 
 class Unsupported(Exception):
@@ -60,6 +65,17 @@ class Call:
 Bind = Callable[[Mask, Tensor, Tensor, Tensor], Call]
 
 
+@cache
+def _found(name: str) -> Bind | str:
+    try:
+        return importlib.import_module(MODULES[name]).BACKENDS[name]
+    except Exception as error:  # whatever a broken package raises, the user is to read it
+        return f"{type(error).__name__}: {error}"
+
+
 def load(name: str) -> Bind:
-    """The backend's `bind`; ImportError where its library is missing or broken."""
-    return importlib.import_module(MODULES[name]).BACKENDS[name]
+    """The backend's `bind`; raises Missing where its library is missing or broken."""
+    found = _found(name)
+    if isinstance(found, str):
+        raise Missing(found)
+    return found

@@ -5,6 +5,9 @@ https://docs.pytorch.org/docs/stable/nn.attention.flex_attention.html
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
@@ -23,9 +26,19 @@ def attend(q, k, v, block_mask, grouped):
     return flex_attention(q, k, v, block_mask=block_mask, enable_gqa=grouped)
 
 
+def compiler_found() -> bool:
+    """Whether torch.compile finds a C++ compiler, which it needs on a CPU."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return any(shutil.which(name) for name in names if name)
+
+
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
     if q.device.type == "cpu" and q.requires_grad:
         raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's sentence
+    if q.device.type == "cpu" and not compiler_found():
+        raise Unsupported("FlexAttention on a CPU needs a C++ compiler: no g++ or clang++ found")
+    if q.device.type == "cuda" and q.shape[-1] < 16:
+        raise Unsupported("FlexAttention on CUDA needs a head_dim of 16 or more")
     # Every cell starts from an empty cache, so that no cell meets the recompile limit, and
     # static shapes, so that none gets a kernel for dynamic ones.
     torch.compiler.reset()

@@ -106,8 +106,13 @@ class Reference:
         self.checked += f"{q.shape[0] * q.shape[1]} heads"
         better = torch.float64 if q.dtype == torch.float32 else torch.float32
         chosen = [None if t is None else self._take(t) for t in (q, k, v, dout)]
-        self.exact = attention(mask, *chosen, self.pairs[0], better)
-        plain = attention(mask, *chosen, self.pairs[0], q.dtype)
+        asked = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # float32 is to be that, not TF32
+        try:
+            self.exact = attention(mask, *chosen, self.pairs[0], better)
+            plain = attention(mask, *chosen, self.pairs[0], q.dtype)
+        finally:
+            torch.set_float32_matmul_precision(asked)
         floor = FLOOR_EPS * torch.finfo(q.dtype).eps
         self.bounds = {n: FACTOR * error(plain[n], t) + floor for n, t in self.exact.items()}
 

@@ -29,10 +29,11 @@ class Mask(ABC):
     seq_len: int
 
     def __post_init__(self):
-        for name in (f.name for f in fields(self) if f.type == "int"):
+        for name in (f.name for f in fields(self) if f.type in ("int", int)):
             least = 1 if name in ("seq_len", "width", "dilation") else 0
             value = getattr(self, name)
-            require(value >= least, f"{name} is {value}, must be {least} or more")
+            fits = isinstance(value, int) and value >= least
+            require(fits, f"{name} is {value}, must be a whole number, {least} or more")
 
     @abstractmethod
     def mask_mod(self, device: Device) -> MaskMod:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -27,7 +27,8 @@ class Documents(Mask):
         lengths, total = tuple(self.lengths), self.inner.seq_len
         object.__setattr__(self, "lengths", lengths)
         object.__setattr__(self, "seq_len", total)
-        require(all(n >= 1 for n in lengths), f"lengths are {lengths}, each must be 1 or more")
+        whole = all(isinstance(n, int) and n >= 1 for n in lengths)
+        require(whole, f"lengths are {lengths}, each must be a whole number, 1 or more")
         require(sum(lengths) == total, f"lengths add up to {sum(lengths)}, not to seq_len {total}")
         has_span = self.inner.span(torch.zeros(1)) is not None
         require(has_span, f"inner {type(self.inner).__name__} has keys that are not one run")
@@ -58,9 +59,6 @@ class Documents(Mask):
         low, high = self.inner.span(q - first)
         return first + low.clamp(min=0), torch.minimum(first + high, following - 1)
 
-    def area(self, batch=1):
-        return batch * sum(replace(self.inner, seq_len=n).area() for n in self.lengths)
-
 
 @dataclass(frozen=True, eq=False)
 class Padded(Mask):
@@ -77,12 +75,13 @@ class Padded(Mask):
         object.__setattr__(self, "seq_len", self.inner.seq_len)
         kind, shape = self.padding.dtype, tuple(self.padding.shape)
         require(kind == torch.bool, f"padding is {kind}, must be torch.bool")
-        fits = len(shape) == 2 and shape[1] == self.seq_len
+        fits = len(shape) == 2 and shape[0] >= 1 and shape[1] == self.seq_len
         require(fits, f"padding is {list(shape)}, must be [batch, {self.seq_len}]")
         require(self.inner.batch is None, "inner is padded: join the two paddings instead")
 
     def __eq__(self, other):
-        return isinstance(other, Padded) and hash(self) == hash(other)
+        same = isinstance(other, Padded) and self.inner == other.inner
+        return same and torch.equal(self.padding.cpu(), other.padding.cpu())
 
     def __hash__(self):
         return hash((self.inner, self.padding.shape, self.padding.cpu().numpy().tobytes()))

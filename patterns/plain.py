@@ -96,7 +96,8 @@ class GlobalLocalSlidingWindow(Mask):
         super().__post_init__()
         object.__setattr__(self, "tokens", tuple(sorted(set(self.tokens))))
         for t in self.tokens:
-            require(0 <= t < self.seq_len, f"token {t} is not among the {self.seq_len} tokens")
+            inside = isinstance(t, int) and 0 <= t < self.seq_len
+            require(inside, f"token {t} is not among the {self.seq_len} tokens")
 
     def mask_mod(self, device):
         window, tokens = self.window, self.tokens

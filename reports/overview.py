@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from reports.style import BLUE, ORANGE, looks, milliseconds, ordered, why_not
+from reports.style import BLUE, ORANGE, VERMILLION, looks, milliseconds, ordered, why_not
 from reports.table import shape_of
 from reports.timing_picture import DIRECTIONS, longest_with_flex
 
@@ -47,7 +47,7 @@ def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
                 dashes = {"linestyle": "--", "zorder": 3} if backend == "sdpa" else {}
                 drawn = axes.plot(line.index, line, markersize=4, **look[backend], **dashes)
                 handles[backend] = drawn[0]
-        axes.axhline(1, color="#D55E00", linewidth=1, linestyle="--")
+        axes.axhline(1, color=VERMILLION, linewidth=1, linestyle="--")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")

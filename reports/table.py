@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,11 @@ from masks import PATTERNS
 
 FORMAT = 1  # of what conftest.py saves under "maskbench"
 STORAGE = Path(".benchmarks")
-PROBLEM = ["mask", "direction", "seq_len", "batch", "heads", "kv_heads", "head_dim", "dtype"]
+PROBLEM = {
+    *("mask", "backend", "direction", "seq_len", "outcome", "reason", "fullname"),
+    *("batch", "heads", "kv_heads", "head_dim", "dtype"),
+}
+TIMED = {"median_s", "rounds", "host_bound", "late_rounds", "throttle"}
 
 
 class UnreadableRun(Exception):
@@ -78,6 +83,17 @@ def rows_of(run: dict, path: Path) -> list[dict]:
     return timed + [{**about, **cell} for cell in run["maskbench"]["untimed"]]
 
 
+def checked(row: dict) -> dict:
+    """The row, if it has all that the reports read."""
+    timed = row["outcome"] == "timed"
+    lacking = {*PROBLEM, *(TIMED if timed else ())} - row.keys()
+    if lacking:
+        raise UnreadableRun(f"{row['file']}: has cells without {', '.join(sorted(lacking))}")
+    if timed and not 0 < row["median_s"] < math.inf:
+        raise UnreadableRun(f"{row['file']}: {row['fullname']} has no time above 0")
+    return row
+
+
 def load(paths: list[Path]) -> pd.DataFrame:
     """One row a cell of all files together, which are taken as parts of one run.
 
@@ -87,12 +103,9 @@ def load(paths: list[Path]) -> pd.DataFrame:
     rows = []
     for path in paths:
         try:
-            rows += rows_of(read(path), path)
+            rows += [checked(row) for row in rows_of(read(path), path)]
         except (KeyError, TypeError, AttributeError) as error:
             raise UnreadableRun(f"{path}: is not as this suite saves runs ({error!r})") from error
-    missing = [row["file"] for row in rows if not {*PROBLEM, "backend"} <= row.keys()]
-    if missing:
-        raise UnreadableRun(f"{missing[0]}: has cells without mask, backend or shape")
     table = pd.DataFrame(rows)
     for what in ("device", "torch"):
         if table[what].nunique() > 1:

@@ -29,6 +29,8 @@ def notes(row: pd.Series) -> str:
         flags.append("host-bound")
     if row["throttle"]:
         flags.append("throttled")
+    if row["late_rounds"] > row["rounds"] / 10:
+        flags.append("host late")
     return f" [{', '.join(flags)}]" if flags else ""
 
 

@@ -1,4 +1,4 @@
-"""A pytest plugin (-p tests.broken_backends) that adds backends which are wrong in known ways."""
+"""A pytest plugin (-p tests.broken_backends): backends that are wrong in known ways, one right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import backends
 from backends import Call, dense, flex
 from masks import Full
 
-NAMES = ("wrong", "nan", "raising", "greedy", "eager_flex", "absent")
+NAMES = ("wrong", "nan", "raising", "greedy", "eager_flex", "absent", "transposed")
 
 
 def wrong(mask, q, k, v):
@@ -45,6 +45,22 @@ def eager_flex(mask, q, k, v):
     return Call(right.form, right.inputs, forward)
 
 
-BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex)}
+def transposed(mask, q, k, v):
+    """Right, in a layout of its own: [B, S, heads, head_dim], as FlashAttention's."""
+    right = dense.bind(mask, q, k, v)
+
+    def swap(tensor):
+        return tensor.transpose(1, 2)
+
+    def pack(tensor):
+        return swap(tensor.detach()).contiguous().requires_grad_(q.requires_grad)
+
+    def forward(*inputs):
+        return swap(right.forward(*map(swap, inputs))).contiguous()
+
+    return Call(right.form, (pack(q), pack(k), pack(v)), forward, pack, swap)
+
+
+BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex, transposed)}
 backends.MODULES.update(dict.fromkeys(BACKENDS, __name__))
 backends.MODULES["absent"] = "a_library_that_is_not_installed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -106,14 +107,15 @@ def check(call: backends.Call, tensors: Tensors) -> tuple[Comparison, object]:
     return tensors.reference.compare(results), backward
 
 
-def out_of_memory(error: RuntimeError) -> str | None:
+def out_of_memory(error: Exception) -> str | None:
     """What was asked for, in torch's words; None where the error is another one."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return text.split(" GPU ")[0].strip()
-    if "can't allocate memory" in text:  # a CPU says so in a plain RuntimeError
+    if "you tried to allocate" in text:  # a CPU says so in a plain RuntimeError
         return text[text.index("you tried") :].splitlines()[0]
-    return None
+    told = re.search(r"out of memory|ALLOC_FAILED", text)  # CUDA's own and cuBLAS's errors
+    return text.split("\n")[0] if told or isinstance(error, MemoryError) else None
 
 
 class Outcome:
@@ -132,14 +134,14 @@ class Outcome:
         memory = None
         try:
             work()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             memory = out_of_memory(error)
             if memory is None:
                 raise
-        if memory:  # outside the except, whose traceback holds the tensors
+        if memory is not None:  # outside the except, whose traceback holds the tensors
             tensors_of.cache_clear()
             gc.collect()
-            self.leave("out of memory", memory)
+            self.leave("out of memory", memory or "MemoryError")
 
 
 class Cell:
@@ -165,8 +167,8 @@ class Cell:
             self.leave("skipped", str(error))
         try:
             bind = backends.load(self.backend)
-        except Exception as error:  # whatever a broken package raises, the user is to read it
-            self.leave("skipped", f"{type(error).__name__}: {error}")
+        except backends.Missing as said:
+            self.leave("skipped", str(said))
         self.outcome.of(lambda: self._run(mask, bind))
 
     def _run(self, mask: Mask, bind: backends.Bind) -> None:
@@ -181,7 +183,11 @@ class Cell:
             f"bound {compared.bound:.3g} ({compared.checked})"
         )
         self.benchmark.extra_info |= self._facts(call, compared)
-        measured = measure.measure(self.benchmark, timed, self.clock, self.config)
+        try:
+            measured = measure.measure(self.benchmark, timed, self.clock, self.config)
+        except BaseException:
+            self.benchmark.has_error = True  # pytest-benchmark then saves no time
+            raise
         self.benchmark.extra_info |= measured
         if measured:
             flops = self.benchmark.extra_info["flops"]

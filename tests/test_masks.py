@@ -181,6 +181,8 @@ def masks(draw):
     if mask.span(torch.zeros(1)) is not None and draw(st.booleans()):
         cuts = sorted({0, n, *draw(st.lists(st.integers(0, n), max_size=8))})
         mask = Documents(tuple(b - a for a, b in itertools.pairwise(cuts)), mask)
+        if draw(st.booleans()):  # documents of documents are one more mask
+            mask = Documents((n,), mask)
     if draw(st.booleans()):
         mask = draw(with_padding(mask, draw(st.integers(1, 3))))
     return mask
@@ -247,17 +249,24 @@ def test_rows_are_rows_of_dense(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Causal(seq_len=0), "seq_len is 0, must be 1 or more"),
-        (lambda: SlidingWindow(-1, 0, seq_len=8), "left is -1, must be 0 or more"),
-        (lambda: SlidingWindow(0, -2, seq_len=8), "right is -2, must be 0 or more"),
-        (lambda: DilatedSlidingWindow(4, 0, seq_len=8), "dilation is 0, must be 1 or more"),
+        (lambda: Causal(seq_len=0), "seq_len is 0, must be a whole number, 1 or more"),
+        (lambda: SlidingWindow(-1, 0, seq_len=8), "left is -1, must be a whole number, 0 or more"),
+        (lambda: SlidingWindow(0, -2, seq_len=8), "right is -2, must be a whole number, 0 or more"),
+        (
+            lambda: DilatedSlidingWindow(4, 0, seq_len=8),
+            "dilation is 0, must be a whole number, 1 or more",
+        ),
         (lambda: GlobalLocalSlidingWindow(-1, (), seq_len=8), "window is -1"),
         (lambda: GlobalLocalSlidingWindow(1, (8,), seq_len=8), "token 8 is not among the 8"),
         (lambda: PrefixLM(-1, seq_len=8), "prefix is -1"),
         (lambda: LocalAttention2D(0, 1, seq_len=8), "width is 0"),
         (lambda: LocalAttention2D(2, -1, seq_len=8), "radius is -1"),
         (lambda: Documents((4, 3), Causal(seq_len=8)), "lengths add up to 7, not to seq_len 8"),
-        (lambda: Documents((8, 0), Causal(seq_len=8)), "each must be 1 or more"),
+        (lambda: SlidingWindow(2.5, 0, seq_len=8), "left is 2.5, must be a whole number"),
+        (lambda: SlidingWindow(None, 0, seq_len=8), "left is None, must be a whole number"),
+        (lambda: Documents((8, 0), Causal(seq_len=8)), "each must be a whole number, 1 or more"),
+        (lambda: Documents((4.0, 4.0), Causal(seq_len=8)), "each must be a whole number"),
+        (lambda: Padded(Causal(seq_len=8), torch.zeros(0, 8) > 0), r"padding is \[0, 8\]"),
         (
             lambda: Documents((8,), DilatedSlidingWindow(2, 2, seq_len=8)),
             "inner DilatedSlidingWindow has keys that are not one run",

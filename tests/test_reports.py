@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,15 @@ BAD = {
         '{"benchmarks": [{"name": "x"}], "maskbench": {"format": 1, "untimed": []}}',
         "is not as this suite saves runs",
     ),
+    "a cell without its flags": (
+        RUN.read_text().replace('"host_bound"', '"host_bond"'),
+        "has cells without host_bound",
+    ),
+    "a median that is no number": (
+        re.sub(r'"median": [^,]+', '"median": "fast"', RUN.read_text()),
+        "is not as this suite saves runs",
+    ),
+    "a median of 0": (re.sub(r'"median": [^,]+', '"median": 0.0', RUN.read_text()), "above 0"),
     "binary": (b"\x89PNG\xff\xfe", "codec can't decode"),
 }
 
