@@ -94,7 +94,8 @@ class DeviceClock:
         it takes is the time that its user waits, the host's part included.
         """
         late, self.late_rounds = self.late_rounds, 0
-        self.block_seconds = 0.0 if late == rounds else 4 * self.block_seconds
+        if late:
+            self.block_seconds = 0.0 if late == rounds else 4 * self.block_seconds
         return late > 0
 
     def peak_memory(self, call: Callable[[], object]) -> int:

@@ -67,6 +67,41 @@ def test_host_clock_times_the_call_alone():
     assert 0.02 <= seconds == host < 0.2
 
 
+def device_clock(block_seconds=1e-3, late_rounds=0):
+    """A DeviceClock without its device, for what needs none."""
+    clock = object.__new__(measure.DeviceClock)
+    clock.block_seconds, clock.late_rounds, clock._nvml = block_seconds, late_rounds, "the card"
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("late", "adapted", "blocker"),
+    [(0, False, 1e-3), (3, True, 4e-3), (10, True, 0.0)],
+    ids=["never late: as it is", "late at times: longer", "waits for the device: none"],
+)
+def test_blocker_after_a_pilot(late, adapted, blocker):
+    clock = device_clock(late_rounds=late)
+    assert clock.adapt(10) is adapted
+    assert (clock.late_rounds, clock.block_seconds) == (0, blocker)
+
+
+def test_card_says_its_clock_and_why_it_is_held_down(monkeypatch):
+    both = measure.pynvml.nvmlClocksEventReasonSwPowerCap
+    both |= measure.pynvml.nvmlClocksEventReasonGpuIdle
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda card: both)
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", lambda card, which: 1755)
+    assert device_clock().card() == {"sm_clock_mhz": 1755, "throttle": ["power cap"]}
+
+
+def test_card_that_does_not_answer_stops_nothing(monkeypatch):
+    def refuse(*arguments):
+        raise measure.pynvml.NVMLError(measure.pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", refuse)
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", refuse)
+    assert device_clock().card() == {"sm_clock_mhz": None, "throttle": []}
+
+
 @pytest.fixture
 def cuda(clock):
     if not isinstance(clock, measure.DeviceClock):
