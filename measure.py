@@ -65,7 +65,7 @@ class DeviceClock:
         """What precedes each round: flush the L2, then keep the device busy."""
         self.flush.zero_()
         # Private, as torch has no public way to keep a device busy for a given time without
-        # heating it (seen on 2.9 to 2.13): spins for a number of SM clock cycles.
+        # heating it (seen on 2.11 and 2.13): spins for a number of SM clock cycles.
         torch.cuda._sleep(int(self.block_seconds * SPIN_HZ))
 
     def round(self, call: Callable[[], object]) -> tuple[float, float]:

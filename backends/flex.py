@@ -48,7 +48,7 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
     grouped = q.shape[1] != k.shape[1]
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Private, as torch has no public switch (seen on 2.9 to 2.13): without it the
+        # Private, as torch has no public switch (seen on 2.11 and 2.13): without it the
         # compiled backward frees what it saved and cannot be run again on one forward.
         with torch._functorch.config.patch(donated_buffer=False):
             return compiled(q, k, v, block_mask, grouped)
