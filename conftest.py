@@ -25,7 +25,6 @@ DEFAULTS = {
 SEQ_LENS = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
 FORMAT = 1  # of what is saved under "maskbench"; reports/table.py knows it
 DEFAULT_STORAGE = "file://./.benchmarks"
-BUILDERS = ("ours", "torch_eager", "torch_compiled")
 GRID, CLOCK = pytest.StashKey[dict](), pytest.StashKey()
 UNTIMED, CURRENT = pytest.StashKey[list](), pytest.StashKey[dict]()
 
@@ -161,7 +160,7 @@ def pytest_generate_tests(metafunc):
         # a CPU's default grid is to stay short: the longest length, where building costs most
         whole_grid = grid["device"] == "cuda" or metafunc.config.option.seq_lens
         lengths = grid["seq_lens"] if whole_grid else grid["seq_lens"][-1:]
-        values = list(product(grid["masks"], lengths, BUILDERS))
+        values = list(product(grid["masks"], lengths, metafunc.module.BUILDERS))
         ids = [f"{m}-{b}-s{s}-b{grid['shape'].batch}" for m, s, b in values]
         metafunc.parametrize(("mask", "seq_len", "builder"), values, ids=ids)
 

@@ -248,10 +248,13 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     if clock.adapt(len(times)):
         times, hosts, wall = pilot(clock, call, max_seconds / fewest)
     clock.late_rounds, before = 0, clock.card()
-    benchmark.pedantic(
-        call, setup=clock.settle, rounds=rounds_for(times, wall, fewest, max_seconds)
-    )
-    after = clock.card()
+    rounds = rounds_for(times, wall, fewest, max_seconds)
+    try:
+        benchmark.pedantic(call, setup=clock.settle, rounds=rounds)
+        after = clock.card()
+    except BaseException:
+        benchmark.has_error = True  # pytest-benchmark then saves no time
+        raise
     median, host = benchmark.stats["median"], statistics.median(hosts)
     return {
         "interval": interval(benchmark.stats["data"]),

@@ -53,11 +53,11 @@ class Documents(Mask):
         return mod
 
     def span(self, q):
-        ends = torch.tensor(list(accumulate(self.lengths)), device=q.device)
-        following = ends[torch.bucketize(q, ends, right=True)]
-        first = torch.where(q < ends[0], 0, ends[torch.bucketize(q, ends, right=True) - 1])
+        edges = torch.tensor([0, *accumulate(self.lengths)], device=q.device)
+        document = torch.bucketize(q, edges[1:], right=True)
+        first, last = edges[document], edges[document + 1] - 1
         low, high = self.inner.span(q - first)
-        return first + low.clamp(min=0), torch.minimum(first + high, following - 1)
+        return first + low.clamp(min=0), torch.minimum(first + high, last)
 
 
 @dataclass(frozen=True, eq=False)

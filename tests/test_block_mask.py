@@ -11,7 +11,7 @@ from backends.flex import compiler_found
 from tests.cells import size_of
 
 DIRECTION = "block_mask"
-FORMS = {
+BUILDERS = {  # and how each is told the mask
     "ours": "block bounds",
     "torch_eager": "create_block_mask",
     "torch_compiled": "torch.compile(create_block_mask)",
@@ -70,7 +70,7 @@ def test_block_mask(builder, problem, outcome, clock, benchmark, pytestconfig):
         benchmark.extra_info |= {
             **problem.fields(),
             **size_of(problem.mask, problem.seq_len, problem.shape.batch),
-            **{"backend": builder, "form": FORMS[builder], "flops": 0, "tflops": 0.0},
+            **{"backend": builder, "form": BUILDERS[builder], "flops": 0, "tflops": 0.0},
             **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
         }
         benchmark.extra_info |= measure.measure(benchmark, build, clock, pytestconfig)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import backends
-from backends.reference import Reference
 from masks import (
     PATTERNS,
     Causal,
@@ -21,7 +20,7 @@ from masks import (
     PrefixLM,
     SlidingWindow,
 )
-from tests.cells import Tensors, check
+from tests.cells import Shape, Tensors, check, drawn
 
 N = 300  # not a multiple of 128
 LENGTHS = torch.tensor([[300], [171]])
@@ -42,17 +41,8 @@ MASKS = {
 HALF_ON_CPU = ("causal", "global_local_sliding_window", "multi_document_prefix_lm")
 
 
-def tensors_for(mask, device, dtype="float32", heads=(4, 4), head_dim=64, backward=False):
-    draw = torch.Generator(device).manual_seed(1)
-    batch = mask.batch or 2
-
-    def normal(heads):
-        size = (batch, heads, mask.seq_len, head_dim)
-        return torch.randn(size, generator=draw, device=device, dtype=getattr(torch, dtype))
-
-    q, k, v = (normal(n).requires_grad_(backward) for n in (heads[0], heads[1], heads[1]))
-    dout = normal(heads[0]) if backward else None
-    return Tensors(q, k, v, dout, Reference(mask, q, k, v, dout))
+def tensors_for(mask, device, dtype="float32", heads=(4, 4), backward=False):
+    return drawn(mask, Shape(mask.batch or 2, *heads, 64), dtype, device, backward)
 
 
 def bound(backend, mask, tensors):

@@ -56,6 +56,19 @@ def test_rounds_reach_the_target():
         assert reached < 2 * measure.TARGET
 
 
+def test_a_time_that_was_cut_short_is_not_saved(pytestconfig):
+    class Benchmark:
+        enabled, has_error = True, False
+
+        def pedantic(self, *arguments, **options):
+            raise RuntimeError("the card fell off the bus")
+
+    benchmark = Benchmark()
+    with pytest.raises(RuntimeError, match="fell off the bus"):
+        measure.measure(benchmark, lambda: None, measure.HostClock(), pytestconfig)
+    assert benchmark.has_error, "pytest-benchmark leaves such a cell out"
+
+
 def test_pilot_of_a_slow_call_is_one_round():
     times, hosts, wall = measure.pilot(measure.HostClock(), lambda: time.sleep(0.02), 0.001)
     assert len(times) == len(hosts) == 1
