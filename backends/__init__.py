@@ -27,6 +27,11 @@ MODULES: dict[str, str] = {
     "sdpa_cudnn": "backends.sdpa",
     "sdpa_efficient": "backends.sdpa",
     "sdpa_math": "backends.sdpa",
+    "flex_flash": "backends.flex_flash",
+    "flash_attn": "backends.flash_attn",
+    "flash_attn_4": "backends.flash_attn_4",
+    "torch_varlen": "backends.torch_varlen",
+    "xformers": "backends.xformers",
 }
 
 # They hold S x S scores, so by default they are measured up to S = 2048 only.

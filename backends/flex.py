@@ -16,14 +16,16 @@ from backends import Call, Unsupported
 from masks import Full, Mask
 
 
-def attend(q, k, v, block_mask, grouped):
+def attend(q, k, v, block_mask, grouped, kernel_options):
     # The body is traced once and never run by Python, unless torch.compile gave up (after
     # recompile_limit recompiles, for one) and fell back to eager, 5 to 50 times slower.
     if not torch.compiler.is_compiling():
         raise RuntimeError(
             "FlexAttention fell back to eager: torch.compile did not compile this call"
         )
-    return flex_attention(q, k, v, block_mask=block_mask, enable_gqa=grouped)
+    return flex_attention(
+        q, k, v, block_mask=block_mask, enable_gqa=grouped, kernel_options=kernel_options
+    )
 
 
 def compiler_found() -> bool:
@@ -32,7 +34,7 @@ def compiler_found() -> bool:
     return any(shutil.which(name) for name in names if name)
 
 
-def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
+def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor, kernel_options: dict | None = None) -> Call:
     if q.device.type == "cpu" and q.requires_grad:
         raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's sentence
     if q.device.type == "cpu" and not compiler_found():
@@ -51,15 +53,14 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
         # Private, as torch has no public switch (seen on 2.11 and 2.13): without it the
         # compiled backward frees what it saved and cannot be run again on one forward.
         with torch._functorch.config.patch(donated_buffer=False):
-            return compiled(q, k, v, block_mask, grouped)
+            return compiled(q, k, v, block_mask, grouped, kernel_options)
 
-    return Call(_form(block_mask), (q, k, v), forward)
+    return Call(_form(block_mask, kernel_options), (q, k, v), forward)
 
 
-def _form(block_mask) -> str:
-    if block_mask is None:
-        return "no mask"
-    return "block_mask {}x{}".format(*block_mask.BLOCK_SIZE)
+def _form(block_mask, kernel_options) -> str:
+    form = "no mask" if block_mask is None else "block_mask {}x{}".format(*block_mask.BLOCK_SIZE)
+    return ", ".join([form, *(f"{name}={value}" for name, value in (kernel_options or {}).items())])
 
 
 BACKENDS = {"flex": bind}

@@ -133,7 +133,7 @@ def test_padding_takes_no_part(where, backend, inner, device):
 class SelfAttention(torch.nn.Module):
     """Multi-head self-attention as in a small model; the mask comes with the batch."""
 
-    def __init__(self, bind, width=128, heads=4):
+    def __init__(self, bind, width=256, heads=4):
         super().__init__()
         self.bind, self.heads = bind, heads
         self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
@@ -153,12 +153,12 @@ def test_padded_batch_gives_what_each_sequence_gives_alone(backend, device):
     torch.manual_seed(0)
     with torch.no_grad():
         mask = Padded(Causal(seq_len=n), torch.arange(n) >= torch.tensor(lengths)[:, None])
-        probe = torch.zeros(3, 4, n, 32, device=device, dtype=dtype)
+        probe = torch.zeros(3, 4, n, 64, device=device, dtype=dtype)
         bound(backend, mask, Tensors(probe, probe, probe, None, None))  # skips with its reason
         module = SelfAttention(backends.load(backend)).to(device, dtype)
         alone = SelfAttention(backends.load("dense"))
         alone.load_state_dict(module.state_dict())
-        x = torch.randn(3, n, 128, generator=draw)
+        x = torch.randn(3, n, 256, generator=draw)
         together = module(x.to(device, dtype), mask)
         for i, length in enumerate(lengths):
             expected = alone(x[i : i + 1, :length], Causal(seq_len=length))

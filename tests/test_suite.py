@@ -53,6 +53,7 @@ def test_node_ids_are_frozen():
     text = pytest_run("--collect-only", "-q", "--device", "cpu", *shape, "--seq-lens", "512,4096")
     found = {line for line in text.splitlines() if line.startswith("tests/test_")}
     ours = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
+    ours += ("flex_flash", "flash_attn", "flash_attn_4", "torch_varlen", "xformers")
     expected = {
         f"tests/test_{d}.py::test_{d}[{m}-{b}-s{s}-b8h32kv8d128-bfloat16]"
         for d, m, b, s in product(("forward", "backward"), NAMES, ours, (512, 4096))

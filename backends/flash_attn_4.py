@@ -1,0 +1,117 @@
+"""FlashAttention-4, the CuTe kernels of the package flash-attn-4 (flash_attn.cute).
+
+https://github.com/Dao-AILab/flash-attention/tree/main/flash_attn/cute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import cutlass
+from cutlass import cute
+from flash_attn.cute import flash_attn_func, flash_attn_varlen_func, utils
+from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+# Private, as the package has no public call that takes the log-sum-exp of a whole row for a
+# part of it (seen on 4.0.0b36).
+from flash_attn.cute.interface import _flash_attn_bwd
+from torch import Tensor
+
+from backends import Call
+from backends.composed import Batch, call_of
+from backends.composed import bind as composed
+from backends.kernel import CAUSAL, FULL, Kernel, Library, Window, halves_on_cuda, starts_of
+from masks import LocalAttention2D, Mask
+
+
+def told(window: Window) -> tuple[str, dict]:
+    """How the library is told a window: as text, and as its options."""
+    if window == FULL:
+        return "causal=False", {}
+    if window == CAUSAL:
+        return "causal=True", {"causal": True}
+    return f"window_size={window}", {"window_size": window}
+
+
+def gradients(window: Window, lengths: dict, dout, q, k, v, out, lse):
+    left, right = (None, None) if window == CAUSAL else window
+    sides = {"window_size_left": left, "window_size_right": right, "causal": window == CAUSAL}
+    return _flash_attn_bwd(q, k, v, out, dout, lse, **sides, **lengths)
+
+
+def batched(queries: int, keys: int, window: Window) -> Kernel:
+    form, options = told(window)
+
+    def attend(q, k, v):
+        return flash_attn_func(q, k, v, **options)[0]
+
+    forward = partial(flash_attn_func, **options, return_lse=True)
+    return Kernel(form, attend, forward, partial(gradients, window, {}))
+
+
+def packed(device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window) -> Kernel:
+    form, options = told(window)
+    lengths = {
+        "cu_seqlens_q": starts_of(q_lengths, device),
+        "cu_seqlens_k": starts_of(k_lengths, device),
+        "max_seqlen_q": max(q_lengths),
+        "max_seqlen_k": max(k_lengths),
+    }
+
+    def attend(q, k, v):
+        return flash_attn_varlen_func(q, k, v, **lengths, **options)[0]
+
+    forward = partial(flash_attn_varlen_func, **lengths, **options, return_lse=True)
+    return Kernel(f"varlen, {form}", attend, forward, partial(gradients, window, lengths))
+
+
+def mask_mod_2d(width: int, radius: int):
+    """LocalAttention2D as a CuTe function; the kernel is compiled for its two numbers."""
+    shift, low_bits = width.bit_length() - 1, width - 1
+    power_of_two = width & low_bits == 0
+
+    @cute.jit
+    def mask_mod(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):
+        q, k = m_idx[0], n_idx[0]
+        if cutlass.const_expr(power_of_two):  # no division
+            rows, columns = (q >> shift) - (k >> shift), (q & low_bits) - (k & low_bits)
+        else:
+            rows, columns = q // width - k // width, q % width - k % width
+        near = (rows <= radius) & (rows >= -radius)
+        near = near & (columns <= radius) & (columns >= -radius)
+        return utils.scalar_to_ssa(near, cutlass.Boolean)
+
+    return mask_mod
+
+
+def block_sparse(mask: LocalAttention2D, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    """A mask_mod of its own, run on the blocks that the mask touches alone."""
+    blocks = mask.block_mask(q.device)
+    of_queries = BlockSparseTensorsTorch(
+        *(blocks.kv_num_blocks, blocks.kv_indices),
+        *(blocks.full_kv_num_blocks, blocks.full_kv_indices),
+        block_size=blocks.BLOCK_SIZE,
+    )
+    of_keys = BlockSparseTensorsTorch(
+        *(blocks.q_num_blocks, blocks.q_indices),
+        *(blocks.full_q_num_blocks, blocks.full_q_indices),
+        block_size=blocks.BLOCK_SIZE,
+    )
+    options = {
+        "mask_mod": mask_mod_2d(mask.width, mask.radius),
+        "block_sparse_tensors": of_queries,
+        "block_sparse_tensors_bwd": of_keys,
+    }
+    form = "mask_mod + block sparsity {}x{}".format(*blocks.BLOCK_SIZE)
+    return call_of(form, lambda q, k, v: flash_attn_func(q, k, v, **options)[0], Batch(), q, k, v)
+
+
+def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    halves_on_cuda("FlashAttention-4", q)
+    if isinstance(mask, LocalAttention2D):
+        return block_sparse(mask, q, k, v)
+    return composed(Library(batched, partial(packed, q.device)), mask, q, k, v)
+
+
+BACKENDS = {"flash_attn_4": bind}

@@ -1,0 +1,109 @@
+"""xFormers' memory_efficient_attention, with the kernel that it chooses itself.
+
+https://facebookresearch.github.io/xformers/components/ops.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import xformers
+import xformers.ops as xops
+from torch import Tensor
+from xformers.ops.fmha import (
+    memory_efficient_attention_backward,
+    memory_efficient_attention_forward_requires_grad,
+)
+from xformers.ops.fmha.attn_bias import (
+    BlockDiagonalMask,
+    LocalAttentionFromBottomRightMask,
+    LowerTriangularFromBottomRightMask,
+    LowerTriangularMask,
+)
+
+from backends import Call, Unsupported
+from backends.composed import Batch, call_of
+from backends.composed import bind as composed
+from backends.dense import additive_bias
+from backends.kernel import CAUSAL, FULL, Kernel, Library, Window, halves_on_cuda
+from masks import LocalAttention2D, Mask
+
+# Where its kernels do not load (without libcudart.so.12, say) xFormers only warns, and every
+# operator is then missing. Loading them again raises what was wrong.
+torch.ops.load_library(next(Path(xformers.__file__).parent.glob("_C*.so")))
+
+
+def grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Grouped queries as xFormers has them: [..., kv_heads, group, head_dim], keys expanded."""
+    kv_heads = k.shape[-2]
+    if q.shape[-2] == kv_heads:
+        return q, k, v
+    q = q.unflatten(-2, (kv_heads, -1))
+    k, v = (t.unsqueeze(-2).expand(*t.shape[:-1], q.shape[-2], t.shape[-1]) for t in (k, v))
+    return q, k, v
+
+
+def kernel(form: str, bias, in_pack: bool) -> Kernel:
+    """A pack is a batch of one to xFormers; its lse is [1, heads, tokens]."""
+
+    def ready(*tensors: Tensor) -> list[Tensor]:
+        return [t[None] for t in tensors] if in_pack else list(tensors)
+
+    def attend(q, k, v):
+        out = xops.memory_efficient_attention(*grouped(*ready(q, k, v)), attn_bias=bias)
+        return out.reshape(q.shape)
+
+    def forward(q, k, v):
+        operands = grouped(*ready(q, k, v))
+        out, lse = memory_efficient_attention_forward_requires_grad(*operands, attn_bias=bias)
+        lse = lse.flatten(1, -2)  # the group, too
+        return out.reshape(q.shape), lse[0] if in_pack else lse
+
+    def backward(dout, q, k, v, out, lse):
+        dout, q, k, v, out = ready(dout, q, k, v, out)
+        lse = lse[None] if in_pack else lse
+        grads = memory_efficient_attention_backward(dout, out, lse, q, k, v, attn_bias=bias)
+        return tuple(g[0] for g in grads) if in_pack else grads
+
+    return Kernel(form, attend, forward, backward)
+
+
+def batched(queries: int, keys: int, window: Window) -> Kernel:
+    if window == FULL:
+        return kernel("no bias", None, False)
+    if window == CAUSAL:
+        aligned = LowerTriangularMask if queries == keys else LowerTriangularFromBottomRightMask
+        return kernel(aligned.__name__, aligned(), False)
+    bias = LocalAttentionFromBottomRightMask(*window)
+    return kernel(f"{type(bias).__name__}{window}", bias, False)
+
+
+def packed(device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window) -> Kernel:
+    bias = BlockDiagonalMask.from_seqlens(list(q_lengths), list(k_lengths), device=device)
+    if window == CAUSAL:
+        bias = bias.make_causal() if q_lengths == k_lengths else bias.make_causal_from_bottomright()
+    elif window != FULL:
+        raise Unsupported("xFormers has no two-sided window over packed sequences")
+    return kernel(type(bias).__name__, bias, True)
+
+
+def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    """S x S: for the mask that its biases cannot say."""
+    bias = additive_bias(mask, q).expand(q.shape[0], q.shape[1], -1, -1)
+    dense = kernel("dense bias", bias, False)
+    return call_of(dense.form, dense.attend, Batch(), q, k, v)
+
+
+def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    halves_on_cuda("xFormers' FlashAttention-2", q)
+    if q.requires_grad and q.shape[1] != k.shape[1]:
+        raise Unsupported("xFormers has grouped queries in the forward only (experimental)")
+    if isinstance(mask, LocalAttention2D):
+        return dense_bias(mask, q, k, v)
+    return composed(Library(batched, partial(packed, q.device)), mask, q, k, v)
+
+
+BACKENDS = {"xformers": bind}
