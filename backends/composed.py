@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from backends import Call, Unsupported
-from backends.joined import disjoint_queries, document_prefix_calls, global_local, prefix_calls
+from backends.joined import document_prefix, global_local, prefix_queries
 from backends.kernel import CAUSAL, FULL, Library, Window
 from masks import (
     Causal,
@@ -52,18 +52,18 @@ def bind(library: Library, mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
         case DilatedSlidingWindow(reach, dilation):
             return residue_streams(library, mask, reach, dilation, q, k, v)
         case PrefixLM(prefix):
-            calls = prefix_calls(library, mask.seq_len, prefix)
-            form = "2 calls: prefix rows full, the rest causal"
-            return call_of(form, disjoint_queries(calls), Batch(), q, k, v)
+            form = "2 calls: the prefix's queries full, the rest causal"
+            forward = prefix_queries(library, mask.seq_len, prefix)
+            return call_of(form, forward, Batch(), q, k, v)
         case Documents(lengths, inner) if (window := window_of(inner)) is not None:
             kernel = library.packed(lengths * batch, lengths * batch, window)
             return call_of(kernel.form, kernel.attend, Pack(batch), q, k, v)
         case Documents(lengths, PrefixLM(prefix)):
-            calls = document_prefix_calls(library, lengths * batch, prefix, q.device)
-            form = "2 packed calls: prefix rows full, the rest causal"
-            return call_of(form, disjoint_queries(calls), Pack(batch), q, k, v)
+            form = "2 packed calls: all causal, then the prefixes' queries full"
+            forward = document_prefix(library, lengths * batch, prefix, q.device)
+            return call_of(form, forward, Pack(batch), q, k, v)
         case GlobalLocalSlidingWindow():
-            form = "3 calls merged by log-sum-exp: window, far global keys, global queries"
+            form = "window and far global keys merged by log-sum-exp, global queries apart"
             return call_of(form, global_local(library, mask, batch, q.device), Batch(), q, k, v)
         case Padded(inner) if (window := window_of(inner)) is not None:
             return valid_tokens(library, mask, window, q, k, v)

@@ -9,8 +9,9 @@ is the sum of each call's own, computed with the output and the log-sum-exp of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
@@ -24,97 +25,101 @@ from masks import GlobalLocalSlidingWindow
 NOBODY = 1e30
 
 
-# --- disjoint query rows ---
+# --- disjoint query rows of a batch ---
 
 
 @dataclass(frozen=True)
 class Part:
-    """A call on some rows: a slice of a batch's sequences, or indices into a pack; None: all."""
+    """A call on some queries and keys of each sequence."""
 
     kernel: Kernel
-    queries: slice | Tensor
-    keys: slice | Tensor | None
+    queries: slice
+    keys: slice
 
 
-def prefix_calls(library: Library, seq_len: int, prefix: int) -> tuple[Part, Part]:
-    """Prefix LM: rows before `prefix` see it whole, the rest are causal.
+def prefix_queries(library: Library, seq_len: int, prefix: int):
+    """Prefix LM: queries before `prefix` see it whole, the rest are causal.
 
-    The first rows see keys before the prefix's end, all of them. Row q of the rest sees keys
-    up to q: a causal mask that ends at the last key, aligned at the bottom right.
+    The first queries see the keys before the prefix's end, all of them. Query q of the rest
+    sees keys up to q: a causal mask that ends at the last key, aligned at the bottom right.
     """
-    rest = library.batched(seq_len - prefix, seq_len, CAUSAL)
-    whole = library.batched(prefix, prefix, FULL)
-    first = slice(0, prefix)
-    return Part(rest, slice(prefix, None), None), Part(whole, first, first)
-
-
-def document_prefix_calls(library, lengths, prefix: int, device) -> tuple[Part, Part]:
-    """The same for each document of a pack: all prefixes in one call, all rests in another."""
-    ends = torch.tensor(lengths).cumsum(0)
-    place = torch.arange(int(ends[-1])) - (ends - torch.tensor(lengths)).repeat_interleave(
-        torch.tensor(lengths)
+    first, rest = slice(0, prefix), slice(prefix, seq_len)
+    parts = (
+        Part(library.batched(prefix, prefix, FULL), first, first),
+        Part(library.batched(seq_len - prefix, seq_len, CAUSAL), rest, slice(0, seq_len)),
     )
-    of_prefix = [min(n, prefix) for n in lengths]
-    of_rest = [n - p for n, p in zip(lengths, of_prefix, strict=True)]
-    first = (place < prefix).nonzero()[:, 0].to(device)
-    later = (place >= prefix).nonzero()[:, 0].to(device)
-    whole = Part(library.packed(of_prefix, of_prefix, FULL), first, first)
-    if not len(later):
-        raise Unsupported("the prefix is longer than each document: nothing is causal")
-    return Part(library.packed(of_rest, lengths, CAUSAL), later, None), whole
-
-
-def take(tensor: Tensor, rows: slice | Tensor | None) -> Tensor:
-    if rows is None:
-        return tensor
-    return tensor[:, rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
-
-
-def put(into: Tensor, rows: slice | Tensor, values: Tensor) -> None:
-    if isinstance(rows, slice):
-        into[:, rows] = values
-    else:
-        into.index_copy_(0, rows, values)
-
-
-def add(into: Tensor, rows: slice | Tensor, values: Tensor) -> None:
-    """Add to rows that are all different: a copy is faster than index_add_'s atomics."""
-    put(into, rows, take(into, rows) + values)
+    return lambda q, k, v: DisjointQueries.apply(q, k, v, parts)
 
 
 class DisjointQueries(torch.autograd.Function):
-    """Each call has its own query rows; the first has all keys, later ones may have some."""
+    """Parts in the order of their queries; the last has all keys, the others have some."""
 
     @staticmethod
     def forward(ctx, q, k, v, parts):
-        out, kept = torch.empty_like(q), []
+        kept = []
         for part in parts:
-            own = take(q, part.queries), take(k, part.keys), take(v, part.keys)
-            result, lse = part.kernel.forward(*own)
-            put(out, part.queries, result)
-            kept += [*own, result, lse]
-        ctx.save_for_backward(q, *kept)
+            own = q[:, part.queries], k[:, part.keys], v[:, part.keys]
+            kept.append((*own, *part.kernel.forward(*own)))
+        ctx.save_for_backward(*chain(*kept))
         ctx.parts = parts
+        return torch.cat([out for *_, out, _ in kept], 1)
+
+    @staticmethod
+    def backward(ctx, dout):
+        grads = []
+        for i, part in enumerate(ctx.parts):
+            own = ctx.saved_tensors[5 * i : 5 * i + 5]
+            grads.append(part.kernel.backward(dout[:, part.queries], *own))
+        *_, (_, dk, dv) = grads
+        for part, (_, some_dk, some_dv) in zip(ctx.parts, grads[:-1], strict=False):
+            dk[:, part.keys] += some_dk
+            dv[:, part.keys] += some_dv
+        return torch.cat([dq for dq, _, _ in grads], 1), dk, dv, None
+
+
+# --- query rows of a pack, computed again ---
+
+
+def document_prefix(library: Library, lengths: tuple[int, ...], prefix: int, device):
+    """Documents with a prefix: all causal in one call, then all prefixes' queries in another.
+
+    A prefix's queries see their prefix whole; the others see keys up to their own place, as
+    the causal call has it. Its rows for the prefix's queries are put aside.
+    """
+    lengths = torch.tensor(lengths)
+    starts = lengths.cumsum(0) - lengths
+    place = torch.arange(int(lengths.sum())) - starts.repeat_interleave(lengths)
+    rows = (place < prefix).nonzero()[:, 0].to(device)
+    of_prefix = lengths.clamp(max=prefix).tolist()
+    causal = library.packed(lengths.tolist(), lengths.tolist(), CAUSAL)
+    whole = library.packed(of_prefix, of_prefix, FULL)
+    return lambda q, k, v: ReplacedQueries.apply(q, k, v, causal, whole, rows)
+
+
+class ReplacedQueries(torch.autograd.Function):
+    """`first` on all tokens of a pack, `second` on `rows` alone, in their place."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, first, second, rows):
+        out, lse = first.forward(q, k, v)
+        own = tuple(t[rows] for t in (q, k, v))
+        result, own_lse = second.forward(*own)
+        out[rows] = result
+        lse.index_fill_(1, rows, NOBODY)
+        ctx.save_for_backward(q, k, v, out, lse, *own, result, own_lse, rows)
+        ctx.calls = first, second
         return out
 
     @staticmethod
     def backward(ctx, dout):
-        q, *kept = ctx.saved_tensors
-        dq, totals = torch.empty_like(q), None
-        for i, part in enumerate(ctx.parts):
-            own = kept[5 * i : 5 * i + 5]
-            mine, *others = part.kernel.backward(take(dout, part.queries), *own)
-            put(dq, part.queries, mine)
-            if totals is None:
-                totals = others
-            else:
-                for total, other in zip(totals, others, strict=True):
-                    add(total, part.keys, other)
-        return dq, *totals, None
-
-
-def disjoint_queries(parts):
-    return lambda q, k, v: DisjointQueries.apply(q, k, v, parts)
+        *whole, own_q, own_k, own_v, result, own_lse, rows = ctx.saved_tensors
+        first, second = ctx.calls
+        grads = first.backward(dout, *whole)
+        own = second.backward(dout[rows], own_q, own_k, own_v, result, own_lse)
+        grads[0][rows] = own[0]  # those of the first call are zeros
+        for grad, part in zip(grads[1:], own[1:], strict=True):
+            grad[rows] += part  # rows are all different
+        return *grads, None, None, None
 
 
 # --- disjoint keys ---
@@ -126,10 +131,10 @@ class GlobalLocal:
 
     near: Kernel  # a batch: every query, the keys in its window
     far: Kernel  # a pack: every query, the global keys that are not in its window
-    whole: Kernel  # a batch: the global queries, every key
-    tokens: Tensor  # [global tokens]
+    whole: Kernel  # a pack: the global queries, every key
+    tokens: Tensor  # of the B * S tokens, the global ones
     far_keys: Tensor  # of the B * S tokens, the keys of `far`
-    has_far: Tensor  # bool [S]
+    has_far: Tensor  # bool [B * S], whether `far` has keys for a query
 
 
 def far_segments(mask: GlobalLocalSlidingWindow) -> list[tuple[int, list[int]]]:
@@ -155,18 +160,20 @@ def global_local(library: Library, mask: GlobalLocalSlidingWindow, batch: int, d
     far = [len(tokens) for _, tokens in segments]
     if not sum(far):
         raise Unsupported("every global token lies in every query's window")
-    keys = torch.tensor([t for _, tokens in segments for t in tokens], device=device)
     starts = torch.arange(batch, device=device)[:, None] * mask.seq_len
+
+    def in_each(tokens: Sequence[int]) -> Tensor:
+        return (starts + torch.tensor(tokens, device=device)).flatten()
+
+    queries = in_each(mask.tokens)
+    whole = library.packed([len(mask.tokens)] * batch, [mask.seq_len] * batch, FULL)
     plan = GlobalLocal(
         library.batched(mask.seq_len, mask.seq_len, (mask.window, mask.window)),
         library.packed(lengths, far * batch, FULL),
-        library.batched(len(mask.tokens), mask.seq_len, FULL),
-        torch.tensor(mask.tokens, device=device),
-        (starts + keys).flatten(),
-        torch.tensor(far, device=device).repeat_interleave(
-            torch.tensor(lengths[: len(far)], device=device)
-        )
-        > 0,
+        whole,
+        queries,
+        in_each([t for _, tokens in segments for t in tokens]),
+        torch.tensor(far * batch).repeat_interleave(torch.tensor(lengths)).to(device) > 0,
     )
     return lambda q, k, v: MergedKeys.apply(q, k, v, plan)
 
@@ -174,33 +181,37 @@ def global_local(library: Library, mask: GlobalLocalSlidingWindow, batch: int, d
 class MergedKeys(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, plan):
-        far = q.flatten(0, 1), *(t.flatten(0, 1).index_select(0, plan.far_keys) for t in (k, v))
-        out, lse = plan.near.forward(q, k, v)
+        flat = tuple(t.flatten(0, 1) for t in (q, k, v))
+        far = flat[0], *(t[plan.far_keys] for t in flat[1:])
+        near_out, near_lse = plan.near.forward(q, k, v)
         far_out, far_lse = plan.far.forward(*far)
-        far_lse = batched_lse(far_lse, len(q)).masked_fill(~plan.has_far, -torch.inf)
-        weight = torch.sigmoid(far_lse - lse).transpose(1, 2)[..., None].to(q.dtype)
-        out, lse = torch.lerp(out, far_out.view_as(out), weight), torch.logaddexp(lse, far_lse)
-        queries = q.index_select(1, plan.tokens)
-        whole = queries, k, v, *plan.whole.forward(queries, k, v)
-        out.index_copy_(1, plan.tokens, whole[3])
-        # in the backward of the first two calls these rows take no part
-        lse.index_fill_(2, plan.tokens, NOBODY)
-        ctx.save_for_backward(q, k, v, out, lse, *far[1:], queries, *whole[3:])
+        far_lse = far_lse.masked_fill(~plan.has_far, -torch.inf)
+        lse = packed_lse(near_lse)
+        weight = torch.sigmoid(far_lse - lse).T.to(q.dtype, memory_format=torch.contiguous_format)
+        out = torch.lerp(near_out.flatten(0, 1), far_out, weight[..., None])
+        lse = torch.logaddexp(lse, far_lse)
+        whole = flat[0][plan.tokens], *flat[1:]
+        whole_out, whole_lse = plan.whole.forward(*whole)
+        out[plan.tokens] = whole_out
+        lse.index_fill_(1, plan.tokens, NOBODY)
+        ctx.save_for_backward(q, k, v, out, lse, *far[1:], whole[0], whole_out, whole_lse)
         ctx.plan = plan
-        return out
+        return out.view_as(q)
 
     @staticmethod
     def backward(ctx, dout):
         plan = ctx.plan
         q, k, v, out, lse, far_k, far_v, queries, whole_out, whole_lse = ctx.saved_tensors
-        dq, dk, dv = plan.near.backward(dout, q, k, v, out, lse)
-        flat, flat_q, flat_out = (t.flatten(0, 1) for t in (dout, q, out))
-        far = plan.far.backward(flat, flat_q, far_k, far_v, flat_out, packed_lse(lse))
-        dq += far[0].view_as(dq)
-        own = dout.index_select(1, plan.tokens)
-        whole = plan.whole.backward(own, queries, k, v, whole_out, whole_lse)
-        dq.index_copy_(1, plan.tokens, whole[0])
+        flat_q, flat_k, flat_v, flat_dout = (t.flatten(0, 1) for t in (q, k, v, dout))
+        near = plan.near.backward(dout, q, k, v, out.view_as(q), batched_lse(lse, len(q)))
+        far = plan.far.backward(flat_dout, flat_q, far_k, far_v, out, lse)
+        whole = plan.whole.backward(
+            flat_dout[plan.tokens], queries, flat_k, flat_v, whole_out, whole_lse
+        )
+        dq, dk, dv = (t.flatten(0, 1) for t in near)
+        dq += far[0]
+        dq[plan.tokens] = whole[0]
         for total, of_far, of_whole in ((dk, far[1], whole[1]), (dv, far[2], whole[2])):
             total += of_whole
-            total.flatten(0, 1).index_add_(0, plan.far_keys, of_far)
-        return dq, dk, dv, None
+            total.index_add_(0, plan.far_keys, of_far)
+        return dq.view_as(q), dk.view_as(k), dv.view_as(v), None

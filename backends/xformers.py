@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import xformers
 import xformers.ops as xops
 from torch import Tensor
@@ -92,7 +93,10 @@ def packed(device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: W
 
 def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
     """S x S: for the mask that its biases cannot say."""
-    bias = additive_bias(mask, q).expand(q.shape[0], q.shape[1], -1, -1)
+    bias = F.pad(additive_bias(mask, q), (0, -mask.seq_len % 8))  # rows start at 16 bytes
+    bias = bias[..., : mask.seq_len].expand(q.shape[0], q.shape[1], -1, -1)
+    if q.shape[1] != k.shape[1]:  # as `grouped` has the tensors
+        bias = bias.unflatten(1, (k.shape[1], -1))
     dense = kernel("dense bias", bias, False)
     return call_of(dense.form, dense.attend, Batch(), q, k, v)
 

@@ -1,4 +1,4 @@
-"""python -m reports plots [RUN ...] [-o DIR]"""
+"""python -m reports plots|matrix [RUN ...] [-o DIR]"""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 
 from masks import PATTERNS
 from reports.table import UnreadableRun, load, newest, shape_of
 
 
-def plots(runs: list[Path], folder: Path) -> int:
-    """Draw a run: mask.png and timing.png a mask, speed-up and the mask x backend table."""
-    from reports import mask_picture, overview, timing_picture  # after the backend is set
-    from reports.style import save
-
+def problems_of(runs: list[Path], folder: Path) -> list[tuple[pd.DataFrame, Path]]:
+    """The forward and backward cells of each shape and data type, with a folder for each."""
     table = load(runs)
-    attention = table[table["direction"].isin(timing_picture.DIRECTIONS)]
+    attention = table[table["direction"].isin(["forward", "backward"])]
     if attention.empty:
         raise UnreadableRun(f"{', '.join(map(str, runs))}: has no forward or backward cell")
-    problems = attention.groupby(attention.apply(shape_of, axis=1), sort=False)
+    found = list(attention.groupby(attention.apply(shape_of, axis=1), sort=False))
+    alone = len(found) == 1
+    return [(cells, folder if alone else folder / s.replace(" ", "_")) for s, cells in found]
+
+
+def plots(runs: list[Path], folder: Path) -> int:
+    """Draw a run: fastest backends, mask and timing of each mask, speed-up, tables."""
+    from reports import fastest, mask_picture, matrix, overview, timing_picture  # see main
+    from reports.style import save
+
     drawn = 0
-    for shape, cells in problems:
-        into = folder if len(problems) == 1 else folder / shape.replace(" ", "_")
+    for cells, into in problems_of(runs, folder):
         for mask, part in cells.groupby("mask", sort=False):
             pictures = {"timing.png": timing_picture.draw(part)}
             if mask in PATTERNS:  # a saved mask may be gone since
@@ -33,35 +39,52 @@ def plots(runs: list[Path], folder: Path) -> int:
                 save(figure, into / mask / name)
             drawn += len(pictures)
             print(f"  {into / mask}: {', '.join(pictures)}", flush=True)
+        overviews = {"table.png": overview.mask_by_backend(cells), "matrix.png": matrix.draw(cells)}
+        if cells["is_timed"].any():
+            overviews["fastest.png"] = fastest.draw(cells)
         for direction in timing_picture.DIRECTIONS:
             figure = overview.speed_up(cells, direction)
             if figure is not None:
-                save(figure, into / f"speedup_{direction}.png")
-                drawn += 1
-        save(overview.mask_by_backend(cells), into / "table.png")
-        drawn += 1
+                overviews[f"speedup_{direction}.png"] = figure
+        for name, figure in overviews.items():
+            save(figure, into / name)
+        drawn += len(overviews)
+        print(f"  {into}: {', '.join(overviews)}", flush=True)
     print(f"{drawn} pictures of {', '.join(map(str, runs))} are in {folder}/")
+    return 0
+
+
+def matrix(runs: list[Path], folder: Path) -> int:
+    """Print how each backend computes each mask, or why not, and draw it as matrix.png."""
+    from reports import matrix  # see main
+    from reports.style import save
+
+    for cells, into in problems_of(runs, folder):
+        print(matrix.text(cells), end="\n\n")
+        print(f"as a picture: {save(matrix.draw(cells), into / 'matrix.png')}")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("plots", help=plots.__doc__)
-    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
-    command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"))
-    command.description = (
-        "Several RUNs are one run, taken in parts. Default: the run saved last under "
-        ".benchmarks/. Pictures go to DIR (default: plots)."
-    )
+    for run in (plots, matrix):
+        command = commands.add_parser(run.__name__, help=run.__doc__)
+        command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+        command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"))
+        command.set_defaults(run=run)
+        command.description = (
+            f"{run.__doc__} Several RUNs are one run, taken in parts. Default: the run saved "
+            "last under .benchmarks/. Pictures go to DIR (default: plots)."
+        )
     options = parser.parse_args(arguments)
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # before pyplot is imported, by the modules that the commands import
     try:
-        return plots(options.runs or [newest()], options.o)
+        return options.run(options.runs or [newest()], options.o)
     except UnreadableRun as error:
         print(f"reports: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"reports: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"reports: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
     return 2
 
 

@@ -8,11 +8,13 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from reports import grid
 from reports.style import BLUE, ORANGE, VERMILLION, looks, milliseconds, ordered, why_not
 from reports.table import shape_of
 from reports.timing_picture import DIRECTIONS, longest_with_flex
 
 SHORT = {"forward": "fwd", "backward": "bwd"}
+HOST = "†"  # beside a time whose user waits for the host
 RATIO = LinearSegmentedColormap.from_list("ratio", [ORANGE, "#FFFFFF", BLUE])
 
 
@@ -61,7 +63,7 @@ def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
         axes.set_visible(False)
     names = ordered(handles)
     figure.legend(
-        [handles[b] for b in names], names, loc="outside lower center", ncols=7, fontsize=8
+        [handles[b] for b in names], names, loc="outside lower center", ncols=6, fontsize=8
     )
     what = f"Speed-up of FlexAttention, {direction}: backend's time / FlexAttention's"
     figure.suptitle(title(cells, what), fontsize=10)
@@ -78,7 +80,8 @@ def cell_text(cell: pd.DataFrame) -> tuple[str, float]:
         row = by_direction.loc[direction]
         if row["is_timed"]:
             times = f" ({row['ratio']:.2f}×)" if row["ratio"] > 0 else ""  # NaN without flex
-            lines.append(f"{SHORT[direction]} {milliseconds(row['median_s'])}{times}")
+            waits = f" {HOST}" if row["host_bound"] else ""
+            lines.append(f"{SHORT[direction]} {milliseconds(row['median_s'])}{times}{waits}")
         else:
             reasons[direction] = why_not(row, 30, 4)
     if len(reasons) == 2 and len(set(reasons.values())) == 1:
@@ -98,25 +101,19 @@ def mask_by_backend(cells: pd.DataFrame) -> Figure:
     key = pd.MultiIndex.from_frame(cells[["mask", "direction"]])
     cells = cells.assign(ratio=cells["median_s"] / flex.reindex(key).to_numpy())
     masks, backends = list(cells["mask"].unique()), ordered(cells["backend"])
-    figure, axes = plt.subplots(figsize=(1.65 * len(backends) + 1.6, 0.62 * len(masks) + 0.9))
-    axes.set_xlim(0, len(backends))
-    axes.set_ylim(len(masks), 0)
     norm = TwoSlopeNorm(0, -3, 3)  # log2 of the ratio: white is level, 8 times fills
-    for (mask, backend), cell in cells.groupby(["mask", "backend"]):
-        x, y = backends.index(backend), masks.index(mask)
-        text, ratio = cell_text(cell)
-        known = np.isfinite(ratio)
-        colour = RATIO(norm(np.clip(np.log2(ratio), -3, 3))) if known else "#EEEEEE"
-        colour = (*colour[:3], 0.6) if known else colour
-        axes.add_patch(plt.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", lw=2))
-        size = 7 if text.count("\n") < 2 else 5.5
-        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size)
-    axes.set_xticks(np.arange(len(backends)) + 0.5, backends)
+    groups = dict(list(cells.groupby(["mask", "backend"])))
+
+    def cell(y: int, x: int) -> tuple[str, object]:
+        here = groups.get((masks[y], backends[x]))
+        if here is None:
+            return "not in this run", grid.NOTHING
+        text, ratio = cell_text(here)
+        if not np.isfinite(ratio):
+            return text, grid.NOTHING
+        return text, (*RATIO(norm(np.clip(np.log2(ratio), -3, 3)))[:3], 0.6)
+
     lengths = cells.groupby("mask")["seq_len"].max()
-    axes.set_yticks(np.arange(len(masks)) + 0.5, [f"{m}\nS={lengths[m]}" for m in masks])
-    axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    what = "Time and, in brackets, × FlexAttention (blue: FlexAttention faster, forward)"
-    axes.set_title(title(cells, what), fontsize=9, pad=24)
-    return figure
+    rows = [f"{m}\nS={lengths[m]}" for m in masks]
+    what = "Time and, in brackets, × FlexAttention (blue: FlexAttention faster, forward; "
+    return grid.draw(rows, backends, cell, title(cells, f"{what}{HOST} host-bound)"))

@@ -15,26 +15,37 @@ from PIL import Image
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
-COLOURS = [VERMILLION, BLUE, SKY, GREEN, ORANGE, PURPLE, BLACK, YELLOW]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">"]
-# Always these colours; others follow in the order in which they are met.
-FIRST = ["flex", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "dense"]
+# Always these looks, in this order. Greys are for what only wins where it is alone.
+FIRST = {
+    "flex": (VERMILLION, "o"),
+    "flex_flash": (ORANGE, "s"),
+    "flash_attn_4": (BLUE, "^"),
+    "flash_attn": (SKY, "D"),
+    "xformers": (PURPLE, "v"),
+    "torch_varlen": (GREEN, "P"),
+    "sdpa": (BLACK, "X"),
+    "sdpa_cudnn": (YELLOW, "*"),
+    "sdpa_efficient": ("#999999", "<"),
+    "sdpa_flash": ("#777777", ">"),
+    "sdpa_math": ("#BBBBBB", "p"),
+    "dense": ("#555555", "h"),
+}
+OTHERS = [(BLUE, "1"), (GREEN, "2"), (PURPLE, "3"), (BLACK, "4"), (SKY, "+"), (ORANGE, "x")]
 
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
 def ordered(backends) -> list[str]:
     """Backends in the order of all pictures, FlexAttention first."""
-    return sorted(set(backends), key=lambda b: (FIRST.index(b) if b in FIRST else len(FIRST), b))
+    place = {backend: i for i, backend in enumerate(FIRST)}
+    return sorted(set(backends), key=lambda b: (place.get(b, len(place)), b))
 
 
 def looks(backends: list[str]) -> dict[str, dict]:
     """Colour and marker of each backend, the same in every picture."""
-    every = FIRST + [b for b in ordered(backends) if b not in FIRST]
-    return {
-        b: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, b in enumerate(every)
-    }
+    others = [b for b in ordered(backends) if b not in FIRST]
+    every = FIRST | {b: OTHERS[i % len(OTHERS)] for i, b in enumerate(others)}
+    return {b: {"color": colour, "marker": marker} for b, (colour, marker) in every.items()}
 
 
 def milliseconds(seconds: float) -> str:

@@ -62,5 +62,9 @@ def transposed(mask, q, k, v):
 
 
 BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex, transposed)}
-backends.MODULES.update(dict.fromkeys(BACKENDS, __name__))
-backends.MODULES["absent"] = "a_library_that_is_not_installed"
+
+
+def pytest_load_initial_conftests():
+    """Before conftest.py reads the names; importing this module alone changes nothing."""
+    backends.MODULES.update(dict.fromkeys(BACKENDS, __name__))
+    backends.MODULES["absent"] = "a_library_that_is_not_installed"

@@ -127,7 +127,6 @@ def test_what_has_no_form_says_so():
         LocalAttention2D(4, 1, seq_len=12): "no form of LocalAttention2D in windows and packed",
         DilatedSlidingWindow(4, 5, seq_len=12): "12 is no multiple of 5",
         GlobalLocalSlidingWindow(6, (6,), seq_len=12): "every global token lies in every query",
-        Documents((5, 7), PrefixLM(7, seq_len=12)): "the prefix is longer than each document",
         Padded(SlidingWindow(2, 0, seq_len=12), torch.arange(12)[None] == 4): "at the ends alone",
     }.items():
         with pytest.raises(Unsupported, match=reason):
@@ -205,7 +204,7 @@ def test_forms_say_how():
     assert forms["bidirectional_dilated_sliding_window"] == (
         "2 residue streams as heads, window (4, 4)"
     )
-    assert forms["prefix_lm"] == "2 calls: prefix rows full, the rest causal"
+    assert forms["prefix_lm"] == "2 calls: the prefix's queries full, the rest causal"
     assert forms["multi_document_causal"] == f"packed, window {CAUSAL}"
     assert "merged by log-sum-exp" in forms["global_local_sliding_window"]
     assert forms["causal_padding"] == f"valid tokens alone, packed, window {CAUSAL}"
