@@ -75,7 +75,8 @@ def _found(name: str) -> Bind | str:
     try:
         return importlib.import_module(MODULES[name]).BACKENDS[name]
     except Exception as error:  # whatever a broken package raises, the user is to read it
-        return f"{type(error).__name__}: {error}"
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return f"{type(error).__name__}: {error}{cause}"
 
 
 def load(name: str) -> Bind:

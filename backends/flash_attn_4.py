@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import cutlass
 from cutlass import cute
-from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
+from flash_attn.cute import flash_attn_func, flash_attn_varlen_func, utils
 from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
 
 # Private, as the package has no public call that takes the log-sum-exp of a whole row for a
@@ -66,28 +67,24 @@ def packed(device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: W
 
 
 def mask_mod_2d(width: int, radius: int):
-    """LocalAttention2D as a CuTe function; the kernel is compiled for its two numbers."""
+    """LocalAttention2D as a CuTe function; the kernel is compiled for its two numbers.
+
+    On scalars, as CuTe's vectors have no shift: with `&` alone, on vectors, the kernels
+    took a quarter to a third longer on an H200.
+    """
+    shift, low_bits = width.bit_length() - 1, width - 1
+    power_of_two = width & low_bits == 0
 
     @cute.jit
     def mask_mod(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):
-        column, k_column = m_idx % width, n_idx % width
-        row, k_row = m_idx - column, n_idx - k_column  # the first pixel of the row
-        near = (k_row <= row + radius * width) & (k_row >= row - radius * width)
-        return near & (k_column <= column + radius) & (k_column >= column - radius)
-
-    return mask_mod
-
-
-def mask_mod_2d_bits(width: int, radius: int):
-    """The same for a width that is a power of two: without a division."""
-    low_bits = width - 1
-
-    @cute.jit
-    def mask_mod(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):
-        column, k_column = m_idx & low_bits, n_idx & low_bits
-        row, k_row = m_idx - column, n_idx - k_column
-        near = (k_row <= row + radius * width) & (k_row >= row - radius * width)
-        return near & (k_column <= column + radius) & (k_column >= column - radius)
+        q, k = m_idx[0], n_idx[0]
+        if cutlass.const_expr(power_of_two):  # no division
+            rows, columns = (q >> shift) - (k >> shift), (q & low_bits) - (k & low_bits)
+        else:
+            rows, columns = q // width - k // width, q % width - k % width
+        near = (rows <= radius) & (rows >= -radius)
+        near = near & (columns <= radius) & (columns >= -radius)
+        return utils.scalar_to_ssa(near, cutlass.Boolean)
 
     return mask_mod
 
@@ -105,9 +102,8 @@ def block_sparse(mask: LocalAttention2D, q: Tensor, k: Tensor, v: Tensor) -> Cal
         *(blocks.full_q_num_blocks, blocks.full_q_indices),
         block_size=blocks.BLOCK_SIZE,
     )
-    spelling = mask_mod_2d_bits if mask.width & (mask.width - 1) == 0 else mask_mod_2d
     options = {
-        "mask_mod": spelling(mask.width, mask.radius),
+        "mask_mod": mask_mod_2d(mask.width, mask.radius),
         "block_sparse_tensors": of_queries,
         "block_sparse_tensors_bwd": of_keys,
     }

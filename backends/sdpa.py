@@ -62,6 +62,10 @@ def bind(kernel: SDPBackend | None, mask: Mask, q: Tensor, k: Tensor, v: Tensor)
         if bias is not None:
             bias = bias.expand(q.shape[0], q.shape[1], -1, -1)
         reason = torchs_reason(kernel, SDPAParams(q, k, v, bias, 0.0, causal, grouped))
+        if reason and grouped:  # of which torch says nothing
+            alike = SDPAParams(q, q, q, bias, 0.0, causal, False)
+            if torchs_reason(kernel, alike) is None:
+                reason = f"SDPA's {kernel.name} kernel takes no grouped queries (enable_gqa)"
         if reason:
             raise Unsupported(reason)
 

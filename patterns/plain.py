@@ -163,16 +163,15 @@ class LocalAttention2D(Mask):
     radius: int
 
     def mask_mod(self, device):
-        width, radius, low_bits = self.width, self.radius, self.width - 1
+        width, radius = self.width, self.radius
+        shift, low_bits = width.bit_length() - 1, width - 1
 
         def mod(b, h, q, k):
-            if width & low_bits == 0:  # a power of two: no division, and no shift, which CuTe lacks
-                column, k_column = q & low_bits, k & low_bits
-                row, k_row, rows = q - column, k - k_column, radius * width  # first of its row
+            if width & low_bits == 0:  # a power of two: no division
+                row, column, k_row, k_column = q >> shift, q & low_bits, k >> shift, k & low_bits
             else:
                 row, column, k_row, k_column = q // width, q % width, k // width, k % width
-                rows = radius
-            near = (k_row >= row - rows) & (k_row <= row + rows)
+            near = (k_row >= row - radius) & (k_row <= row + radius)
             return near & (k_column >= column - radius) & (k_column <= column + radius)
 
         return mod

@@ -18,7 +18,10 @@ TIMED, PARTLY = "#CFE5F3", "#FBE3B6"
 def entry(cells: pd.DataFrame) -> str:
     """One mask and backend: the form that was used, and what a direction cannot and why."""
     said = {}
-    for direction, rows in cells.groupby("direction", sort=False):
+    for direction in SHORT:
+        rows = cells[cells["direction"] == direction]
+        if rows.empty:
+            continue
         timed = rows[rows["is_timed"]]
         last = (timed if len(timed) else rows).iloc[-1]
         said[direction] = last["form"] if len(timed) else f"{last['outcome']}: {last['reason']}"

@@ -1,6 +1,7 @@
 """Reports on a small saved run (tests/data, made by a real one) and on bad input."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -10,14 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reports import table
+from reports import fastest, matrix, table
 from reports.__main__ import main
 from reports.style import milliseconds
 
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "tests" / "data" / "cpu_run.json"
 MASKS = ["causal", "global_local_sliding_window", "causal_padding"]
-OVERVIEWS = ["speedup_backward.png", "speedup_forward.png", "table.png"]
+OVERVIEWS = ["fastest.png", "matrix.png", "speedup_forward.png", "table.png"]
 
 
 @pytest.fixture
@@ -74,13 +75,49 @@ def test_plots_draw_every_mask_and_the_overviews(tmp_path, capsys):
     drawn = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
     each = [f"{mask}/{name}" for mask in MASKS for name in ("mask.png", "timing.png")]
     # no backward speed-up: on a CPU FlexAttention has none
-    assert drawn == sorted(each + OVERVIEWS[1:])
+    assert drawn == sorted(each + OVERVIEWS)
     for path in (tmp_path / "out").rglob("*.png"):
         assert path.stat().st_size < 150_000
         with Image.open(path) as picture:
             assert min(picture.size) > 250
             assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
-    assert f"8 pictures of {RUN} are in {tmp_path / 'out'}/" in capsys.readouterr().out
+    assert f"10 pictures of {RUN} are in {tmp_path / 'out'}/" in capsys.readouterr().out
+
+
+def test_matrix_says_of_each_cell_how_or_why_not(tmp_path, capsys):
+    assert main(["matrix", str(RUN), "-o", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    blocks = dict(block.split("\n", 1) for block in said.split("\n\n")[1:-1])
+    assert list(blocks) == MASKS
+    for block in blocks.values():
+        entries = dict(line.split(maxsplit=1) for line in block.splitlines())
+        assert len(entries) == 7
+        assert all(entries.values())
+        assert "does not support backward on CPU" in entries["flex"]
+        assert entries["flex"].startswith("fwd block_mask 128x128; bwd unsupported: ")
+        assert entries["sdpa_cudnn"].startswith("unsupported: SDPA's CUDNN_ATTENTION kernel needs")
+    assert "  sdpa_flash      is_causal=True" in blocks["causal"]
+    assert (tmp_path / "matrix.png").stat().st_size > 10_000
+
+
+def test_a_cell_that_was_not_in_the_run_says_so():
+    cells = table.load([RUN])
+    cells = cells[(cells["mask"] != "causal") | (cells["backend"] != "dense")]
+    assert matrix.entries(cells)["causal", "dense"] == "not in this run"
+
+
+def test_fastest_is_the_least_time_with_its_ratio():
+    cells = table.load([RUN])
+    for row in fastest.winners(cells).itertuples():
+        same = cells[cells["is_timed"]].query(
+            "mask == @row.mask and direction == @row.direction and seq_len == @row.seq_len"
+        )
+        assert row.median_s == same["median_s"].min()
+        flex = same[same["backend"] == "flex"]["median_s"]
+        if len(flex):
+            assert row.over_flex == row.median_s / flex.item()
+        else:
+            assert math.isnan(row.over_flex)
 
 
 def test_plots_keep_what_a_mask_that_is_gone_was_timed_at(tmp_path, capsys):
@@ -112,6 +149,7 @@ def test_newest_is_the_run_saved_last(tmp_path):
     assert table.newest(tmp_path) == newer
 
 
+EMPTY = {"format": table.FORMAT, "untimed": []}
 BAD = {
     "empty": ("", "is empty"),
     "truncated": (RUN.read_text()[:2000], "is not JSON or is truncated"),
@@ -120,7 +158,11 @@ BAD = {
     "another suite": ('{"benchmarks": [{"name": "x"}]}', "but not from this suite"),
     "unknown format": ('{"benchmarks": [], "maskbench": {"format": 99}}', "has format 99"),
     "no benchmarks": (
-        '{"benchmarks": [], "maskbench": {"format": 1, "untimed": []}}',
+        json.dumps({**json.loads(RUN.read_text()), "benchmarks": []}),
+        "has no benchmarks: nothing was timed",
+    ),
+    "nothing at all": (
+        json.dumps({**json.loads(RUN.read_text()), "benchmarks": [], "maskbench": EMPTY}),
         "has no benchmarks: nothing was timed",
     ),
     "half a run": (

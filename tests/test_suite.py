@@ -13,6 +13,7 @@ import torch
 
 from conftest import grid_of
 from masks import PATTERNS
+from reports.table import UnreadableRun, load
 from tests.broken_backends import NAMES as BROKEN
 from tests.cells import out_of_memory
 from tests.test_masks import NAMES
@@ -214,12 +215,20 @@ def test_where_nothing_is_timed_the_reasons_are_saved(tmp_path):
     pytest_run("--benchmark-only", f"--benchmark-json={path}", *grid, *CELLS)
     kept = strict_json(path)["maskbench"]["untimed"]
     assert [cell["outcome"] for cell in kept] == ["unsupported"] * 2
+    with pytest.raises(UnreadableRun, match="nothing was timed in that run"):
+        load([path])
+    # as a part of a run it tells why
+    other = tmp_path / "other.json"
+    grid = (*grid[:-1], "sdpa", "--benchmark-max-time=0.01")
+    pytest_run("--benchmark-only", f"--benchmark-json={other}", *grid, *CELLS)
+    cells = load([path, other])
+    assert set(cells["outcome"]) == {"unsupported", "timed"}
 
 
 def test_a_missing_package_is_skipped_with_the_imports_message(run):
     message = "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
     assert outcomes(run)["absent"] == ("skipped", message)
-    assert f"missing: absent ({message})" in run.text
+    assert f"absent ({message})" in run.text.split("missing: ")[1]
 
 
 def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
