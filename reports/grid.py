@@ -31,7 +31,9 @@ def draw(
             text, colour = cell(y, x)
             box = plt.Rectangle((x, y), 1, 1, facecolor=to_rgba(colour), edgecolor="white", lw=2)
             axes.add_patch(box)
-            size = 7 if text.count("\n") < 2 else 5.5
+            lines = text.split("\n")
+            roomy = len(lines) < 3 and max(map(len, lines)) <= 17 * width
+            size = 7 if roomy else 5.5
             axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)

@@ -11,6 +11,7 @@ from reports.style import GREY, VERMILLION, looks, milliseconds, ordered, why_no
 from reports.table import shape_of
 
 DIRECTIONS = ("forward", "backward")
+CUT = 5  # times FlexAttention's: longer bars are cut
 CLEAR = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}  # behind text
 
 
@@ -39,6 +40,8 @@ def bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: str) -
     timed = cells[cells["is_timed"]]
     flex = timed["median_s"].get("flex")
     widest, look = timed["median_s"].max() if len(timed) else 1.0, looks(backends)
+    if flex and widest > CUT * flex:  # else a dense mask leaves the others no room
+        widest = CUT * flex
     for place, backend in enumerate(backends):
         beside = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "bbox": CLEAR}
         if backend not in cells.index:
@@ -48,10 +51,13 @@ def bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: str) -
             axes.annotate(text, (0, place), fontsize=6.5, style="italic", **beside)
         else:
             row = timed.loc[backend]
-            axes.barh(place, row["median_s"], color=look[backend]["color"], height=0.68)
+            cut = row["median_s"] > widest
+            hatch = {"hatch": "////", "edgecolor": "white"} if cut else {}
+            length = min(row["median_s"], widest)
+            axes.barh(place, length, color=look[backend]["color"], height=0.68, **hatch)
             times = f" ({row['median_s'] / flex:.2f}×)" if flex and backend != "flex" else ""
-            text = f"{milliseconds(row['median_s'])}{times}{notes(row)}"
-            axes.annotate(text, (row["median_s"], place), fontsize=8, **beside)
+            text = f"{'» ' if cut else ''}{milliseconds(row['median_s'])}{times}{notes(row)}"
+            axes.annotate(text, (length, place), fontsize=8, **beside)
     if flex:
         axes.axvline(flex, color=VERMILLION, linewidth=1, linestyle="--", zorder=0)
     axes.set_xlim(0, widest * 1.5)
@@ -59,7 +65,8 @@ def bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: str) -
     axes.set_ylim(len(backends) - 0.5, -0.5)  # the first on top
     axes.set_title(direction, loc="left", fontsize=9)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x * 1e3:g}")
-    axes.set_xlabel("ms, median (× FlexAttention); dashed: FlexAttention")
+    cut = f"; »: cut at {CUT}×" if timed["median_s"].gt(widest).any() else ""
+    axes.set_xlabel(f"ms, median (× FlexAttention, dashed){cut}")
 
 
 def draw(cells: pd.DataFrame) -> Figure:
