@@ -21,17 +21,8 @@ from torch import Tensor
 from backends import Call
 from backends.composed import Batch, call_of
 from backends.composed import bind as composed
-from backends.kernel import CAUSAL, FULL, Kernel, Library, Window, halves_on_cuda, starts_of
+from backends.kernel import CAUSAL, Kernel, Library, Window, halves_on_cuda, starts_of, told
 from masks import LocalAttention2D, Mask
-
-
-def told(window: Window) -> tuple[str, dict]:
-    """How the library is told a window: as text, and as its options."""
-    if window == FULL:
-        return "causal=False", {}
-    if window == CAUSAL:
-        return "causal=True", {"causal": True}
-    return f"window_size={window}", {"window_size": window}
 
 
 def gradients(window: Window, lengths: dict, dout, q, k, v, out, lse):

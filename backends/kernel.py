@@ -42,6 +42,15 @@ class Library:
     packed: Callable[[Sequence[int], Sequence[int], Window], Kernel]
 
 
+def told(window: Window) -> tuple[str, dict[str, object]]:
+    """How the flash-attn packages are told a window: as text, and as their options."""
+    if window == FULL:
+        return "causal=False", {}
+    if window == CAUSAL:
+        return "causal=True", {"causal": True}
+    return f"window_size={window}", {"window_size": window}
+
+
 def starts_of(lengths: Sequence[int], device: torch.device) -> Tensor:
     """int32 [sequences + 1]: where each packed sequence starts, and where the last ends."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
