@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backends import Call, Unsupported
 from backends.joined import document_prefix, global_local, prefix_queries
-from backends.kernel import CAUSAL, FULL, Library, Window
+from backends.kernel import CAUSAL, FULL, Attend, Library, Window
 from masks import (
     Causal,
     DilatedSlidingWindow,
@@ -49,8 +49,8 @@ def bind(library: Library, mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
         kernel = library.batched(mask.seq_len, mask.seq_len, window)
         return call_of(kernel.form, kernel.attend, Batch(), q, k, v)
     match mask:
-        case DilatedSlidingWindow(reach, dilation):
-            return residue_streams(library, mask, reach, dilation, q, k, v)
+        case DilatedSlidingWindow():
+            return residue_streams(library, mask, q, k, v)
         case PrefixLM(prefix):
             form = "2 calls: the prefix's queries full, the rest causal"
             forward = prefix_queries(library, mask.seq_len, prefix)
@@ -126,7 +126,8 @@ class Valid:
         return Pack(self.batch).unpack(whole.index_copy(0, self.tokens, tensor))
 
 
-def call_of(form: str, forward, layout, q: Tensor, k: Tensor, v: Tensor) -> Call:
+def call_of(form: str, forward: Attend, layout, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    """The call on q, k, v [B, heads, S, head_dim], brought into `layout`, one of the above."""
     packed = (layout.pack(t.detach()).requires_grad_(t.requires_grad) for t in (q, k, v))
     return Call(form, tuple(packed), forward, layout.pack, layout.unpack)
 
@@ -134,13 +135,16 @@ def call_of(form: str, forward, layout, q: Tensor, k: Tensor, v: Tensor) -> Call
 # --- one call, on tokens in another order ---
 
 
-def residue_streams(library, mask, reach: int, dilation: int, q, k, v) -> Call:
+def residue_streams(
+    library: Library, mask: DilatedSlidingWindow, q: Tensor, k: Tensor, v: Tensor
+) -> Call:
     """Dilated window: tokens of one residue modulo the dilation attend to each other alone.
 
     q - k is a multiple of n exactly where q and k are of one residue; there they are
     (q - k) / n apart. So each of the n streams has a plain window of reach // n. As heads are
     independent, streams are heads: [B, S, heads, D] read as [B, S / n, n * heads, D].
     """
+    reach, dilation = mask.window, mask.dilation
     if mask.seq_len % dilation:
         raise Unsupported(
             f"residue streams need a length that the dilation divides: {mask.seq_len} is no "
@@ -152,7 +156,9 @@ def residue_streams(library, mask, reach: int, dilation: int, q, k, v) -> Call:
     return call_of(form, kernel.attend, Streams(dilation), q, k, v)
 
 
-def valid_tokens(library, mask: Padded, window: Window, q, k, v) -> Call:
+def valid_tokens(
+    library: Library, mask: Padded, window: Window, q: Tensor, k: Tensor, v: Tensor
+) -> Call:
     """Padding: the valid tokens alone, packed; their order stays, so causal stays causal."""
     _, _, one_run = mask.valid_ends("cpu")
     if window not in (FULL, CAUSAL) and not one_run:

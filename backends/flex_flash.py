@@ -19,8 +19,8 @@ from masks import LocalAttention2D, Mask
 class Unshifted(LocalAttention2D):
     """The 2-D mask without a shift, which CuTe's vectors lack (seen on 4.0.0b36).
 
-    On an H200 this took 0.73 ms at S=4096 and divisions 0.83; Triton is faster with shifts
-    (0.62 against 0.76).
+    Forward on an H200 (B8 H16 S4096 D64 float16) this took 0.73 ms and divisions 0.83; in
+    Triton's kernel shifts took 0.62 and this 0.76.
     """
 
     def mask_mod(self, device):

@@ -15,9 +15,10 @@ from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from backends import Unsupported
-from backends.kernel import CAUSAL, FULL, Kernel, Library, batched_lse, packed_lse
+from backends.kernel import CAUSAL, FULL, Attend, Kernel, Library, batched_lse, packed_lse
 from masks import GlobalLocalSlidingWindow
 
 # Stands for the log-sum-exp of a query that is to have no part in a gradient: each of its
@@ -37,7 +38,7 @@ class Part:
     keys: slice
 
 
-def prefix_queries(library: Library, seq_len: int, prefix: int):
+def prefix_queries(library: Library, seq_len: int, prefix: int) -> Attend:
     """Prefix LM: queries before `prefix` see it whole, the rest are causal.
 
     The first queries see the keys before the prefix's end, all of them. Query q of the rest
@@ -65,13 +66,14 @@ class DisjointQueries(torch.autograd.Function):
         return torch.cat([out for *_, out, _ in kept], 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         grads = []
         for i, part in enumerate(ctx.parts):
             own = ctx.saved_tensors[5 * i : 5 * i + 5]
             grads.append(part.kernel.backward(dout[:, part.queries], *own))
         *_, (_, dk, dv) = grads
-        for part, (_, some_dk, some_dv) in zip(ctx.parts, grads[:-1], strict=False):
+        for part, (_, some_dk, some_dv) in zip(ctx.parts[:-1], grads[:-1], strict=True):
             dk[:, part.keys] += some_dk
             dv[:, part.keys] += some_dv
         return torch.cat([dq for dq, _, _ in grads], 1), dk, dv, None
@@ -80,7 +82,9 @@ class DisjointQueries(torch.autograd.Function):
 # --- query rows of a pack, computed again ---
 
 
-def document_prefix(library: Library, lengths: tuple[int, ...], prefix: int, device):
+def document_prefix(
+    library: Library, lengths: tuple[int, ...], prefix: int, device: torch.device
+) -> Attend:
     """Documents with a prefix: all causal in one call, then all prefixes' queries in another.
 
     A prefix's queries see their prefix whole; the others see keys up to their own place, as
@@ -105,12 +109,14 @@ class ReplacedQueries(torch.autograd.Function):
         own = tuple(t[rows] for t in (q, k, v))
         result, own_lse = second.forward(*own)
         out[rows] = result
-        lse.index_fill_(1, rows, NOBODY)
+        if any(ctx.needs_input_grad):
+            lse.index_fill_(1, rows, NOBODY)
         ctx.save_for_backward(q, k, v, out, lse, *own, result, own_lse, rows)
         ctx.calls = first, second
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         *whole, own_q, own_k, own_v, result, own_lse, rows = ctx.saved_tensors
         first, second = ctx.calls
@@ -148,7 +154,9 @@ def far_segments(mask: GlobalLocalSlidingWindow) -> list[tuple[int, list[int]]]:
     ]
 
 
-def global_local(library: Library, mask: GlobalLocalSlidingWindow, batch: int, device):
+def global_local(
+    library: Library, mask: GlobalLocalSlidingWindow, batch: int, device: torch.device
+) -> Attend:
     """Global+local: a window, the global keys outside of it, and the global queries' own rows.
 
     A query that is not global sees the keys in its window and, disjoint from them, the global
@@ -189,16 +197,17 @@ class MergedKeys(torch.autograd.Function):
         lse = packed_lse(near_lse)
         weight = torch.sigmoid(far_lse - lse).T.to(q.dtype, memory_format=torch.contiguous_format)
         out = torch.lerp(near_out.flatten(0, 1), far_out, weight[..., None])
-        lse = torch.logaddexp(lse, far_lse)
         whole = flat[0][plan.tokens], *flat[1:]
         whole_out, whole_lse = plan.whole.forward(*whole)
         out[plan.tokens] = whole_out
-        lse.index_fill_(1, plan.tokens, NOBODY)
+        if any(ctx.needs_input_grad):
+            lse = torch.logaddexp(lse, far_lse).index_fill_(1, plan.tokens, NOBODY)
         ctx.save_for_backward(q, k, v, out, lse, *far[1:], whole[0], whole_out, whole_lse)
         ctx.plan = plan
         return out.view_as(q)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         plan = ctx.plan
         q, k, v, out, lse, far_k, far_v, queries, whole_out, whole_lse = ctx.saved_tensors

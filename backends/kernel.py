@@ -17,6 +17,7 @@ from torch import Tensor
 from backends import Unsupported
 
 Window = tuple[int | None, int | None]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 FULL, CAUSAL = (None, None), (None, 0)
 
 
@@ -25,7 +26,7 @@ class Kernel:
     """One call of a library. lse is [B, heads, S] of a batch and [heads, tokens] of a pack."""
 
     form: str
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor]  # what a user calls, differentiable
+    attend: Attend  # what a user calls, differentiable
     forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # -> out, lse
     # (dout, q, k, v, out, lse) -> dq, dk, dv
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]

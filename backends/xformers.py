@@ -34,7 +34,12 @@ from masks import LocalAttention2D, Mask
 
 # Where its kernels do not load (without libcudart.so.12, say) xFormers only warns, and every
 # operator is then missing. Loading them again raises what was wrong.
-torch.ops.load_library(next(Path(xformers.__file__).parent.glob("_C*.so")))
+KERNELS = list(Path(xformers.__file__).parent.glob("_C*.so"))
+if not KERNELS:
+    raise ImportError(
+        f"this xformers has no compiled kernels: no _C*.so beside {xformers.__file__}"
+    )
+torch.ops.load_library(KERNELS[0])
 
 
 def grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +92,7 @@ def packed(device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: W
     if window == CAUSAL:
         bias = bias.make_causal() if q_lengths == k_lengths else bias.make_causal_from_bottomright()
     elif window != FULL:
-        raise Unsupported("xFormers has no two-sided window over packed sequences")
+        raise Unsupported("no form of a window over packed sequences in xFormers here")
     return kernel(type(bias).__name__, bias, True)
 
 
@@ -102,6 +107,7 @@ def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
+    # its CUTLASS kernel takes float32, the FlashAttention-2 that it prefers does not
     halves_on_cuda("xFormers' FlashAttention-2", q)
     if q.requires_grad and q.shape[1] != k.shape[1]:
         raise Unsupported("xFormers has grouped queries in the forward only (experimental)")

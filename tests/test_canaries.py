@@ -23,6 +23,7 @@ from tests.cells import Tensors
 from tests.test_correctness import HALF_ON_CPU, bound
 
 SEQ_LEN = {"cuda": 2048, "cpu": 512}
+WIDE = ("bidirectional_dilated_sliding_window", "global_local_sliding_window")  # 1024 on a CPU
 BATCH, HEADS, HEAD_DIM = 2, 16, 64
 LOUD = 12.0  # a score of 12 * 12 / 8: e^18 is far more than there are keys
 
@@ -34,8 +35,10 @@ def rows_at_edges(mask) -> list[int]:
     match mask:
         case SlidingWindow(left, right):
             firsts |= {left + 1, n - right, n - 1 - right}
-        case DilatedSlidingWindow(window) | GlobalLocalSlidingWindow(window):
+        case DilatedSlidingWindow(window):
             firsts |= {window + 1, window + 2, n - window, n - 1 - window}
+        case GlobalLocalSlidingWindow(window, tokens):  # there a global key is near, then far
+            firsts |= {edge for t in tokens for edge in (t - window, t, t + 1, t + window + 1)}
         case PrefixLM(prefix):
             firsts |= {prefix}
         case Documents(lengths, inner):
@@ -105,7 +108,8 @@ def wrong_ones(results: dict[tuple, bool]) -> list[tuple]:
 def test_keys_at_the_edges(name, backend, backward, device):
     if device == "cpu" and backend == "flex" and name not in HALF_ON_CPU:
         pytest.skip("4 s of C++ compiler each: the edges are tried on three masks on a CPU")
-    mask = PATTERNS[name](seq_len=SEQ_LEN[device], batch=BATCH)
+    seq_len = max(SEQ_LEN[device], 1024 if name in WIDE else 0)
+    mask = PATTERNS[name](seq_len=seq_len, batch=BATCH)
     canaries = edges(mask)
     assert {attends for *_, attends in canaries} == ({True} if name == "full" else {True, False})
     call, shape = prepared(backend, mask, device, backward)
@@ -122,6 +126,19 @@ OFF_BY_ONE = {
         DilatedSlidingWindow(66, 2, seq_len=512),
     ),
     "prefix": (PrefixLM(256, seq_len=512), PrefixLM(255, seq_len=512)),
+    "documents' prefix": (
+        Documents((256, 256), PrefixLM(100, seq_len=512)),
+        Documents((256, 256), PrefixLM(101, seq_len=512)),
+    ),
+    "window beside global tokens": (
+        GlobalLocalSlidingWindow(64, (0, 256), seq_len=512),
+        GlobalLocalSlidingWindow(63, (0, 256), seq_len=512),
+    ),
+    "global token": (
+        GlobalLocalSlidingWindow(64, (0, 256), seq_len=512),
+        GlobalLocalSlidingWindow(64, (0, 257), seq_len=512),
+    ),
+    "2-D radius": (LocalAttention2D(32, 4, seq_len=512), LocalAttention2D(32, 5, seq_len=512)),
 }
 
 
