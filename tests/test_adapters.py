@@ -1,0 +1,240 @@
+"""The modules of the CUDA libraries, against packages of the same interface in plain torch.
+
+It shows on any machine that each module calls its library as that asks to be called: the order
+of arguments, windows, lengths, layouts, what is returned. The libraries themselves are tried on
+CUDA, in tests/test_correctness.py.
+"""
+
+import importlib.util
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import backends
+from backends.kernel import CAUSAL, FULL
+from tests.plain_library import EXACT, PLAIN, difference
+from tests.test_correctness import MASKS
+
+
+class Attention(torch.autograd.Function):
+    """(out, lse) of a plain kernel; lse has no gradient, as in FlashAttention-2."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, kernel):
+        out, lse = kernel.forward(q, k, v)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.kernel = kernel
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, _):
+        return *ctx.kernel.backward(dout, *ctx.saved_tensors), None
+
+
+def kernel_for(q, k, window, starts=None):
+    """`starts`: cu_seqlens of queries and of keys, then the greatest length of each."""
+    if starts is None:
+        return PLAIN.batched(q.shape[1], k.shape[1], window)
+    lengths = [cu.diff().tolist() for cu in starts[:2]]
+    assert [max(n) for n in lengths] == list(starts[2:])
+    assert all(cu.dtype == torch.int32 for cu in starts[:2])
+    return PLAIN.packed(*lengths, window)
+
+
+def window_of(causal, window, unbounded):
+    if causal:
+        assert window == (unbounded, unbounded)
+        return CAUSAL
+    return tuple(None if bound == unbounded else bound for bound in window)
+
+
+def flash_attn():
+    """flash-attn 2.8: flash_attn.flash_attn_interface."""
+    none = (-1, -1)
+
+    def function(q, k, v, causal=False, window_size=none, return_attn_probs=False):
+        results = Attention.apply(q, k, v, kernel_for(q, k, window_of(causal, window_size, -1)))
+        return (*results, None) if return_attn_probs else results[0]
+
+    def varlen(q, k, v, cu_q, cu_k, max_q, max_k, **options):
+        window = window_of(options.get("causal", False), options.get("window_size", none), -1)
+        kernel = kernel_for(q, k, window, (cu_q, cu_k, max_q, max_k))
+        results = Attention.apply(q, k, v, kernel)
+        return (*results, None) if options.get("return_attn_probs") else results[0]
+
+    def backward(dout, q, k, v, out, lse, dq, dk, dv, *rest):
+        *starts, dropout, scale, causal, left, right, softcap, slopes, deterministic = rest
+        assert (dropout, softcap, slopes, deterministic) == (0.0, 0.0, None, False)
+        assert scale == 1 / math.sqrt(q.shape[-1])
+        kernel = kernel_for(q, k, window_of(causal, (left, right), -1), starts or None)
+        for into, grad in zip((dq, dk, dv), kernel.backward(dout, q, k, v, out, lse), strict=True):
+            into.copy_(grad)
+
+    interface = {"_flash_attn_backward": backward, "_flash_attn_varlen_backward": backward}
+    public = {"flash_attn_func": function, "flash_attn_varlen_func": varlen}
+    return {"flash_attn": public, "flash_attn.flash_attn_interface": interface}
+
+
+def flash_attn_4():
+    """flash-attn-4: flash_attn.cute, whose functions return (out, lse)."""
+    none = (None, None)
+
+    def function(q, k, v, causal=False, window_size=none, return_lse=False):
+        return Attention.apply(q, k, v, kernel_for(q, k, window_of(causal, window_size, None)))
+
+    def named(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k):
+        return cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+
+    def varlen(q, k, v, causal=False, window_size=none, return_lse=False, **lengths):
+        kernel = kernel_for(q, k, window_of(causal, window_size, None), named(**lengths))
+        return Attention.apply(q, k, v, kernel)
+
+    def backward(q, k, v, out, dout, lse, causal, window_size_left, window_size_right, **lengths):
+        window = window_of(causal, (window_size_left, window_size_right), None)
+        kernel = kernel_for(q, k, window, named(**lengths) if lengths else None)
+        return kernel.backward(dout, q, k, v, out, lse)
+
+    public = {"flash_attn_func": function, "flash_attn_varlen_func": varlen}
+    return {
+        "cutlass": {"cute": None},
+        "flash_attn": {},
+        "flash_attn.cute": {**public, "utils": None},
+        "flash_attn.cute.block_sparsity": {"BlockSparseTensorsTorch": None},
+        "flash_attn.cute.interface": {"_flash_attn_bwd": backward},
+    }
+
+
+@dataclass
+class Bias:
+    """What xFormers' biases say, under the names of all of them."""
+
+    window: tuple
+    lengths: tuple | None = None
+
+    @classmethod
+    def from_seqlens(cls, q_lengths, k_lengths, device):
+        return cls(FULL, (q_lengths, k_lengths))
+
+    def make_causal(self):
+        assert self.lengths[0] == self.lengths[1]
+        return Bias(CAUSAL, self.lengths)
+
+    def make_causal_from_bottomright(self):
+        return Bias(CAUSAL, self.lengths)
+
+
+def xformers():
+    """xFormers 0.0.35: a pack is a batch of one, groups are a dimension, keys expanded."""
+
+    def kernel(q, k, bias):
+        if bias is None or bias.lengths is None:
+            return PLAIN.batched(q.shape[1], k.shape[1], bias.window if bias else FULL)
+        assert len(q) == 1
+        return PLAIN.packed(*bias.lengths, bias.window)
+
+    def plain(q, k, v, bias):
+        """Group and pack as the plain kernel has them; and back, for out and lse."""
+        pack, group = bias is not None and bias.lengths is not None, q.dim() == 5
+        if group:
+            q, k, v = q.flatten(2, 3), k[:, :, :, 0], v[:, :, :, 0]
+        return [t[0] if pack else t for t in (q, k, v)]
+
+    def attention(q, k, v, attn_bias):
+        operands = plain(q, k, v, attn_bias)
+        return Attention.apply(*operands, kernel(q, k, attn_bias))[0].reshape(q.shape)
+
+    def forward(q, k, v, attn_bias):
+        out, lse = Attention.apply(*plain(q, k, v, attn_bias), kernel(q, k, attn_bias))
+        lse = lse if lse.dim() == 3 else lse[None]
+        return out.reshape(q.shape), lse.unflatten(1, q.shape[2:4]) if q.dim() == 5 else lse
+
+    def backward(dout, out, lse, q, k, v, attn_bias):
+        assert q.dim() == 4, "grouped queries have no backward"
+        run = kernel(q, k, attn_bias)
+        if attn_bias is None or attn_bias.lengths is None:
+            return run.backward(dout, q, k, v, out, lse)
+        return tuple(g[None] for g in run.backward(*(t[0] for t in (dout, q, k, v, out, lse))))
+
+    causal = {"LowerTriangularMask", "LowerTriangularFromBottomRightMask"}
+    biases = {name: type(name, (Bias,), {"__init__": lambda self: None}) for name in causal}
+    for bias in biases.values():
+        bias.window, bias.lengths = CAUSAL, None
+    biases["BlockDiagonalMask"] = Bias
+    biases["LocalAttentionFromBottomRightMask"] = lambda left, right: Bias((left, right))
+    return {
+        "xformers": {"__file__": __file__},
+        "xformers.ops": {"memory_efficient_attention": attention},
+        "xformers.ops.fmha": {
+            "memory_efficient_attention_backward": backward,
+            "memory_efficient_attention_forward_requires_grad": forward,
+        },
+        "xformers.ops.fmha.attn_bias": biases,
+    }
+
+
+def torch_varlen():
+    """torch.nn.attention.varlen, and the operator below it."""
+
+    def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size, return_aux=None):
+        window = window_of(False, window_size, -1)
+        results = Attention.apply(q, k, v, kernel_for(q, k, window, (cu_q, cu_k, max_q, max_k)))
+        return results if return_aux else results[0]
+
+    return {"torch.nn.attention.varlen": {"varlen_attn": varlen_attn, "AuxRequest": dict}}
+
+
+def aten_backward(*given, window_size_left, window_size_right):
+    dout, q, k, v, out, lse, *starts, dropout, causal, _, _ = given
+    window = window_of(False, (window_size_left, window_size_right), -1)
+    assert (dropout, causal) == (0.0, window == CAUSAL)
+    return kernel_for(q, k, window, starts).backward(dout, q, k, v, out, lse)
+
+
+PACKAGES = {f.__name__: f for f in (flash_attn, flash_attn_4, xformers, torch_varlen)}
+
+
+@pytest.fixture
+def bind(library, monkeypatch, tmp_path):
+    """The library's `bind`, from its module as it stands, over the packages above."""
+    for name, members in PACKAGES[library]().items():
+        fake = ModuleType(name)
+        vars(fake).update(members)
+        monkeypatch.setitem(sys.modules, name, fake)
+    if library == "xformers":
+        (tmp_path / "_C.so").touch()
+        sys.modules["xformers"].__file__ = str(tmp_path / "__init__.py")
+        sys.modules["xformers"].ops = sys.modules["xformers.ops"]
+        monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", aten_backward)
+    monkeypatch.setattr("backends.kernel.halves_on_cuda", lambda library, q: None)
+    path = Path(backends.__file__).with_name(f"{library}.py")
+    spec = importlib.util.spec_from_file_location(f"{library}_alone", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module.BACKENDS[library]
+
+
+@pytest.mark.parametrize("library", PACKAGES)
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("name", [n for n in MASKS if n != "standalone_self_attention"])
+def test_the_library_is_called_as_it_asks(name, kv_heads, library, bind):
+    if library == "xformers" and kv_heads != 4:
+        with pytest.raises(backends.Unsupported, match="grouped queries in the forward only"):
+            difference(bind, MASKS[name], kv_heads=kv_heads)
+        return
+    form, apart = difference(bind, MASKS[name], kv_heads=kv_heads)
+    assert apart < EXACT, form
+
+
+@pytest.mark.parametrize("library", ["xformers"])
+@pytest.mark.parametrize("name", [n for n in MASKS if n != "standalone_self_attention"])
+def test_xformers_forward_of_grouped_queries(name, library, bind):
+    form, apart = difference(bind, MASKS[name], backward=False)
+    assert apart < EXACT, form
