@@ -290,7 +290,7 @@ def pytest_sessionfinish(session):
     """pytest-benchmark saves nothing where nothing was timed: save then why."""
     result, config = (yield), session.config
     given = config.option.benchmark_json  # a path, up to pytest-benchmark 5.2 an open file
-    path = given and Path(getattr(given, "name", "") if hasattr(given, "write") else given)
+    path = given and Path(given.name if hasattr(given, "write") else given)
     if path and config.stash[UNTIMED] and not (path.exists() and path.stat().st_size):
         path.write_text(json.dumps(saved_without_times(config), indent=4))
     return result

@@ -10,13 +10,13 @@ import matplotlib
 import pandas as pd
 
 from masks import PATTERNS
-from reports.table import UnreadableRun, load, newest, shape_of
+from reports.table import DIRECTIONS, UnreadableRun, load, newest, shape_of
 
 
 def problems_of(runs: list[Path], folder: Path) -> list[tuple[pd.DataFrame, Path]]:
     """The forward and backward cells of each shape and data type, with a folder for each."""
     table = load(runs)
-    attention = table[table["direction"].isin(["forward", "backward"])]
+    attention = table[table["direction"].isin(DIRECTIONS)]
     if attention.empty:
         raise UnreadableRun(f"{', '.join(map(str, runs))}: has no forward or backward cell")
     found = list(attention.groupby(attention.apply(shape_of, axis=1), sort=False))
@@ -42,7 +42,7 @@ def plots(runs: list[Path], folder: Path) -> int:
         overviews = {"table.png": overview.mask_by_backend(cells), "matrix.png": matrix.draw(cells)}
         if cells["is_timed"].any():
             overviews["fastest.png"] = fastest.draw(cells)
-        for direction in timing_picture.DIRECTIONS:
+        for direction in DIRECTIONS:
             figure = overview.speed_up(cells, direction)
             if figure is not None:
                 overviews[f"speedup_{direction}.png"] = figure

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from reports import grid
 from reports.overview import HOST, SHORT, title
 from reports.style import looks, milliseconds
-from reports.timing_picture import DIRECTIONS
+from reports.table import DIRECTIONS
 
 
 def winners(cells: pd.DataFrame) -> pd.DataFrame:
@@ -29,8 +29,8 @@ def draw(cells: pd.DataFrame) -> Figure:
     """A row a mask, a column a direction and length; the fastest backend's name on its colour."""
     best = winners(cells).set_index(["mask", "direction", "seq_len"])
     masks, lengths = list(cells["mask"].unique()), sorted(cells["seq_len"].unique())
-    columns = [(d, n) for d in DIRECTIONS for n in lengths if d in best.index.unique("direction")]
-    columns = [(d, n) for d, n in columns if (best.index.droplevel("mask") == (d, n)).any()]
+    timed = set(best.index.droplevel("mask"))
+    columns = [(d, n) for d in DIRECTIONS for n in lengths if (d, n) in timed]
     look = looks(list(cells["backend"].unique()))
 
     def cell(y: int, x: int) -> tuple[str, object]:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from reports import grid
 from reports.style import BLUE, ORANGE, VERMILLION, looks, milliseconds, ordered, why_not
-from reports.table import shape_of
-from reports.timing_picture import DIRECTIONS, longest_with_flex
+from reports.table import DIRECTIONS, shape_of
+from reports.timing_picture import longest_with_flex
 
 SHORT = {"forward": "fwd", "backward": "bwd"}
 HOST = "†"  # beside a time whose user waits for the host

@@ -12,6 +12,7 @@ from masks import PATTERNS
 
 FORMAT = 1  # of what conftest.py saves under "maskbench"
 STORAGE = Path(".benchmarks")
+DIRECTIONS = ("forward", "backward")
 PROBLEM = {
     *("mask", "backend", "direction", "seq_len", "outcome", "reason", "fullname"),
     *("batch", "heads", "kv_heads", "head_dim", "dtype"),

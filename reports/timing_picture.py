@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.style import GREY, VERMILLION, looks, milliseconds, ordered, why_not
-from reports.table import shape_of
+from reports.table import DIRECTIONS, shape_of
 
-DIRECTIONS = ("forward", "backward")
 CUT = 5  # times FlexAttention's: longer bars are cut
 CLEAR = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}  # behind text
 

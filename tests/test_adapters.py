@@ -17,6 +17,7 @@ import torch
 
 import backends
 from backends.kernel import CAUSAL, FULL
+from masks import LocalAttention2D
 from tests.plain_library import EXACT, PLAIN, difference
 from tests.test_correctness import MASKS
 
@@ -168,7 +169,7 @@ def xformers():
     biases["BlockDiagonalMask"] = Bias
     biases["LocalAttentionFromBottomRightMask"] = lambda left, right: Bias((left, right))
     return {
-        "xformers": {"__file__": __file__},
+        "xformers": {},
         "xformers.ops": {"memory_efficient_attention": attention},
         "xformers.ops.fmha": {
             "memory_efficient_attention_backward": backward,
@@ -196,12 +197,18 @@ def aten_backward(*given, window_size_left, window_size_right):
     return kernel_for(q, k, window, starts).backward(dout, q, k, v, out, lse)
 
 
-PACKAGES = {f.__name__: f for f in (flash_attn, flash_attn_4, xformers, torch_varlen)}
+def flex_flash():
+    """What torch would run, which is not to be run here."""
+    return {"flash_attn": {}, "flash_attn.cute": {}}
+
+
+CALLED = {f.__name__: f for f in (flash_attn, flash_attn_4, xformers, torch_varlen)}
+PACKAGES = {**CALLED, "flex_flash": flex_flash}
 
 
 @pytest.fixture
-def bind(library, monkeypatch, tmp_path):
-    """The library's `bind`, from its module as it stands, over the packages above."""
+def module(library, monkeypatch, tmp_path):
+    """The library's module as it stands, over the packages above."""
     for name, members in PACKAGES[library]().items():
         fake = ModuleType(name)
         vars(fake).update(members)
@@ -218,10 +225,15 @@ def bind(library, monkeypatch, tmp_path):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bind(module, library):
     return module.BACKENDS[library]
 
 
-@pytest.mark.parametrize("library", PACKAGES)
+@pytest.mark.parametrize("library", CALLED)
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("name", [n for n in MASKS if n != "standalone_self_attention"])
 def test_the_library_is_called_as_it_asks(name, kv_heads, library, bind):
@@ -238,3 +250,11 @@ def test_the_library_is_called_as_it_asks(name, kv_heads, library, bind):
 def test_xformers_forward_of_grouped_queries(name, library, bind):
     form, apart = difference(bind, MASKS[name], backward=False)
     assert apart < EXACT, form
+
+
+@pytest.mark.parametrize("library", ["flex_flash"])
+@pytest.mark.parametrize(("width", "seq_len"), [(16, 256), (20, 300), (1, 32)])
+def test_spelling_without_shifts_is_the_same_mask(width, seq_len, library, module):
+    spelled = module.Unshifted(width, 3, seq_len=seq_len)
+    mask = LocalAttention2D(width, 3, seq_len=seq_len)
+    assert torch.equal(spelled.dense("cpu"), mask.dense("cpu"))
