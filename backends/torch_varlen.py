@@ -38,7 +38,7 @@ def window_size(window: Window) -> tuple[int, int]:
 
 def gradients(window: Window, lengths: tuple, dout, q, k, v, out, lse):
     # Private: varlen_attn's own backward takes no other log-sum-exp than its forward's (seen on
-    # 2.11 and 2.13). The two tensors after it all are dropout's random state.
+    # 2.11 and 2.13). The zeros and the empty tensor are dropout's.
     left, right = window_size(window)
     return torch.ops.aten._flash_attention_backward(
         *(dout, q, k, v, out, lse, *lengths, 0.0, window == CAUSAL),
