@@ -19,28 +19,33 @@ from masks import LocalAttention2D, Mask
 class Unshifted(LocalAttention2D):
     """The 2-D mask without a shift, which CuTe's vectors lack (seen on 4.0.0b36).
 
-    Forward on an H200 (B8 H16 S4096 D64 float16) this took 0.73 ms and divisions 0.83; in
-    Triton's kernel shifts took 0.62 and this 0.76.
+    Of seven spellings, on an H100 (B8 H16 S4096 D64 float16, ms forward / backward), bits in
+    differences were the fastest forward (0.55 / 1.53) and divisions with abs backward
+    (0.67 / 1.14); as patterns/plain.py spells it for other widths it took 0.82 / 1.54.
     """
+
+    training: bool
 
     def mask_mod(self, device):
         width, radius, low_bits = self.width, self.radius, self.width - 1
-        if width & low_bits:
-            return super().mask_mod(device)
 
-        def mod(b, h, q, k):
-            column, k_column = q & low_bits, k & low_bits
-            row, k_row, rows = q - column, k - k_column, radius * width  # first pixels of rows
-            near = (k_row >= row - rows) & (k_row <= row + rows)
-            return near & (k_column >= column - radius) & (k_column <= column + radius)
+        def by_division(b, h, q, k):
+            near = (q // width - k // width).abs() <= radius
+            return near & ((q % width - k % width).abs() <= radius)
 
-        return mod
+        def by_bits(b, h, q, k):
+            columns = (q & low_bits) - (k & low_bits)
+            rows = (q - k) - columns  # in tokens
+            near = (rows <= radius * width) & (rows >= -radius * width)
+            return near & (columns <= radius) & (columns >= -radius)
+
+        return by_division if self.training or width & low_bits else by_bits
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> Call:
     halves_on_cuda("FlexAttention's FLASH backend", q)
     if isinstance(mask, LocalAttention2D):
-        mask = Unshifted(mask.width, mask.radius, seq_len=mask.seq_len)
+        mask = Unshifted(mask.width, mask.radius, q.requires_grad, seq_len=mask.seq_len)
     return flex.bind(mask, q, k, v, kernel_options={"BACKEND": "FLASH"})
 
 

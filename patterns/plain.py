@@ -99,14 +99,19 @@ class GlobalLocalSlidingWindow(Mask):
             inside = isinstance(t, int) and 0 <= t < self.seq_len
             require(inside, f"token {t} is not among the {self.seq_len} tokens")
 
+    @property
+    def step(self) -> int | None:
+        """What the tokens are the first multiples of, where that is a power of two."""
+        step = self.tokens[1] if len(self.tokens) > 1 else 1
+        evenly = self.tokens == tuple(range(0, step * len(self.tokens), step))
+        return step if evenly and step & (step - 1) == 0 else None
+
     def mask_mod(self, device):
-        window, tokens = self.window, self.tokens
-        step = tokens[1] if len(tokens) > 1 else 1
-        evenly = tokens == tuple(range(0, step * len(tokens), step)) and step & (step - 1) == 0
+        window, tokens, step = self.window, self.tokens, self.step
 
         # Comparisons, as a lookup in a bool table took 20 times longer on an H100.
         def is_global(x):
-            if evenly:  # multiples of a power of two from 0 on: two operations for all of them
+            if step:  # two operations for all of them
                 return ((x & (step - 1)) == 0) & (x <= tokens[-1])
             return reduce(or_, [x == t for t in tokens])
 

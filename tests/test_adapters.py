@@ -10,14 +10,15 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import backends
 from backends.kernel import CAUSAL, FULL
-from masks import LocalAttention2D
+from masks import GlobalLocalSlidingWindow, LocalAttention2D
 from tests.plain_library import EXACT, PLAIN, difference
 from tests.test_correctness import MASKS
 
@@ -82,11 +83,47 @@ def flash_attn():
     return {"flash_attn": public, "flash_attn.flash_attn_interface": interface}
 
 
+@dataclass
+class Blocks:
+    """flash-attn-4's lists of blocks: of each query block, or of each key block."""
+
+    count: torch.Tensor
+    index: torch.Tensor
+    full_count: torch.Tensor
+    full_index: torch.Tensor
+    block_size: tuple[int, int]
+
+    def listed(self, count, index):
+        """bool [rows, columns] of blocks."""
+        chosen = torch.arange(index.shape[-1]) < count[0, 0, :, None]
+        return torch.zeros_like(chosen).scatter_(-1, index[0, 0].long(), chosen)
+
+
+def block_sparse(q, k, v, mask_mod, aux_tensors, block_sparse_tensors, block_sparse_tensors_bwd):
+    """flash-attn-4 with a mask_mod, asked for partial blocks alone; its blocks both ways."""
+    at, (rows, columns) = torch.arange(q.shape[1]), block_sparse_tensors.block_size
+    by_mod = mask_mod(None, None, [at[:, None]], [at], None, aux_tensors)
+    both = []
+    for blocks in (block_sparse_tensors, block_sparse_tensors_bwd):
+        pair = (blocks.count, blocks.index), (blocks.full_count, blocks.full_index)
+        both.append([blocks.listed(*lists) for lists in pair])
+    (partial, full), transposed = both
+    assert torch.equal(partial, transposed[0].T)
+    assert torch.equal(full, transposed[1].T)
+    where = (at[:, None] // rows, at // columns)
+    allowed = full[where] | partial[where] & by_mod
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=grouped).transpose(1, 2)
+
+
 def flash_attn_4():
     """flash-attn-4: flash_attn.cute, whose functions return (out, lse)."""
     none = (None, None)
 
-    def function(q, k, v, causal=False, window_size=none, return_lse=False):
+    def function(q, k, v, causal=False, window_size=none, return_lse=False, **own):
+        if own:
+            return block_sparse(q, k, v, **own), None
         return Attention.apply(q, k, v, kernel_for(q, k, window_of(causal, window_size, None)))
 
     def named(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k):
@@ -103,10 +140,10 @@ def flash_attn_4():
 
     public = {"flash_attn_func": function, "flash_attn_varlen_func": varlen}
     return {
-        "cutlass": {"cute": None},
+        "cutlass": {"const_expr": bool, "Boolean": bool, "cute": SimpleNamespace(jit=lambda f: f)},
         "flash_attn": {},
-        "flash_attn.cute": {**public, "utils": None},
-        "flash_attn.cute.block_sparsity": {"BlockSparseTensorsTorch": None},
+        "flash_attn.cute": {**public, "utils": SimpleNamespace(scalar_to_ssa=lambda x, kind: x)},
+        "flash_attn.cute.block_sparsity": {"BlockSparseTensorsTorch": Blocks},
         "flash_attn.cute.interface": {"_flash_attn_bwd": backward},
     }
 
@@ -252,9 +289,30 @@ def test_xformers_forward_of_grouped_queries(name, library, bind):
     assert apart < EXACT, form
 
 
+@pytest.mark.parametrize("library", ["flash_attn_4"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        LocalAttention2D(16, 3, seq_len=300),
+        LocalAttention2D(20, 5, seq_len=300),
+        GlobalLocalSlidingWindow(40, (0, 128, 256), seq_len=300),
+        MASKS["multi_document_prefix_lm"],
+        MASKS["prefix_lm"],
+    ],
+    ids=["bits", "division", "evenly_global", "documents", "prefix"],
+)
+def test_own_mask_mods_are_the_masks(mask, backward, library, bind):
+    form, apart = difference(bind, mask, backward=backward)
+    composed = mask == MASKS["prefix_lm"] and not backward
+    assert form.startswith("2 calls" if composed else "mask_mod + block sparsity 128x128")
+    assert apart < EXACT, form
+
+
 @pytest.mark.parametrize("library", ["flex_flash"])
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("width", "seq_len"), [(16, 256), (20, 300), (1, 32)])
-def test_spelling_without_shifts_is_the_same_mask(width, seq_len, library, module):
-    spelled = module.Unshifted(width, 3, seq_len=seq_len)
+def test_spelling_without_shifts_is_the_same_mask(width, seq_len, training, library, module):
+    spelled = module.Unshifted(width, 3, training, seq_len=seq_len)
     mask = LocalAttention2D(width, 3, seq_len=seq_len)
     assert torch.equal(spelled.dense("cpu"), mask.dense("cpu"))
