@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, isfinite
 
+import numpy as np
 import pynvml
 import torch
 from scipy.stats import iqr, quantile_test
@@ -23,6 +24,7 @@ TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of t
 PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
 CPU_SHARE = 0.1  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
+LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 SPIN_HZ = 3e9  # at or above SM clocks, so that a spin is not shorter than asked for
 
 
@@ -34,8 +36,8 @@ class Mark:
     clock: DeviceClock
 
     def __sub__(self, start: Mark) -> float:
-        # Still unreached when the whole call is enqueued: the device waited for nobody.
-        self.clock.late_rounds += start.event.query()
+        if start.event.query():  # reached before the whole call was enqueued: the device waited
+            self.clock.was_late()
         self.event.synchronize()
         return start.event.elapsed_time(self.event) / 1e3 - self.clock.overhead
 
@@ -87,15 +89,24 @@ class DeviceClock:
         self.block_seconds = 3 * statistics.median(hosts) + 50e-6
         self.late_rounds = 0
 
+    def was_late(self) -> None:
+        """Counts a round in which the device waited for the host; the next blocker is longer.
+
+        Hosts pause for milliseconds at times, longer than what any pilot has seen; on an H100
+        most cells whose rounds were of two kinds were of rounds late and not late.
+        """
+        self.late_rounds += 1
+        self.block_seconds = min(2 * self.block_seconds, max(self.block_seconds, LONGEST_BLOCK))
+
     def adapt(self, rounds: int) -> bool:
-        """After a pilot of so many rounds: whether the blocker had to change for this call.
+        """After a pilot of so many rounds: whether the blocker had to change in it.
 
         A call that waits for the device itself outlasts every blocker: it gets none, and what
         it takes is the time that its user waits, the host's part included.
         """
         late, self.late_rounds = self.late_rounds, 0
-        if late:
-            self.block_seconds = 0.0 if late == rounds else 4 * self.block_seconds
+        if late == rounds:
+            self.block_seconds = 0.0
         return late > 0
 
     def peak_memory(self, call: Callable[[], object]) -> int:
@@ -200,18 +211,34 @@ def interval(seconds: list[float]) -> float:
     return float((high - low) / 2 / statistics.median(seconds))
 
 
+def two_modes(seconds: list[float]) -> bool:
+    """Whether times fall into two groups, so that their median says little.
+
+    Each group has a fifth of them at least, and the gap between is more than 1 % of the median
+    and than the inter-quartile ranges of both together. Of fewer than USUAL_ROUNDS none can say.
+    """
+    if len(seconds) < USUAL_ROUNDS:
+        return False
+    times, fewest = np.sort(seconds), ceil(len(seconds) / 5)
+    gaps = np.diff(times)[fewest - 1 : len(times) - fewest]
+    cut = fewest + int(gaps.argmax())
+    spread = iqr(times[:cut]) + iqr(times[cut:])
+    return bool(gaps.max() > max(0.01 * float(np.median(times)), spread))
+
+
 def rounds_for(seconds: list[float], round_wall: float, fewest: int, max_seconds: float) -> int:
     """Rounds that bring the interval to TARGET, judged by a pilot's times.
 
-    The median of n normal values has the standard error 1.2533 sigma / sqrt(n); sigma is
-    taken from the pilot's inter-quartile range, and as that is of few rounds, twice as many
-    are run. Between USUAL_ROUNDS and MOST_ROUNDS, and within `max_seconds` of `round_wall`
-    seconds each, but never less than `fewest`.
+    The median of n normal values has the standard error 1.2533 sigma / sqrt(n), and the interval
+    by order statistics is a fifth wider. sigma is taken from the pilot's inter-quartile range;
+    as that is of few rounds, four times as many are run. Between USUAL_ROUNDS and
+    MOST_ROUNDS, and within `max_seconds` of `round_wall` seconds each, but never less than
+    `fewest`.
     """
     sigma = iqr(seconds) / 1.349
     needed = (1.2533 * NORMAL_95 * sigma / (TARGET * statistics.median(seconds))) ** 2
     affordable = int(max_seconds / round_wall)
-    return max(fewest, min(max(ceil(2 * needed), USUAL_ROUNDS), MOST_ROUNDS, affordable))
+    return max(fewest, min(max(ceil(4 * needed), USUAL_ROUNDS), MOST_ROUNDS, affordable))
 
 
 def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list, list, float]:
@@ -258,6 +285,7 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     median, host = benchmark.stats["median"], statistics.median(hosts)
     return {
         "interval": interval(benchmark.stats["data"]),
+        "two_modes": two_modes(benchmark.stats["data"]),
         "host_us": host * 1e6,
         "host_bound": isinstance(clock, DeviceClock) and host > median,
         "late_rounds": clock.late_rounds,

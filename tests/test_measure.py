@@ -31,6 +31,20 @@ def test_interval_of_too_few_rounds_is_half_their_range():
     assert measure.interval([1.0, 2.0, 3.0]) == pytest.approx(0.5)
 
 
+def test_two_modes_are_seen_and_noise_is_not_taken_for_them():
+    draw = np.random.default_rng(0)
+    for rounds in (20, 60, 400):
+        noise = [1 + 0.02 * draw.standard_normal(rounds) for _ in range(200)]
+        assert sum(measure.two_modes(list(times)) for times in noise) <= 4
+        second = [
+            np.where(np.arange(rounds) % 3 == 0, 1.03, 1.0) * (1 + 0.1 * (t - 1)) for t in noise
+        ]
+        assert sum(measure.two_modes(list(times)) for times in second) >= 190
+    assert not measure.two_modes([1.0] * 30)
+    assert not measure.two_modes([1.0] * 29 + [2.0]), "one late round is no mode"
+    assert not measure.two_modes([1.0, 2.0, 1.0, 2.0]), "too few to say"
+
+
 def test_steady_times_get_the_usual_rounds():
     assert measure.rounds_for([1e-3] * 10, 2e-3, 6, 1.0) == measure.USUAL_ROUNDS
 
@@ -89,11 +103,13 @@ def device_clock(block_seconds=1e-3, late_rounds=0):
 
 @pytest.mark.parametrize(
     ("late", "adapted", "blocker"),
-    [(0, False, 1e-3), (3, True, 4e-3), (10, True, 0.0)],
-    ids=["never late: as it is", "late at times: longer", "waits for the device: none"],
+    [(0, False, 1e-3), (3, True, 8e-3), (7, True, 20e-3), (10, True, 0.0)],
+    ids=["never late", "late at times: longer", "no longer than this", "waits for the device"],
 )
 def test_blocker_after_a_pilot(late, adapted, blocker):
-    clock = device_clock(late_rounds=late)
+    clock = device_clock()
+    for _ in range(late):
+        clock.was_late()
     assert clock.adapt(10) is adapted
     assert (clock.late_rounds, clock.block_seconds) == (0, blocker)
 
