@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import platform
+import time
 from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -16,111 +17,21 @@ import torch
 
 import backends
 import measure
-from masks import PATTERNS
+from tests import ahead
 from tests.cells import Cell, Outcome, Problem, Shape
+from tests.options import ONE_LENGTH, add_options, grid_of
 
-DTYPES = ("float16", "bfloat16", "float32")
-DEFAULTS = {
-    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
-    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
-}
-SEQ_LENS = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
 FORMAT = 1  # of what is saved under "maskbench"; reports/table.py knows it
 DEFAULT_STORAGE = "file://./.benchmarks"
 GRID, CLOCK = pytest.StashKey[dict](), pytest.StashKey()
 UNTIMED, CURRENT = pytest.StashKey[list](), pytest.StashKey[dict]()
+CELL = pytest.StashKey[tuple[Problem, str]]()  # of an item: what is computed, and by whom
+WHO = ("backend", "builder", "spelling", "cache")  # what a cell's last parameter may be
+BEGAN = time.perf_counter()
 
 
 def pytest_addoption(parser):
-    group = parser.getgroup("maskbench", "maskbench: attention masks, backends and shapes")
-
-    def either(name: str) -> str:
-        return ", ".join(f"{DEFAULTS[d][name]} on {d}" for d in DEFAULTS)
-
-    def comma(text: str) -> list[str]:
-        return [part.strip() for part in text.split(",") if part.strip()]
-
-    group.addoption("--device", help="cuda or cpu. Default: cuda where there is a GPU, else cpu.")
-    group.addoption(
-        "--masks", type=comma, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
-    )
-    group.addoption(
-        "--backends",
-        type=comma,
-        help=f"Backends, comma-separated. Default: all: {', '.join(backends.MODULES)}; "
-        f"{' and '.join(sorted(backends.HOLDS_SCORES))} up to S = 2048 unless named.",
-    )
-    lengths = "; ".join(f"{','.join(map(str, SEQ_LENS[d]))} on {d}" for d in SEQ_LENS)
-    group.addoption(
-        "--seq-lens", type=comma, help=f"Sequence lengths, comma-separated. Default: {lengths}."
-    )
-    group.addoption("--batch", type=int, help=f"Batch size. Default: {either('batch')}.")
-    group.addoption("--heads", type=int, help=f"Query heads. Default: {either('heads')}.")
-    group.addoption(
-        "--kv-heads", type=int, help="Key/value heads, a divisor of --heads. Default: as --heads."
-    )
-    group.addoption("--head-dim", type=int, help=f"Head dimension. Default: {either('head_dim')}.")
-    group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {either('dtype')}.")
-
-
-def chosen(option: str, asked: list[str] | None, valid) -> list[str]:
-    unknown = [name for name in asked or () if name not in valid]
-    if unknown:
-        raise pytest.UsageError(
-            f"{option}: unknown {', '.join(unknown)}; valid are {', '.join(valid)}"
-        )
-    if asked == []:
-        raise pytest.UsageError(f"{option}: names nothing; valid are {', '.join(valid)}")
-    return list(dict.fromkeys(asked or valid))
-
-
-def device_of(asked: str | None) -> str:
-    there = torch.cuda.is_available()
-    (device,) = chosen("--device", [asked or ("cuda" if there else "cpu")], ("cuda", "cpu"))
-    if device == "cuda" and not there:
-        raise pytest.UsageError(
-            f"--device cuda: torch {torch.__version__} finds no CUDA device; valid here: cpu"
-        )
-    return device
-
-
-def whole(option: str, value) -> int:
-    """A positive whole number, else a usage error."""
-    if not str(value).isdecimal() or int(value) < 1:
-        raise pytest.UsageError(f"{option}: {value} is not a whole number of 1 or more")
-    return int(value)
-
-
-def grid_of(option) -> dict:
-    """The options, checked and completed. Raises pytest.UsageError (exit status 4)."""
-    device = device_of(option.device)
-    default = DEFAULTS[device]
-
-    def number(name: str, fallback: int) -> int:
-        given = getattr(option, name)
-        return whole(f"--{name.replace('_', '-')}", fallback if given is None else given)
-
-    heads = number("heads", default["heads"])
-    kv_heads = number("kv_heads", heads)
-    if heads % kv_heads:
-        raise pytest.UsageError(f"--kv-heads: {kv_heads} does not divide --heads {heads}")
-    lengths = SEQ_LENS[device] if option.seq_lens is None else option.seq_lens
-    if not lengths:
-        raise pytest.UsageError("--seq-lens: names no length")
-    return {
-        "device": device,
-        "masks": chosen("--masks", option.masks, list(PATTERNS)),
-        "backends": chosen("--backends", option.backends, list(backends.MODULES)),
-        "by_name": option.backends is not None,
-        "seq_lens": list(dict.fromkeys(whole("--seq-lens", n) for n in lengths)),
-        "shape": Shape(
-            number("batch", default["batch"]),
-            heads,
-            kv_heads,
-            number("head_dim", default["head_dim"]),
-        ),
-        "dtype": chosen("--dtype", [option.dtype or default["dtype"]], DTYPES)[0],
-    }
+    add_options(parser)
 
 
 def pytest_configure(config):
@@ -153,9 +64,14 @@ def pytest_report_header(config):
 
 def pytest_generate_tests(metafunc):
     grid = metafunc.config.stash[GRID]
-    if "cell" in metafunc.fixturenames:
+    what = f"{grid['shape']}-{grid['dtype']}"
+    if "cell" in metafunc.fixturenames and "spelling" in metafunc.fixturenames:
+        lengths, known = one_length(metafunc.config), metafunc.module.SPELLINGS
+        values = [(m, s, n) for m in grid["masks"] for s in lengths for n in known.get(m, ())]
+        ids = [f"{m}-{n}-s{s}-{what}" for m, s, n in values]
+        metafunc.parametrize(("mask", "seq_len", "spelling"), values, ids=ids)
+    elif "cell" in metafunc.fixturenames:
         values = list(product(grid["masks"], grid["seq_lens"], grid["backends"]))
-        what = f"{grid['shape']}-{grid['dtype']}"
         ids = [f"{m}-{b}-s{s}-{what}" for m, s, b in values]
         metafunc.parametrize(("mask", "seq_len", "backend"), values, ids=ids)
     elif "builder" in metafunc.fixturenames:
@@ -165,6 +81,16 @@ def pytest_generate_tests(metafunc):
         values = list(product(grid["masks"], lengths, metafunc.module.BUILDERS))
         ids = [f"{m}-{b}-s{s}-b{grid['shape'].batch}" for m, s, b in values]
         metafunc.parametrize(("mask", "seq_len", "builder"), values, ids=ids)
+    elif "cache" in metafunc.fixturenames:
+        values = list(product(grid["masks"], one_length(metafunc.config), metafunc.module.CACHES))
+        ids = [f"{m}-{c}-s{s}-{what}" for m, s, c in values]
+        metafunc.parametrize(("mask", "seq_len", "cache"), values, ids=ids)
+
+
+def one_length(config) -> list[int]:
+    """The lengths that are asked for; else the one that what is the same at each is timed at."""
+    grid = config.stash[GRID]
+    return grid["seq_lens"] if config.option.seq_lens else [ONE_LENGTH[grid["device"]]]
 
 
 def clock_of(config):
@@ -174,17 +100,42 @@ def clock_of(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    grid = config.stash[GRID]
     for item in items:
-        if "clock" in item.fixturenames and hasattr(item, "callspec"):
-            given = item.callspec.params
-            if "mask" not in given:
-                continue
-            what = item.module.__name__.rpartition("test_")[2]
-            item.add_marker(
-                pytest.mark.benchmark(
-                    timer=clock_of(config).timer, group=f"{given['mask']} {what} {given['seq_len']}"
-                )
-            )
+        names, given = item.fixturenames, item.callspec.params if hasattr(item, "callspec") else {}
+        if "clock" in names and "benchmark" in names:
+            item.add_marker(pytest.mark.benchmark(timer=clock_of(config).timer))
+        if "problem" not in names:
+            continue
+        direction = item.function.__name__.removeprefix("test_")
+        problem = Problem(
+            *(given["mask"], given["seq_len"], grid["shape"]),
+            *(grid["dtype"], grid["device"], direction),
+        )
+        (who,) = (given[name] for name in WHO if name in given)
+        item.stash[CELL] = problem, who
+        group = f"{problem.mask} {direction} {problem.seq_len}"
+        item.add_marker(pytest.mark.benchmark(group=group))
+
+
+def pytest_collection_finish(session):
+    """Compile what is to be timed, in parallel, before the first cell."""
+    config = session.config
+    option = config.option
+    idle = option.benchmark_skip or option.benchmark_disable or option.collectonly
+    if idle or hasattr(config, "workerinput"):  # or one of pytest-xdist's workers
+        return
+    cells = [item.stash[CELL] for item in session.items if CELL in item.stash]
+    cells = [cell for cell in cells if ahead.compiles(*cell)]
+    if not cells:
+        return
+    if problem := ahead.unwritable():
+        raise pytest.UsageError(problem)
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with ahead.spent("compile ahead"), capture.global_and_fixture_disabled():
+        left = ahead.compile_ahead(cells, config.stash[GRID]["jobs"])
+    for line in left:
+        config.get_terminal_writer().line(f"maskbench: compiled in the timing process: {line}")
 
 
 @pytest.fixture
@@ -192,7 +143,7 @@ def clock(pytestconfig):
     return clock_of(pytestconfig)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device(pytestconfig) -> str:
     """The device that the session is for: "cuda" or "cpu"."""
     return pytestconfig.stash[GRID]["device"]
@@ -205,19 +156,15 @@ def shape(pytestconfig) -> Shape:
 
 
 @pytest.fixture
-def problem(request, mask, seq_len, shape) -> Problem:
-    """What the cell is to compute; its module says in which DIRECTION."""
-    grid = request.config.stash[GRID]
-    direction = request.module.DIRECTION
-    return Problem(mask, seq_len, shape, grid["dtype"], grid["device"], direction)
+def problem(request, mask, seq_len) -> Problem:
+    """What the cell is to compute."""
+    return request.node.stash[CELL][0]
 
 
 @pytest.fixture
 def outcome(request, problem):
     """Keeps why a cell was not timed, for the saved file; hands its memory back after it."""
-    who = request.node.callspec.params
-    who = who.get("backend") or who["builder"]
-    request.node.stash[CURRENT] = {**problem.fields(), "backend": who}
+    request.node.stash[CURRENT] = {**problem.fields(), "backend": request.node.stash[CELL][1]}
     yield Outcome(request.node.stash[CURRENT])
     if problem.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -227,9 +174,10 @@ def outcome(request, problem):
 
 
 @pytest.fixture
-def cell(request, problem, backend, benchmark, clock, outcome) -> Cell:
+def cell(request, problem, benchmark, clock, outcome) -> Cell:
     """Checks one backend on one problem and then times it: `cell.check_and_time()`."""
     by_name = request.config.stash[GRID]["by_name"]
+    backend = request.node.stash[CELL][1]
     return Cell(problem, backend, by_name, benchmark, clock, request.config, outcome)
 
 
@@ -271,7 +219,18 @@ def pytest_benchmark_update_commit_info(config, commit_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     """Beside the timed cells, why each other cell was not timed."""
-    output_json["maskbench"] = {"format": FORMAT, "untimed": config.stash[UNTIMED]}
+    output_json["maskbench"] = {
+        "format": FORMAT,
+        "untimed": config.stash[UNTIMED],
+        "seconds": seconds(),
+        "jobs": config.stash[GRID]["jobs"],
+    }
+
+
+def seconds() -> dict[str, float]:
+    """Where the time since the start went."""
+    total = time.perf_counter() - BEGAN
+    return {**ahead.SPENT, "other": total - ahead.SPENT.total(), "total": total}
 
 
 def saved_without_times(config) -> dict:
@@ -297,6 +256,10 @@ def pytest_sessionfinish(session):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if ahead.SPENT["time"]:
+        parts = ", ".join(f"{what} {s:.1f} s" for what, s in seconds().items() if what != "total")
+        terminalreporter.section("maskbench: where the time went")
+        terminalreporter.write_line(f"{seconds()['total']:.1f} s: {parts}")
     counts = Counter((cell["outcome"], cell["reason"]) for cell in config.stash[UNTIMED])
     if counts:
         terminalreporter.section("maskbench: cells that were not timed")

@@ -15,6 +15,7 @@ import backends
 import measure
 from backends.reference import Comparison, Reference
 from masks import PATTERNS, Mask
+from tests.ahead import spent
 
 LARGEST_DEFAULT_WITH_SCORES = 2048
 BACKWARD_FLOPS = 2.5  # of the forward's, one rule for all
@@ -43,7 +44,12 @@ class Problem:
     shape: Shape
     dtype: str
     device: str
-    direction: str  # "forward", "backward" or "block_mask", its construction
+    direction: str  # "forward", "backward", or what else is timed, such as "block_mask"
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients are needed."""
+        return self.direction.endswith("backward")
 
     def fields(self) -> dict[str, object]:
         own = {"mask": self.mask, "direction": self.direction, "seq_len": self.seq_len}
@@ -64,8 +70,8 @@ class Tensors:
     reference: Reference
 
 
-def drawn(mask: Mask, shape: Shape, dtype: str, device: str, backward: bool) -> Tensors:
-    """Normal random tensors for a mask, with a fixed seed."""
+def inputs(mask: Mask, shape: Shape, dtype: str, device: str, backward: bool) -> list:
+    """[q, k, v, dout], normal and random with a fixed seed; dout is None without backward."""
     draw = torch.Generator(device).manual_seed(0)
 
     def normal(heads: int) -> torch.Tensor:
@@ -74,15 +80,20 @@ def drawn(mask: Mask, shape: Shape, dtype: str, device: str, backward: bool) -> 
 
     q, k, v = (normal(n) for n in (shape.heads, shape.kv_heads, shape.kv_heads))
     dout = normal(shape.heads) if backward else None
-    reference = Reference(mask, q, k, v, dout)
-    return Tensors(*(t.requires_grad_(backward) for t in (q, k, v)), dout, reference)
+    return [*(t.requires_grad_(backward) for t in (q, k, v)), dout]
+
+
+def drawn(mask: Mask, shape: Shape, dtype: str, device: str, backward: bool) -> Tensors:
+    """`inputs` with what they give by the reference."""
+    given = inputs(mask, shape, dtype, device, backward)
+    return Tensors(*given, Reference(mask, *given))
 
 
 @lru_cache(maxsize=1)  # the backends of one problem follow each other
 def tensors_of(problem: Problem) -> Tensors:
     """The same tensors for every backend."""
-    backward = problem.direction == "backward"
-    return drawn(problem.build(), problem.shape, problem.dtype, problem.device, backward)
+    shape, dtype = problem.shape, problem.dtype
+    return drawn(problem.build(), shape, dtype, problem.device, problem.backward)
 
 
 @lru_cache(maxsize=64)
@@ -95,20 +106,29 @@ def size_of(mask: str, seq_len: int, batch: int) -> dict[str, float]:
     return {"area": area, "density": area / (batch * seq_len**2), "block_density": touched}
 
 
-def check(call: backends.Call, tensors: Tensors) -> tuple[Comparison, object]:
-    """Compare one run of the call with the reference; returns also what is to be timed."""
+def run(call: backends.Call, dout: torch.Tensor | None) -> tuple[dict, Callable[[], object]]:
+    """What one run gives, by name, as [B, heads, S, head_dim]; and what is to be timed.
+
+    The first run: whatever the library compiles, it compiles here.
+    """
     out = call.forward(*call.inputs)
     results = {"out": call.unpack(out)}
-    if tensors.dout is None:
-        return tensors.reference.compare(results), lambda: call.forward(*call.inputs)
-    dout = call.pack(tensors.dout)
+    if dout is None:
+        return results, lambda: call.forward(*call.inputs)
+    packed = call.pack(dout)
 
     def backward():
-        return torch.autograd.grad(out, call.inputs, dout, retain_graph=True)
+        return torch.autograd.grad(out, call.inputs, packed, retain_graph=True)
 
     names = ("dq", "dk", "dv")
-    results |= {n: call.unpack(g) for n, g in zip(names, backward(), strict=True)}
-    return tensors.reference.compare(results), backward
+    grads = {n: call.unpack(g) for n, g in zip(names, backward(), strict=True)}
+    return results | grads, backward
+
+
+def check(call: backends.Call, tensors: Tensors) -> tuple[Comparison, object]:
+    """Compare one run of the call with the reference; returns also what is to be timed."""
+    results, timed = run(call, tensors.dout)
+    return tensors.reference.compare(results), timed
 
 
 def out_of_memory(error: Exception) -> str | None:
@@ -148,6 +168,15 @@ class Outcome:
             self.leave("out of memory", memory or "MemoryError")
 
 
+def bind_of(problem: Problem, name: str) -> backends.Bind:
+    """The backend of that name, or FlexAttention's on another spelling of the mask."""
+    if problem.direction.startswith("spelling"):
+        from tests.spellings import SPELLINGS  # which are made of this module
+
+        return SPELLINGS[problem.mask][name]
+    return backends.load(name)
+
+
 class Cell:
     """One cell, with all that is needed to run it."""
 
@@ -170,24 +199,30 @@ class Cell:
         except ValueError as error:
             self.leave("skipped", str(error))
         try:
-            bind = backends.load(self.backend)
+            bind = bind_of(self.problem, self.backend)
         except backends.Missing as said:
             self.leave("skipped", str(said))
         self.outcome.of(lambda: self._run(mask, bind))
 
     def _run(self, mask: Mask, bind: backends.Bind) -> None:
-        tensors = tensors_of(self.problem)
-        try:
-            call = bind(mask, tensors.q, tensors.k, tensors.v)
-        except backends.Unsupported as reason:
-            self.leave("unsupported", str(reason))
-        compared, timed = check(call, tensors)
-        assert compared.right, (
-            f"{compared.of} differs from the reference: error {compared.error:.3g}, "
-            f"bound {compared.bound:.3g} ({compared.checked})"
-        )
-        self.benchmark.extra_info |= self._facts(call, compared)
-        measured = measure.measure(self.benchmark, timed, self.clock, self.config)
+        with spent("check"):
+            tensors = tensors_of(self.problem)
+        with spent("compile"):
+            try:
+                call = bind(mask, tensors.q, tensors.k, tensors.v)
+            except backends.Unsupported as reason:
+                self.leave("unsupported", str(reason))
+            results, timed = run(call, tensors.dout)
+        with spent("check"):
+            compared = tensors.reference.compare(results)
+            del results
+            assert compared.right, (
+                f"{compared.of} differs from the reference: error {compared.error:.3g}, "
+                f"bound {compared.bound:.3g} ({compared.checked})"
+            )
+            self.benchmark.extra_info |= self._facts(call, compared)
+        with spent("time"):
+            measured = measure.measure(self.benchmark, timed, self.clock, self.config)
         self.benchmark.extra_info |= measured
         if measured:
             flops = self.benchmark.extra_info["flops"]
@@ -203,7 +238,7 @@ class Cell:
             "backend": self.backend,
             "form": call.form,
             **size,
-            "flops": flops * (BACKWARD_FLOPS if self.problem.direction == "backward" else 1),
+            "flops": flops * (BACKWARD_FLOPS if self.problem.backward else 1),
             "error": compared.error,
             "error_bound": compared.bound,
             "error_of": compared.of,

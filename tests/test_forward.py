@@ -1,8 +1,6 @@
 """Forward: device time of out = attention(q, k, v), gradients not required."""
 
-DIRECTION = "forward"
-
 
 # flops = 4 * area * heads * head_dim: q @ k.T and p @ v, 2 each a pair and head dimension
-def test_forward(cell):
+def test_forward(backend, cell):
     cell.check_and_time()

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import grid_of
 from masks import PATTERNS
 from reports.table import UnreadableRun, load
 from tests.broken_backends import NAMES as BROKEN
 from tests.cells import out_of_memory
+from tests.options import grid_of
 from tests.test_masks import NAMES
 
 ROOT = Path(__file__).parent.parent

@@ -1,0 +1,117 @@
+"""Compiling ahead: worker processes fill the on-disk caches, then one process times.
+
+torch.compile, Triton and CuTe keep what they compiled on disk. So each cell that compiles
+is run once by one of --jobs workers before the first is timed. What a worker cannot
+compile, the timing process compiles, and the run says so.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from tests.cells import Problem
+
+# FlashAttention-4 keeps what it compiles only where it is asked to.
+os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+# Folders that the libraries keep what they compiled in, where the user has chosen one.
+FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR")
+
+# Backends and builders of block masks that compile at their first call, and keep it on disk.
+COMPILES = {"flex", "flex_flash", "flash_attn_4", "torch_compiled"}
+
+SPENT: Counter[str] = Counter()  # s of this process, by what they went to
+
+
+def compiles(problem: Problem, name: str) -> bool:
+    """Whether a cell compiles at its first call, and can."""
+    import backends
+
+    if name in backends.MODULES:
+        try:
+            backends.load(name)
+        except backends.Missing:
+            return False
+    return name in COMPILES or problem.direction.startswith("spelling")
+
+
+@contextmanager
+def spent(what: str) -> Iterator[None]:
+    """Counts what the block takes as time that went to `what`, however it ends."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        SPENT[what] += time.perf_counter() - began
+
+
+def unwritable() -> str | None:
+    """Which cache folder cannot be written, and why; None where all can."""
+    for name in FOLDERS:
+        folder = os.environ.get(name)
+        try:
+            if folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            return f"{name}: {folder} cannot be written: {error.strerror}; name another folder"
+    return None
+
+
+def first_run(problem: Problem, backend: str) -> None:
+    """Run a cell once, unchecked and untimed: a worker's task."""
+    from tests.cells import bind_of, inputs, run
+    from tests.test_block_mask import BUILDERS, builder_of
+
+    mask = problem.build()
+    if backend in BUILDERS:
+        builder_of(backend, mask, problem.device)()
+        return
+    *qkv, dout = inputs(mask, problem.shape, problem.dtype, problem.device, problem.backward)
+    run(bind_of(problem, backend)(mask, *qkv), dout)
+
+
+def know(modules: dict[str, str]) -> None:
+    """What a worker starts with: the backends of the process that it works for."""
+    import backends
+
+    backends.MODULES.update(modules)
+
+
+def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
+    """Run each cell once in `jobs` workers, with a progress bar on stderr.
+
+    Returns a line for each cell that is left to the timing process. What the cell itself raises is
+    none of them: it will raise it again there, and be saved with it.
+    """
+    import backends
+
+    left, bar = [], tqdm(total=len(cells), desc="compiling ahead", unit="cell", mininterval=1)
+    workers = ProcessPool(
+        min(jobs, len(cells)),
+        initializer=know,
+        initargs=(dict(backends.MODULES),),
+        context=get_context("spawn"),
+    )
+    with bar, workers as pool:
+        tasks = {pool.schedule(first_run, args=cell): cell for cell in cells}
+        for task in as_completed(tasks):
+            problem, backend = tasks[task]
+            error = task.exception()
+            if isinstance(error, ProcessExpired):
+                name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
+                left.append(f"{name}: its worker died (exit code {error.exitcode})")
+            bar.update()
+    return left

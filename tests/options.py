@@ -1,0 +1,118 @@
+"""The command line's options, and the grid that they choose."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+import backends
+from masks import PATTERNS
+from tests.cells import Shape
+
+DTYPES = ("float16", "bfloat16", "float32")
+DEFAULTS = {
+    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
+    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
+}
+SEQ_LENS = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
+ONE_LENGTH = {"cuda": 4096, "cpu": 512}  # of what is much the same at each
+
+
+def add_options(parser) -> None:
+    group = parser.getgroup("maskbench", "maskbench: attention masks, backends and shapes")
+
+    def either(name: str) -> str:
+        return ", ".join(f"{DEFAULTS[d][name]} on {d}" for d in DEFAULTS)
+
+    def comma(text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    group.addoption("--device", help="cuda or cpu. Default: cuda where there is a GPU, else cpu.")
+    group.addoption(
+        "--masks", type=comma, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
+    )
+    group.addoption(
+        "--backends",
+        type=comma,
+        help=f"Backends, comma-separated. Default: all: {', '.join(backends.MODULES)}; "
+        f"{' and '.join(sorted(backends.HOLDS_SCORES))} up to S = 2048 unless named.",
+    )
+    lengths = "; ".join(f"{','.join(map(str, SEQ_LENS[d]))} on {d}" for d in SEQ_LENS)
+    group.addoption(
+        "--seq-lens", type=comma, help=f"Sequence lengths, comma-separated. Default: {lengths}."
+    )
+    group.addoption("--batch", type=int, help=f"Batch size. Default: {either('batch')}.")
+    group.addoption("--heads", type=int, help=f"Query heads. Default: {either('heads')}.")
+    group.addoption(
+        "--kv-heads", type=int, help="Key/value heads, a divisor of --heads. Default: as --heads."
+    )
+    group.addoption("--head-dim", type=int, help=f"Head dimension. Default: {either('head_dim')}.")
+    group.addoption(
+        "--jobs",
+        type=int,
+        help="Processes that compile before anything is timed. Default: as many as there are CPUs.",
+    )
+    group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {either('dtype')}.")
+
+
+def chosen(option: str, asked: list[str] | None, valid) -> list[str]:
+    unknown = [name for name in asked or () if name not in valid]
+    if unknown:
+        raise pytest.UsageError(
+            f"{option}: unknown {', '.join(unknown)}; valid are {', '.join(valid)}"
+        )
+    if asked == []:
+        raise pytest.UsageError(f"{option}: names nothing; valid are {', '.join(valid)}")
+    return list(dict.fromkeys(asked or valid))
+
+
+def device_of(asked: str | None) -> str:
+    there = torch.cuda.is_available()
+    (device,) = chosen("--device", [asked or ("cuda" if there else "cpu")], ("cuda", "cpu"))
+    if device == "cuda" and not there:
+        raise pytest.UsageError(
+            f"--device cuda: torch {torch.__version__} finds no CUDA device; valid here: cpu"
+        )
+    return device
+
+
+def whole(option: str, value) -> int:
+    """A positive whole number, else a usage error."""
+    if not str(value).isdecimal() or int(value) < 1:
+        raise pytest.UsageError(f"{option}: {value} is not a whole number of 1 or more")
+    return int(value)
+
+
+def grid_of(option) -> dict:
+    """The options, checked and completed. Raises pytest.UsageError (exit status 4)."""
+    device = device_of(option.device)
+    default = DEFAULTS[device]
+
+    def number(name: str, fallback: int) -> int:
+        given = getattr(option, name)
+        return whole(f"--{name.replace('_', '-')}", fallback if given is None else given)
+
+    heads = number("heads", default["heads"])
+    kv_heads = number("kv_heads", heads)
+    if heads % kv_heads:
+        raise pytest.UsageError(f"--kv-heads: {kv_heads} does not divide --heads {heads}")
+    lengths = SEQ_LENS[device] if option.seq_lens is None else option.seq_lens
+    if not lengths:
+        raise pytest.UsageError("--seq-lens: names no length")
+    return {
+        "device": device,
+        "masks": chosen("--masks", option.masks, list(PATTERNS)),
+        "backends": chosen("--backends", option.backends, list(backends.MODULES)),
+        "by_name": option.backends is not None,
+        "seq_lens": list(dict.fromkeys(whole("--seq-lens", n) for n in lengths)),
+        "shape": Shape(
+            number("batch", default["batch"]),
+            heads,
+            kv_heads,
+            number("head_dim", default["head_dim"]),
+        ),
+        "jobs": number("jobs", len(os.sched_getaffinity(0))),
+        "dtype": chosen("--dtype", [option.dtype or default["dtype"]], DTYPES)[0],
+    }
