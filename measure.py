@@ -86,7 +86,7 @@ class DeviceClock:
             began = time.perf_counter()
             call()
             hosts.append(time.perf_counter() - began)
-        self.block_seconds = 3 * statistics.median(hosts) + 50e-6
+        self.block_seconds = 1.5 * statistics.median(hosts) + 50e-6
         self.late_rounds = 0
 
     def was_late(self) -> None:

@@ -20,7 +20,7 @@ from masks import Mask
 
 FACTOR, FLOOR_EPS = 2.0, 2.0
 # Scores that are compared, counted over heads: more would take longer than the timing does.
-SCORES = {"cuda": 2**32, "cpu": 2**23}
+SCORES = {"cuda": 2**30, "cpu": 2**23}
 CHUNK = {"cuda": 2**27, "cpu": 2**23}  # scores that are held at a time
 
 

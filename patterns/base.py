@@ -80,7 +80,7 @@ class Mask(ABC):
         """(partial, full) blocks: bool [1 or B, 1, query blocks, key blocks]."""
         spans = []
         for step in size:
-            first = torch.arange(0, self.seq_len, step, device=device)
+            first = torch.arange(0, self.seq_len, step, dtype=torch.int32, device=device)
             spans.append((first, (first + step).clamp(max=self.seq_len) - 1))
         q, k = (tuple(t[:, None] for t in spans[0])), spans[1]
         some, every = self.reach(q, k)
@@ -118,5 +118,5 @@ def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
     at = torch.arange(columns, dtype=torch.int32, device=chosen.device)
     # a chosen column goes behind the chosen ones before it, another behind all chosen ones
     place = torch.where(chosen, before - 1, at - before + count[..., None])
-    order = torch.empty_like(place)
+    order = torch.empty(place.shape, dtype=torch.int32, device=chosen.device)
     return count, order.scatter_(-1, place.long(), at.expand_as(place))

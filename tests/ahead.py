@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -31,6 +32,8 @@ FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASH_ATTENTION_CUTE_
 
 # Backends and builders of block masks that compile at their first call, and keep it on disk.
 COMPILES = {"flex", "flex_flash", "flash_attn_4", "torch_compiled"}
+
+STUCK = 300  # s that one cell may take to compile
 
 SPENT: Counter[str] = Counter()  # s of this process, by what they went to
 
@@ -70,21 +73,33 @@ def unwritable() -> str | None:
     return None
 
 
-def first_run(problem: Problem, backend: str) -> None:
-    """Run a cell once, unchecked and untimed: a worker's task."""
+def first_run(problem: Problem, backend: str) -> str | None:
+    """Run a cell once, unchecked and untimed: a worker's task. Returns what it raised.
+
+    As text, as not every exception can be sent to another process.
+    """
     from tests.cells import bind_of, inputs, run
     from tests.test_block_mask import BUILDERS, builder_of
 
-    mask = problem.build()
-    if backend in BUILDERS:
-        builder_of(backend, mask, problem.device)()
-        return
-    *qkv, dout = inputs(mask, problem.shape, problem.dtype, problem.device, problem.backward)
-    run(bind_of(problem, backend)(mask, *qkv), dout)
+    try:
+        mask = problem.build()
+        if backend in BUILDERS:
+            builder_of(backend, mask, problem.device)()
+            return None
+        shape, device = problem.shape, problem.device
+        *qkv, dout = inputs(mask, shape, problem.dtype, device, problem.backward)
+        run(bind_of(problem, backend)(mask, *qkv), dout)
+    except Exception as error:  # the timing process will meet it again, and save it
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def know(modules: dict[str, str]) -> None:
     """What a worker starts with: the backends of the process that it works for."""
+    # The workers are as many as the CPUs; inductor would start as many of its own in each.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    warnings.simplefilter("ignore")  # the timing process will show them
+
     import backends
 
     backends.MODULES.update(modules)
@@ -93,8 +108,8 @@ def know(modules: dict[str, str]) -> None:
 def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
     """Run each cell once in `jobs` workers, with a progress bar on stderr.
 
-    Returns a line for each cell that is left to the timing process. What the cell itself raises is
-    none of them: it will raise it again there, and be saved with it.
+    Returns a line for each cell whose worker died or got stuck: it is left to the timing
+    process. What the cell itself raises it will raise there again, and be saved with it.
     """
     import backends
 
@@ -106,12 +121,16 @@ def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
         context=get_context("spawn"),
     )
     with bar, workers as pool:
-        tasks = {pool.schedule(first_run, args=cell): cell for cell in cells}
+        tasks = {pool.schedule(first_run, args=cell, timeout=STUCK): cell for cell in cells}
         for task in as_completed(tasks):
             problem, backend = tasks[task]
+            name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
             error = task.exception()
             if isinstance(error, ProcessExpired):
-                name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
                 left.append(f"{name}: its worker died (exit code {error.exitcode})")
+            elif isinstance(error, TimeoutError):
+                left.append(f"{name}: its worker took more than {STUCK} s")
+            elif error is not None:
+                raise error
             bar.update()
     return left

@@ -140,6 +140,7 @@ def assert_same_blocks(mask, block_size):
         ours_part, found_part = getattr(ours, part), getattr(found, part)
         assert ours_part.dtype == found_part.dtype, part
         assert torch.equal(ours_part, found_part), part
+        assert ours_part.is_contiguous(), f"{part}: CuTe's kernels ask for it"
 
 
 @pytest.mark.parametrize("block_size", [128, 64, (128, 256)])

@@ -131,6 +131,48 @@ def test_card_that_does_not_answer_stops_nothing(monkeypatch):
     assert device_clock().card() == {"sm_clock_mhz": None, "throttle": []}
 
 
+class Timed:
+    """pytest-benchmark's fixture, of which each round took 1 ms."""
+
+    enabled, stats = True, {"median": 1e-3, "data": [1e-3] * 20}
+
+    def pedantic(self, call, setup, rounds):
+        setup()
+
+
+class Card(measure.DeviceClock):
+    """A device clock without a device: each round takes 1 ms there and `host` s to enqueue."""
+
+    def __init__(self, host):
+        self.host, self.late_rounds, self._nvml = host, 0, "the card"
+
+    def round(self, call):
+        return 1e-3, self.host
+
+    def settle(self):
+        pass
+
+    prepare = peak_memory = lambda self, call: None
+
+
+@pytest.mark.parametrize(("host", "bound"), [(2e-3, True), (0.5e-3, False)])
+def test_a_call_that_its_host_takes_longer_for_is_host_bound(host, bound, pytestconfig):
+    measured = measure.measure(Timed(), lambda: None, Card(host), pytestconfig)
+    assert measured["host_bound"] is bound
+    assert measured["host_us"] == pytest.approx(host * 1e6)
+
+
+def test_a_throttled_cell_says_so(monkeypatch, pytestconfig):
+    """Held down while it was timed: before the cell the card said nothing."""
+    said = iter([0, measure.pynvml.nvmlClocksEventReasonSwThermalSlowdown])
+    reasons = "nvmlDeviceGetCurrentClocksEventReasons"
+    monkeypatch.setattr(measure.pynvml, reasons, lambda card: next(said))
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", lambda card, which: 1980)
+    measured = measure.measure(Timed(), lambda: None, Card(1e-4), pytestconfig)
+    assert measured["throttle"] == ["software thermal"]
+    assert measured["sm_clock_mhz"] == [1980, 1980]
+
+
 @pytest.fixture
 def cuda(clock):
     if not isinstance(clock, measure.DeviceClock):
@@ -154,6 +196,19 @@ def test_a_host_that_is_late_is_noticed(cuda):
     cuda.late_rounds = 0
     cuda.round(lambda: time.sleep(0.05))
     assert cuda.late_rounds == 1
+
+
+def test_a_host_that_sleeps_is_host_bound(cuda, benchmark, pytestconfig):
+    x = torch.zeros(1024, device="cuda")
+
+    def call():
+        time.sleep(0.003)
+        x.add_(1)
+
+    measured = measure.measure(benchmark, call, cuda, pytestconfig)
+    assert measured["host_bound"]
+    assert measured["host_us"] > 3000
+    assert benchmark.stats["median"] < 1e-3, "its device time is the addition's"
 
 
 def test_l2_is_cold(cuda):

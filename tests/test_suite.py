@@ -19,6 +19,11 @@ from tests.options import grid_of
 from tests.test_masks import NAMES
 
 ROOT = Path(__file__).parent.parent
+SPELLED = {
+    "global_local_sliding_window": ("bool_lookup", "int_lookup", "comparisons", "multiples"),
+    "multi_document_causal": ("document_id", "document_start"),
+    "standalone_self_attention": ("row_by_row", "tiles"),
+}
 CELLS = ("tests/test_forward.py", "tests/test_backward.py")
 
 
@@ -62,9 +67,22 @@ def test_node_ids_are_frozen():
         f"tests/test_block_mask.py::test_block_mask[{m}-{b}-s{s}-b8]"
         for m, b, s in product(NAMES, ("ours", "torch_eager", "torch_compiled"), (512, 4096))
     }
-    measured = {n for n in found if "test_forward.py" in n or "test_backward.py" in n}
-    measured |= {n for n in found if "test_block_mask.py" in n}
+    expected |= {
+        f"tests/test_spelling.py::test_spelling_{d}[{m}-{n}-s{s}-b8h32kv8d128-bfloat16]"
+        for d, (m, names), s in product(("forward", "backward"), SPELLED.items(), (512, 4096))
+        for n in names
+    }
+    files = ("forward", "backward", "block_mask", "spelling")
+    measured = {n for n in found if any(f"test_{f}.py::" in n and "-s" in n for f in files)}
     assert measured == expected
+
+
+def test_node_ids_of_compilation_are_frozen():
+    text = pytest_run("--collect-only", "-q", "-m", "compile", "--device", "cpu", "--masks", "full")
+    assert {line for line in text.splitlines() if line.startswith("tests/test_")} == {
+        f"tests/test_compile.py::test_compile_{d}[full-{cache}-s512-b1h4d64-float32]"
+        for d, cache in product(("forward", "backward"), ("cold", "warm"))
+    }
 
 
 # --- options ---
@@ -72,7 +90,7 @@ def test_node_ids_are_frozen():
 
 def options(**given):
     names = ("device", "masks", "backends", "seq_lens", "batch", "heads")
-    names += ("kv_heads", "head_dim", "dtype")
+    names += ("kv_heads", "head_dim", "dtype", "jobs")
     return SimpleNamespace(**{**dict.fromkeys(names), "device": "cpu", **given})
 
 
@@ -89,6 +107,7 @@ def options(**given):
         ({"batch": -1}, "--batch: -1 is not a whole number"),
         ({"seq_lens": ["512", "1k"]}, "--seq-lens: 1k is not a whole number"),
         ({"seq_lens": []}, "--seq-lens: names no length"),
+        ({"jobs": 0}, "--jobs: 0 is not a whole number of 1 or more"),
     ],
 )
 def test_a_wrong_option_says_what_is_valid(given, message):
@@ -120,9 +139,9 @@ def test_help_states_each_option_with_its_default():
     group = " ".join(group.split())
     for name in ("device", "masks", "backends", "seq-lens", "batch", "heads", "kv-heads"):
         assert f"--{name}=" in group, name
-    for name in ("head-dim", "dtype"):
+    for name in ("head-dim", "dtype", "jobs"):
         assert f"--{name}=" in group, name
-    assert group.count("Default:") == 9
+    assert group.count("Default:") == 10
     assert "1024,2048,4096,8192,16384 on cuda; 512,1024,2048 on cpu" in group
 
 
@@ -262,7 +281,7 @@ def test_every_cell_is_timed_or_has_its_outcome(run):
 FIELDS = {
     *("mask", "backend", "form", "direction", "batch", "heads", "kv_heads", "seq_len"),
     *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
-    *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval"),
+    *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval", "two_modes"),
     *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),
 }
 

@@ -1,0 +1,98 @@
+"""Compiling ahead: in workers, with progress, and losing nothing where one of them dies."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+import backends
+from backends import dense
+from tests import ahead, test_suite
+from tests.cells import Problem, Shape
+
+PROBLEM = Problem("causal", 256, Shape(1, 2, 2, 16), "float32", "cpu", "forward")
+
+
+def dying(mask, q, k, v):
+    """Right in the timing process; kills every other one."""
+    if multiprocessing.parent_process() is not None:
+        os._exit(7)
+    return dense.bind(mask, q, k, v)
+
+
+class Unsendable(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def raising(mask, q, k, v):
+    raise Unsendable("said", "once")
+
+
+def hanging(mask, q, k, v):
+    import time
+
+    time.sleep(60)
+
+
+BACKENDS = {"dying": dying, "raising": raising, "hanging": hanging}
+
+
+def pytest_load_initial_conftests():
+    """As a plugin (-p tests.test_ahead): a backend that compiles, and kills its worker."""
+    backends.MODULES["dying"] = __name__
+    ahead.COMPILES.add("dying")
+
+
+@pytest.fixture
+def odd_backends(monkeypatch):
+    for name in BACKENDS:
+        monkeypatch.setitem(backends.MODULES, name, __name__)
+    monkeypatch.setattr(ahead, "STUCK", 6)
+    yield
+    backends._found.cache_clear()
+
+
+def test_a_worker_that_fails_takes_no_other_cell_with_it(odd_backends, capsys):
+    names = ("raising", "dying", "dense", "hanging", "dense")
+    left = ahead.compile_ahead([(PROBLEM, name) for name in names], 2)
+    assert sorted(left) == [
+        "causal dying forward S=256: its worker died (exit code 7)",
+        "causal hanging forward S=256: its worker took more than 6 s",
+    ]
+    assert "compiling ahead: 100%" in capsys.readouterr().err
+
+
+def test_what_a_cell_raises_is_sent_as_text(odd_backends):
+    assert ahead.first_run(PROBLEM, "raising") == "Unsendable: said"
+    assert ahead.first_run(PROBLEM, "dense") is None
+
+
+def test_a_dead_workers_cell_is_compiled_where_it_is_timed(tmp_path):
+    path = tmp_path / "run.json"
+    text = test_suite.pytest_run(
+        *("-p", "tests.test_ahead", "--backends", "dying,sdpa", "--device", "cpu", "--jobs", 1),
+        *("--masks", "causal", "--seq-lens", 256, "--benchmark-max-time=0.01"),
+        *(f"--benchmark-json={path}", "tests/test_forward.py"),
+    )
+    said = "compiled in the timing process: causal dying forward S=256: its worker died"
+    assert f"maskbench: {said} (exit code 7)" in text
+    assert "maskbench: where the time went" in text
+    saved = json.loads(path.read_text())
+    assert [b["extra_info"]["backend"] for b in saved["benchmarks"]] == ["sdpa", "dying"][::-1]
+    seconds = saved["maskbench"]["seconds"]
+    assert {"compile ahead", "compile", "check", "time", "other", "total"} == seconds.keys()
+    parts = sum(s for what, s in seconds.items() if what != "total")
+    assert parts == pytest.approx(seconds["total"])
+
+
+def test_a_cache_that_cannot_be_written_is_a_usage_error(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(file / "below"))
+    few = ("--masks", "causal", "--seq-lens", 256, "--device", "cpu", "tests/test_forward.py")
+    text = test_suite.pytest_run(*few, "--backends", "flex", expect=4)
+    assert f"TRITON_CACHE_DIR: {file / 'below'} cannot be written: Not a directory" in text
+    assert "Traceback" not in text
+    test_suite.pytest_run(*few, "--backends", "sdpa", "--benchmark-disable")  # compiles nothing
