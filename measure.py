@@ -24,6 +24,7 @@ TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of t
 PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
 CPU_SHARE = 0.1  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
+SHORTEST_SPIN = 100e-6  # s: of a shorter one the events' own time is more than 1 %
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 SPIN_HZ = 3e9  # at or above SM clocks, so that a spin is not shorter than asked for
 
@@ -39,6 +40,7 @@ class Mark:
         if start.event.query():  # reached before the whole call was enqueued: the device waited
             self.clock.was_late()
         self.event.synchronize()
+        self.clock.count_spin(start.event)
         return start.event.elapsed_time(self.event) / 1e3 - self.clock.overhead
 
 
@@ -50,7 +52,7 @@ class DeviceClock:
 
     def __init__(self, device: torch.device):
         self.device, self.overhead, self.late_rounds = device, 0.0, 0
-        self.block_seconds = 1e-3
+        self.block_seconds, self.spin, self.spin_hz = 1e-3, None, []
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device=device)
         self.overhead = statistics.median(self.round(lambda: None)[0] for _ in range(100))
@@ -68,7 +70,19 @@ class DeviceClock:
         self.flush.zero_()
         # Private, as torch has no public way to keep a device busy for a given time without
         # heating it (seen on 2.11 and 2.13): spins for a number of SM clock cycles.
-        torch.cuda._sleep(int(self.block_seconds * SPIN_HZ))
+        cycles, began = int(self.block_seconds * SPIN_HZ), torch.cuda.Event(enable_timing=True)
+        began.record()
+        torch.cuda._sleep(cycles)
+        self.spin = began, cycles
+
+    def count_spin(self, ended: torch.cuda.Event) -> None:
+        """The SM clock just before a call: the blocker's cycles over the time that they took.
+
+        NVML is asked before and after a cell, when the card is idle; this is seen under load.
+        """
+        if self.spin and self.block_seconds > SHORTEST_SPIN:
+            began, cycles = self.spin
+            self.spin_hz.append(cycles / (began.elapsed_time(ended) / 1e3 - self.overhead))
 
     def round(self, call: Callable[[], object]) -> tuple[float, float]:
         """(device s, host s to enqueue) of one call."""
@@ -167,6 +181,7 @@ THROTTLE = {
 class HostClock:
     """Wall time, for a CPU: nothing to flush, nothing to wait for."""
 
+    spin_hz = ()
     timer = staticmethod(time.perf_counter)
 
     def settle(self) -> None:
@@ -274,7 +289,7 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     times, hosts, wall = pilot(clock, call, max_seconds / fewest)
     if clock.adapt(len(times)):
         times, hosts, wall = pilot(clock, call, max_seconds / fewest)
-    clock.late_rounds, before = 0, clock.card()
+    clock.late_rounds, clock.spin_hz, before = 0, [], clock.card()
     rounds = rounds_for(times, wall, fewest, max_seconds)
     try:
         benchmark.pedantic(call, setup=clock.settle, rounds=rounds)
@@ -291,5 +306,6 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
         "late_rounds": clock.late_rounds,
         "peak_memory_bytes": peak,
         "sm_clock_mhz": [before["sm_clock_mhz"], after["sm_clock_mhz"]],
+        "spin_clock_mhz": statistics.median(clock.spin_hz) / 1e6 if clock.spin_hz else None,
         "throttle": sorted({*before["throttle"], *after["throttle"]}),
     }

@@ -31,6 +31,8 @@ def notes(row: pd.Series) -> str:
         flags.append("throttled")
     if row["late_rounds"] > row["rounds"] / 10:
         flags.append("host late")
+    if row.get("two_modes") is True:  # not in older runs
+        flags.append("two modes")
     return f" [{', '.join(flags)}]" if flags else ""
 
 

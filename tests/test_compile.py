@@ -50,6 +50,7 @@ def compile_and_time(problem, cache, benchmark, outcome, monkeypatch, tmp_path_f
             **problem.fields(),
             **size_of(problem.mask, problem.seq_len, shape.batch),
             **{"backend": "flex", "form": f"{cache} cache", "cache": cache},
+            **{"host_bound": False, "late_rounds": 0, "throttle": []},  # wall time: of no device
         }
         benchmark.pedantic(compile_once, args=(mask, *given), setup=fresh, rounds=CACHES[cache])
 

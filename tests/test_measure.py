@@ -144,7 +144,7 @@ class Card(measure.DeviceClock):
     """A device clock without a device: each round takes 1 ms there and `host` s to enqueue."""
 
     def __init__(self, host):
-        self.host, self.late_rounds, self._nvml = host, 0, "the card"
+        self.host, self.late_rounds, self._nvml, self.spin_hz = host, 0, "the card", []
 
     def round(self, call):
         return 1e-3, self.host
@@ -209,6 +209,18 @@ def test_a_host_that_sleeps_is_host_bound(cuda, benchmark, pytestconfig):
     assert measured["host_bound"]
     assert measured["host_us"] > 3000
     assert benchmark.stats["median"] < 1e-3, "its device time is the addition's"
+
+
+def test_the_blocker_tells_the_clock(cuda):
+    x = torch.zeros(1024, device="cuda")
+    cuda.prepare(lambda: x.add_(1))
+    cuda.block_seconds = 1e-3
+    cuda.spin_hz.clear()
+    for _ in range(20):
+        cuda.round(lambda: x.add_(1))
+    read = cuda.card()["sm_clock_mhz"]
+    assert len(cuda.spin_hz) == 20
+    assert read is None or statistics.median(cuda.spin_hz) / 1e6 == pytest.approx(read, rel=0.02)
 
 
 def test_l2_is_cold(cuda):

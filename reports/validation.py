@@ -1,0 +1,191 @@
+"""Tables that prove the numbers: targets beside what the saved runs reached, as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import quantile_test
+
+from reports.table import DIRECTIONS, UnreadableRun, read, rows_of
+
+TARGET = 0.005  # half-width of the interval of a median, of the median
+SHORT = 50e-6  # s: cells below are judged in us, not in percent
+LONG = 65536
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts and numbers."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cells_of(path: Path) -> pd.DataFrame:
+    """The timed cells of one run, with their rounds where they were saved."""
+    run = read(path)
+    data = {b["fullname"]: b["stats"].get("data") for b in run["benchmarks"]}
+    cells = pd.DataFrame([row for row in rows_of(run, path) if row["outcome"] == "timed"])
+    return cells.assign(data=cells["fullname"].map(data), run=path.stem) if len(cells) else cells
+
+
+def percent(part, digits: int = 0) -> str:
+    return f"{100 * float(np.mean(part)):.{digits}f} %"
+
+
+def fidelity(cells: pd.DataFrame) -> str | None:
+    """Our device time against CUPTI's kernel time."""
+    found = cells[cells["direction"].str.startswith("fidelity_")]
+    if found.empty:
+        return None
+    apart = found["median_s"] - found["cupti_s"]
+    inside = apart.abs() <= np.maximum(1e-6, 0.01 * found["cupti_s"])
+    table = pd.DataFrame(
+        {
+            "mask": found["mask"],
+            "S": found["seq_len"],
+            "backend": found["backend"],
+            "direction": found["direction"].str.removeprefix("fidelity_"),
+            "ours, us": (found["median_s"] * 1e6).map("{:.1f}".format),
+            "CUPTI, us": (found["cupti_s"] * 1e6).map("{:.1f}".format),
+            "apart, us": (apart * 1e6).map("{:+.2f}".format),
+            "apart, %": (100 * apart / found["cupti_s"]).map("{:+.2f}".format),
+            "within": inside.map({True: "yes", False: "no"}),
+        }
+    )
+    said = f"Target: within 1 us or 1 %, 24 cells or more. Reached: {inside.sum()} of {len(found)}."
+    return f"{said}\n\n{markdown(table)}"
+
+
+def repeatability(runs: list[pd.DataFrame]) -> str | None:
+    """The spread of each cell's median over runs of the same cells on one card."""
+    cells = pd.concat(runs)
+    cells = cells[cells["direction"].isin(DIRECTIONS)]
+    medians = cells.pivot_table(index="fullname", columns="run", values="median_s").dropna()
+    if medians.shape[1] < 2 or medians.empty:
+        return None
+    middle = medians.median(axis=1)
+    spread = medians.max(axis=1) - medians.min(axis=1)
+    held = np.where(middle < SHORT, spread <= 1e-6, spread <= 0.01 * middle)
+    share = (spread / middle)[middle >= SHORT]
+    rows = [
+        ["cells, runs", "60 or more, 5", f"{medians.shape[0]}, {medians.shape[1]}"],
+        ["cells within 1 % (below 50 us: 1 us), highest less lowest", "95 %", percent(held)],
+        ["spread of cells of 50 us and more, median", "", f"{100 * share.median():.2f} %"],
+        ["the same, 95 of 100 cells", "", f"{100 * share.quantile(0.95):.2f} %"],
+    ]
+    worst = spread[~held].div(middle).sort_values(ascending=False).head(12)
+    table = medians.loc[worst.index].mul(1e6).map("{:.1f}".format)
+    table.insert(0, "cell", [name.rpartition("[")[2].rstrip("]") for name in table.index])
+    table["direction"] = cells.groupby("fullname")["direction"].first()
+    table["spread"] = worst.map("{:.1%}".format)
+    said = markdown(pd.DataFrame(rows, columns=["what", "target", "reached"]))
+    return f"{said}\n\nThe widest of those outside, medians in us by run:\n\n{markdown(table)}"
+
+
+def half_width(seconds: list[float]) -> float:
+    """Half the 95 % confidence interval of the median, relative to it; inf where there is none."""
+    middle = float(np.median(seconds))
+    low, high = quantile_test(seconds, q=middle).confidence_interval(0.95)
+    width = (high - low) / 2 / middle
+    return float(width) if np.isfinite(width) else np.inf
+
+
+def rounds(cells: pd.DataFrame) -> str | None:
+    """Whether the rounds sufficed, and whether fewer would have."""
+    found = cells[cells["direction"].isin(DIRECTIONS)]
+    saved = found[found["data"].map(lambda data: isinstance(data, list))]
+    if saved.empty:
+        return None
+    rows = [["all", percent(found["interval"] <= TARGET), f"{found['rounds'].median():g}"]]
+    for part in (2, 4):
+        fewer = saved["data"].map(lambda data, part=part: data[: max(6, len(data) // part)])
+        held = fewer.map(half_width) <= TARGET
+        rows.append([f"the first 1/{part}", percent(held), f"{fewer.map(len).median():g}"])
+    table = markdown(pd.DataFrame(rows, columns=["rounds", "cells within 0.5 %", "median rounds"]))
+    modes = found["two_modes"].fillna(False).astype(bool) if "two_modes" in found else False
+    late = found["late_rounds"] > found["rounds"] / 10
+    flags = f"Flagged: two modes {percent(modes, 1)}, host late {percent(late, 1)}, throttled "
+    flags += (
+        f"{percent(found['throttle'].map(bool), 1)}, host-bound {percent(found['host_bound'])}."
+    )
+    return f"Target: 0.5 % for 90 % of the cells. {len(found)} cells.\n\n{table}\n\n{flags}"
+
+
+def speed(paths: list[Path]) -> str | None:
+    """Where each run's time went."""
+    rows = []
+    for path in paths:
+        about, cells = read(path)["maskbench"], cells_of(path)
+        if "seconds" not in about or cells.empty:
+            continue
+        seconds = about["seconds"]
+        row = {"run": path.stem, "timed": len(cells), "jobs": about["jobs"]}
+        row |= {f"{what}, s": f"{seconds.get(what, 0):.0f}" for what in SPENT}
+        rows.append(row | {"cells a minute": f"{60 * len(cells) / seconds['total']:.0f}"})
+    target = "Target, the default grid on 16 cores: 600 s cold, 300 s warm, 60 cells a minute warm."
+    return f"{target}\n\n{markdown(pd.DataFrame(rows))}" if rows else None
+
+
+SPENT = ("compile ahead", "compile", "check", "time", "other", "total")
+
+
+def long_sequences(cells: pd.DataFrame) -> str | None:
+    """Times at lengths where nothing may hold S x S."""
+    found = cells[cells["seq_len"] >= LONG]
+    if found.empty:
+        return None
+    memory = found["peak_memory_bytes"].div(2**20).map("{:.1f}".format)
+    table = pd.DataFrame(
+        {
+            "mask": found["mask"],
+            "S": found["seq_len"],
+            "what": found["direction"],
+            "by": found["backend"],
+            "ms": found["median_s"].mul(1e3).map("{:.3f}".format),
+            "MiB": memory,
+            "checked": found["checked"],
+        }
+    ).sort_values(["what", "by", "S"], kind="stable")
+    ours = found[(found["direction"] == "block_mask") & (found["backend"] == "ours")]
+    said = "Target: all masks forward and backward; `block_mask` at 131072 below 2 ms and 40 MiB."
+    if len(ours):
+        slowest, largest = ours["median_s"].max() * 1e3, ours["peak_memory_bytes"].max() / 2**20
+        said += f" `block_mask`: at most {slowest:.2f} ms and {largest:.1f} MiB."
+    return f"{said}\n\n{markdown(table)}"
+
+
+def spellings(cells: pd.DataFrame) -> str | None:
+    """One mask written in several ways."""
+    found = cells[cells["direction"].str.startswith("spelling_")]
+    if found.empty:
+        return None
+    wide = found.pivot_table(
+        index=["mask", "backend"], columns="direction", values="median_s", sort=False
+    )
+    table = wide.mul(1e3).map("{:.3f}".format).reset_index()
+    table = table.rename(columns=lambda name: name.replace("spelling_", "ms, "))
+    return markdown(table.rename(columns={"backend": "spelling"}))
+
+
+def text(paths: list[Path]) -> str:
+    """The whole document."""
+    runs = [cells for path in paths if len(cells := cells_of(path))]
+    if not runs:
+        raise UnreadableRun(f"{', '.join(map(str, paths))}: nothing was timed in them")
+    cells = pd.concat(runs, ignore_index=True)
+    sections = {
+        "Fidelity: device time against CUPTI's": fidelity(cells),
+        "Repeatability: fresh processes": repeatability(runs),
+        "Rounds": rounds(cells),
+        "Where the time of a run goes": speed(paths),
+        "Long sequences": long_sequences(cells),
+        "How a mask is written": spellings(cells),
+    }
+    devices = sorted(set(cells["device"] + ", torch " + cells["torch"]))
+    found = [f"## {title}\n\n{body}" for title, body in sections.items() if body]
+    missing = [title for title, body in sections.items() if not body]
+    head = f"# Validation\n\nOf {', '.join(p.name for p in paths)}: {'; '.join(devices)}."
+    if missing:
+        head += f" Not in these runs: {'; '.join(missing)}."
+    return "\n\n".join([head, *found]) + "\n"

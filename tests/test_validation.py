@@ -1,0 +1,145 @@
+"""The tables of reports/validation.md, and what FlexAttention costs before its first call."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reports import validation
+from reports.__main__ import main
+from reports.payback import draw, payback
+
+RUN = Path(__file__).parent / "data" / "cpu_run.json"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves the run of the tests' data again, changed by a function of each benchmark."""
+
+    def save(name, change, **about):
+        run = json.loads(RUN.read_text())
+        run["maskbench"] |= about
+        for bench in run["benchmarks"]:
+            change(bench)
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(run))
+        return path
+
+    return save
+
+
+def scaled(factor):
+    def change(bench):
+        bench["stats"]["median"] = factor
+        bench["extra_info"]["two_modes"] = False
+
+    return change
+
+
+def test_cells_that_repeat_within_one_percent_are_counted(saved):
+    near = [saved(f"near{i}", scaled(1e-3 * (1 + 0.004 * i))) for i in range(3)]
+    assert "| 100 % |" in validation.repeatability([validation.cells_of(p) for p in near])
+    far = [*near, saved("far", scaled(1.02e-3))]
+    text = validation.repeatability([validation.cells_of(p) for p in far])
+    assert "| 95 % | 0 % |" in text
+    assert "| cell | far | near0 | near1 | near2 |" in text
+
+
+def test_short_cells_are_judged_in_microseconds(saved):
+    runs = [validation.cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
+    assert "| 95 % | 100 % |" in validation.repeatability(runs), "4.5 %, but 0.9 us"
+
+
+def test_fewer_rounds_are_seen_not_to_hold(saved):
+    def change(bench):
+        bench["stats"] |= {"median": 1.0, "data": [1 + 0.012 * math.sin(i) for i in range(64)]}
+        bench["stats"]["rounds"] = 64
+        bench["extra_info"] |= {"interval": 0.004, "two_modes": False}
+
+    text = validation.rounds(validation.cells_of(saved("r", change)))
+    assert "| all | 100 % | 64 |" in text
+    assert "| the first 1/4 | 0 % | 16 |" in text
+
+
+def test_fidelity_names_cells_outside(saved):
+    def change(bench):
+        median = bench["stats"]["median"]
+        off = 1.02 if bench["extra_info"]["backend"] == "flex" else 1.005
+        bench["extra_info"] |= {"cupti_s": median / off, "direction": "fidelity_forward"}
+
+    text = validation.fidelity(validation.cells_of(saved("r", change)))
+    assert "+2.00 | no |" in text
+    assert "+0.50 | yes |" in text
+
+
+def test_where_the_time_went_is_told_by_run(saved):
+    seconds = {"compile ahead": 9.0, "time": 20.5, "other": 0.5, "total": 30.0}
+    path = saved("cold", lambda bench: None, seconds=seconds, jobs=16)
+    count = len(json.loads(path.read_text())["benchmarks"])
+    assert f"| cold | {count} | 16 | 9 | 0 | 0 | 20 | 0 | 30 | {2 * count} |" in validation.speed(
+        [path]
+    )
+
+
+def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
+    runs = [saved(f"r{i}", scaled(1e-3)) for i in range(2)]
+    assert main(["validation", *map(str, runs), "-o", str(tmp_path / "to")]) == 0
+    text = (tmp_path / "to" / "validation.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "Not in these runs: Fidelity" in text
+    assert "## Repeatability" in text
+
+
+def test_a_run_without_times_is_refused(saved, tmp_path, capsys):
+    run = json.loads(RUN.read_text()) | {"benchmarks": []}
+    path = tmp_path / "empty.json"
+    path.write_text(json.dumps(run))
+    assert main(["validation", str(path), "-o", str(tmp_path)]) == 2
+    assert "nothing was timed" in capsys.readouterr().err
+
+
+def cell(backend, direction, seconds, form=""):
+    about = {"mask": "causal", "seq_len": 512, "batch": 1, "heads": 4, "kv_heads": 4}
+    about |= {"head_dim": 64, "dtype": "float32", "device": "a card", "torch": "2.13.0"}
+    return {**about, "backend": backend, "direction": direction, "median_s": seconds, "form": form}
+
+
+COSTS = [
+    cell("flex", "compile_forward", 5.9, "cold cache"),
+    cell("flex", "compile_forward", 0.2, "warm cache"),
+    cell("flex", "compile_backward", 9.9, "cold cache"),
+    cell("ours", "block_mask", 0.1),
+    cell("flex", "forward", 0.010),
+    cell("flex", "backward", 0.030),
+]
+
+
+def paid(*more):
+    found = payback(pd.DataFrame([*COSTS, *more]).assign(is_timed=True))
+    return found.set_index("work")
+
+
+def test_what_was_compiled_pays_by_what_each_call_saves():
+    rivals = (cell("sdpa", "forward", 0.012), cell("sdpa", "backward", 0.033))
+    dense = (
+        cell("sdpa_math", "forward", 0.001, "dense bias"),
+        cell("flash_attn_4", "forward", 0.001),
+    )
+    found = paid(*rivals, *dense)
+    assert found.loc["inference", "calls"] == pytest.approx(6.0 / 0.002)
+    assert found.loc["training", "calls"] == pytest.approx(10.0 / 0.005)
+    assert set(found["rival"]) == {"sdpa"}
+    assert draw(pd.DataFrame([*COSTS, *rivals]).assign(is_timed=True)) is not None
+
+
+def test_what_is_slower_never_pays():
+    assert math.isinf(paid(cell("sdpa", "forward", 0.009)).loc["inference", "calls"])
+
+
+def test_without_a_rival_there_is_no_number():
+    found = paid()
+    assert found["calls"].isna().all()
+    assert draw(pd.DataFrame(COSTS).assign(is_timed=True)) is not None
+    assert draw(pd.DataFrame(COSTS[3:]).assign(is_timed=True)) is None
