@@ -1,4 +1,4 @@
-"""python -m reports plots|matrix|validation [RUN ...] [-o DIR]"""
+"""python -m reports plots|matrix|validation|compare|history|gate"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 
 from masks import PATTERNS
-from reports.table import DIRECTIONS, UnreadableRun, load, newest, shape_of
+from reports.table import DIRECTIONS, STORAGE, UnreadableRun, load, newest, shape_of
 
 
 def problems_of(runs: list[Path], folder: Path) -> list[tuple[pd.DataFrame, Path]]:
@@ -84,22 +84,103 @@ def validation(runs: list[Path], folder: Path) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
+    """Two runs side by side; without --history nothing is stronger than SUSPECT."""
+    from reports import change_pictures, telling  # see main
+    from reports.compare import compare
+    from reports.evidence import load_history, load_run
+    from reports.style import save
+
+    one, other = load_run(base), load_run(new)
+    past, notes = load_history(history, []) if history else ([], [])
+    verdict = compare(one, other, past)
+    verdict.notes += notes
+    title = f"{base.name} (torch {one.torch}) to {new.name} (torch {other.torch})"
+    draw = {"changes.png": change_pictures.changes, "heat.png": change_pictures.heat}
+    pictures = {name: drawn(verdict.cells, title) for name, drawn in draw.items()}
+    telling.tell(verdict, "compare", f"compare {title}", folder)
+    found = [str(save(figure, folder / name)) for name, figure in pictures.items() if figure]
+    print(f"in {folder}/: summary.md, verdict.json; {', '.join(found) or 'nothing to draw'}")
+    return verdict.code
+
+
+def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: Path) -> int:
+    """A verdict for CI. Exit status: 0 no regression, 1 confirmed regression, 2 bad usage or
+    unreadable file, 3 (with --strict) nothing could be compared."""
+    from reports import change_pictures, telling  # see main
+    from reports.evidence import load_history, load_run
+    from reports.gate import gate
+    from reports.style import save
+
+    run, again = load_run(new), load_run(confirm) if confirm else None
+    runs, notes = load_history(history, [run, again] if again else [run])
+    verdict = gate(run, runs, again, strict)
+    verdict.notes += notes
+    title = f"gate {new.name} (torch {run.torch})"
+    draw = {"changes.png": change_pictures.changes, "heat.png": change_pictures.heat}
+    pictures = {name: drawn(verdict.cells, title) for name, drawn in draw.items()}
+    telling.tell(verdict, "gate", title, folder)
+    found = [str(save(figure, folder / name)) for name, figure in pictures.items() if figure]
+    print(f"in {folder}/: summary.md, verdict.json; {', '.join(found) or 'nothing to draw'}")
+    if verdict.word.startswith("NOT "):
+        print(f"*** {verdict.word}: no cell could be judged, so this is no all-clear ***")
+    return verdict.code
+
+
+def history(folder: Path, into: Path) -> int:
+    """All saved runs of one machine as trends, with the steps in them."""
+    from reports import change_pictures, telling  # see main
+    from reports.evidence import load_history
+    from reports.history import history
+    from reports.style import save
+
+    runs, notes = load_history(folder, [])
+    verdict, trends = history(runs)
+    verdict.notes += notes
+    telling.tell(verdict, "history", f"history of {folder}", into)
+    pages = verdict.cells.groupby(["mask", "direction"], sort=False)
+    for (mask, direction), cells in pages:
+        figure = change_pictures.trend(trends, cells, f"{mask} {direction}, {verdict.word}")
+        save(figure, into / "trends" / f"{mask}_{direction}.png")
+    print(f"in {into}/: summary.md, verdict.json, and {len(pages)} pictures in trends/")
+    return 0
+
+
+def parser_of() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for run in (plots, matrix, validation):
         command = commands.add_parser(run.__name__, help=run.__doc__)
         command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
-        command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"))
-        command.set_defaults(run=run)
+        command.set_defaults(run=lambda o, run=run: run(o.runs or [newest()], o.o))
         command.description = (
             f"{run.__doc__} Several RUNs are one run, taken in parts (of validation: each is one). "
             "Default: the run saved last under .benchmarks/. Pictures go to DIR (default: plots)."
         )
-    options = parser.parse_args(arguments)
+    command = commands.add_parser("compare", help=compare.__doc__, description=compare.__doc__)
+    command.add_argument("base", metavar="BASE", type=Path)
+    command.add_argument("new", metavar="NEW", type=Path)
+    command.add_argument("--history", metavar="DIR", type=Path, help="runs that show the noise")
+    command.set_defaults(run=lambda o: compare(o.base, o.new, o.history, o.o))
+    command = commands.add_parser("history", help=history.__doc__, description=history.__doc__)
+    command.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=STORAGE)
+    command.set_defaults(run=lambda o: history(o.folder, o.o))
+    command = commands.add_parser("gate", help="A verdict for CI.", description=gate.__doc__)
+    command.add_argument("new", metavar="NEW", type=Path)
+    command.add_argument("--history", metavar="DIR", type=Path, default=STORAGE)
+    command.add_argument("--confirm", metavar="RUN", type=Path, help="NEW's grid, run once more")
+    command.add_argument("--strict", action="store_true", help="status 3 where nothing is judged")
+    command.set_defaults(run=lambda o: gate(o.new, o.history, o.confirm, o.strict, o.o))
+    for command in commands.choices.values():
+        command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser_of().parse_args(arguments)
     matplotlib.use("Agg")  # before pyplot is imported, by the modules that the commands import
     try:
-        return options.run(options.runs or [newest()], options.o)
+        return options.run(options)
     except UnreadableRun as error:
         print(f"reports: {error}", file=sys.stderr)
     except OSError as error:

@@ -1,0 +1,205 @@
+"""Whether a run is slower than the runs before it: one verdict a cell, one for the suite.
+
+x is the logarithm of a cell's median. A new x is set against those of the comparable runs since
+the last accepted change, by a one-sided t test whose variance is pooled: within runs, between
+runs, and over the suite's cells (the moderated t of Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
+Over all cells the false discovery rate is held by Benjamini and Hochberg's rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control, t
+
+from reports.evidence import Run, cell_difference, differences, soft_differences, standard_error
+from reports.steps import last_step
+
+FEWEST, MOST = 5, 20  # comparable runs that a cell is judged by
+EFFECT, LEAST = 0.05, 1e-6  # a smaller change, relative or in s, is none
+FLOOR = 0.005  # of the noise
+NOISY = 0.03  # beyond this noise a cell cannot be judged
+PRIOR = 4  # degrees of freedom that the suite's usual variance counts for
+DISCOVERY = 0.05
+PENDING = 3  # slow runs at the end of a history that wait to be confirmed
+
+
+@dataclass
+class Verdict:
+    """`cells`: a row each, with its status. `word` and `code` are the suite's."""
+
+    cells: pd.DataFrame
+    word: str
+    code: int
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, *statuses: str) -> pd.DataFrame:
+        return self.cells[self.cells["status"].isin(statuses)]
+
+
+def baseline(name: str, row: pd.Series, history: list[Run]) -> tuple[pd.DataFrame, str]:
+    """The cell's past: x and se of the last comparable runs, and why others do not count."""
+    past, reason = [], "was not timed before"
+    for run in history:
+        if name not in run.timed.index:
+            continue
+        before = run.cells.loc[name]
+        different = cell_difference(before, row)
+        if different:
+            past, reason = [], different  # what came before it is of something else, too
+            continue
+        x = {"x": np.log(before["median_s"]), "se": standard_error(before)}
+        past.append({**x, "two_modes": before["two_modes"], "file": str(run.path)})
+    found = pd.DataFrame(past, columns=["x", "se", "two_modes", "file"])
+    return found.iloc[last_step(found["x"].to_numpy()) :].tail(MOST + PENDING), reason
+
+
+def pending(xs: np.ndarray) -> int:
+    """How many runs at the end stand out alike from all before: a change not yet confirmed."""
+    for count in range(min(PENDING, len(xs) - FEWEST), 0, -1):
+        before, after = xs[:-count], xs[-count:]
+        above = after.min() > max(before.max(), np.median(before) + np.log1p(EFFECT))
+        below = after.max() < min(before.min(), np.median(before) - np.log1p(EFFECT))
+        if above or below:
+            return count
+    return 0
+
+
+def judged(new: Run, history: list[Run]) -> pd.DataFrame:
+    """A row for each timed cell of `new`, with status, change, p and what could be detected."""
+    rows = []
+    for name, row in new.timed.iterrows():
+        past, reason = baseline(name, row, history)
+        waiting = pending(past["x"].to_numpy())
+        used = past.iloc[: len(past) - waiting].tail(MOST)
+        found = {"fullname": name, "n": len(used), "waiting": waiting, "reason": ""}
+        found |= {"median_s": row["median_s"], "x": np.log(row["median_s"])}
+        if not len(used):
+            new_here = reason.startswith("was not timed")
+            status = "new" if new_here else "not comparable"
+            rows.append({**found, "status": status, "reason": reason})
+            continue
+        xs = used["x"].to_numpy()
+        found |= {"base": xs.mean(), "low": xs.min(), "high": xs.max()}
+        found |= {"between": xs.var(ddof=1) if len(xs) > 1 else np.nan}
+        found |= {"within": max(float((used["se"] ** 2).mean()), standard_error(row) ** 2)}
+        few = len(used) < FEWEST
+        modes = row["two_modes"] or used["two_modes"].mean() > 0.5
+        status = "too few runs" if few else "noisy" if modes else ""
+        reason = f"{len(used)} comparable, {FEWEST} needed" if few else "two modes" if modes else ""
+        rows.append({**found, "status": status, "reason": reason})
+    return tested(pd.DataFrame(rows).set_index("fullname"))
+
+
+def tested(cells: pd.DataFrame) -> pd.DataFrame:
+    """The t test of all cells that can be judged."""
+    for column in ("base", "low", "high", "between", "within"):
+        cells[column] = cells.get(column, np.nan)
+    enough = cells["n"] >= FEWEST
+    usual = cells.loc[enough, "between"].median()
+    own = cells["n"] - 1
+    pooled = (PRIOR * usual + own * cells["between"]) / (PRIOR + own)
+    cells["noise"] = np.sqrt(np.maximum(np.maximum(pooled, cells["within"]), FLOOR**2))
+    noisy = enough & (cells["status"] == "") & (cells["noise"] > NOISY)
+    cells.loc[noisy, ["status", "reason"]] = ["noisy", f"noise over {NOISY:.0%}"]
+    error = cells["noise"] * np.sqrt(1 + 1 / cells["n"].clip(lower=1))
+    shift = cells["x"] - cells["base"]
+    cells["change"] = np.expm1(shift)
+    open_ = cells["status"] == ""
+    degrees, count = own + PRIOR, max(1, int(open_.sum()))
+    least = np.log1p(np.maximum(EFFECT, LEAST / np.exp(cells["base"])))
+    for status, sign in (("SLOW", 1), ("FAST", -1)):
+        p = pd.Series(t.sf(sign * shift / error, degrees), cells.index)
+        beyond = (
+            shift > cells["high"] - cells["base"]
+            if sign > 0
+            else shift < cells["low"] - cells["base"]
+        )
+        adjusted = false_discovery_control(p[open_]) if open_.any() else []
+        significant = pd.Series(adjusted, cells.index[open_]).reindex(cells.index) <= DISCOVERY
+        hit = open_ & significant & beyond & (sign * shift >= least)
+        cells.loc[hit, "status"] = status
+        cells[f"p_{status.lower()}"] = p.where(open_)
+    needed = t.isf(DISCOVERY / count, degrees) * error
+    worst = (cells["high"] - cells["base"]).clip(lower=0)
+    cells["detectable"] = np.expm1(np.maximum(np.maximum(needed, worst), least))
+    cells.loc[cells["status"] == "", "status"] = "same"
+    return cells
+
+
+def gate(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> Verdict:
+    """The verdict on `new` by the runs before it.
+
+    What is slow in it is a regression where `confirm` repeats it; without one, where the runs
+    that wait at the end of the history are slow already: this is the next night then.
+    """
+    notes = []
+    history = [run for run in runs if run.saved < new.saved]
+    if len(history) < len(runs):
+        notes.append(f"{len(runs) - len(history)} runs saved after {new.path} are left out")
+    alike = [run for run in history if not differences(run, new)]
+    other = [run for run in history if differences(run, new)]
+    if other:
+        what = "; ".join(differences(other[-1], new))
+        notes.append(f"{len(other)} runs of another machine are left out ({what})")
+    segment = [run for run in alike if not soft_differences(run, new)]
+    if len(segment) < len(alike):
+        older = next(run for run in reversed(alike) if soft_differences(run, new))
+        what = "; ".join(soft_differences(older, new))
+        notes.append(f"{len(alike) - len(segment)} runs before a new segment are left out ({what})")
+    cells = judged(new, segment)
+    confirmed(cells, confirm, segment)
+    gone = lost(new, segment)
+    cells = pd.concat([cells, gone]) if len(gone) else cells
+    about = pd.concat([r.cells for r in (*segment, new)])[
+        ["mask", "backend", "direction", "seq_len"]
+    ]
+    cells = cells.join(about[~about.index.duplicated(keep="last")])
+    cells = cells.assign(base_s=np.exp(cells["base"]), new_s=cells["median_s"])
+    return Verdict(cells.drop(columns="median_s"), *ending(cells, history, alike, strict), notes)
+
+
+def confirmed(cells: pd.DataFrame, confirm: Run | None, history: list[Run]) -> None:
+    """SLOW that repeats is a REGRESSION: in `confirm`, else in the runs that wait for it."""
+    again = judged(confirm, history)["status"] if confirm else None
+    for first, last in (("SLOW", "REGRESSION"), ("FAST", "IMPROVEMENT")):
+        found = cells["status"] == first
+        repeats = (again.reindex(cells.index) == first) if confirm else cells["waiting"] > 0
+        cells.loc[found & repeats, "status"] = last
+        if confirm:
+            cells.loc[found & ~repeats, "reason"] = "did not repeat in the confirming run"
+
+
+def lost(new: Run, history: list[Run]) -> pd.DataFrame:
+    """Cells that the last run timed and the new one did not."""
+    rows = []
+    for name, before in history[-1].timed.iterrows() if history else ():
+        if name in new.timed.index:
+            continue
+        row = {"fullname": name, "base": np.log(before["median_s"]), "n": 0}
+        here = new.cells.loc[name] if name in new.cells.index else None
+        row["status"] = (
+            "vanished"
+            if here is None
+            else "failing"
+            if here["outcome"] == "failed"
+            else "no longer timed"
+        )
+        row["reason"] = (
+            "was timed in the last run" if here is None else f"{here['outcome']}: {here['reason']}"
+        )
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["fullname", "base", "n", "status", "reason"]).set_index(
+        "fullname"
+    )
+
+
+def ending(cells, history: list[Run], alike: list[Run], strict: bool) -> tuple[str, int]:
+    if (cells["status"] == "REGRESSION").any():
+        return "REGRESSION", 1
+    if not cells["status"].isin(("same", "SLOW", "FAST", "IMPROVEMENT", "noisy")).any():
+        compared = (cells["status"] == "not comparable").any() or (history and not alike)
+        return "NOT COMPARABLE" if compared else "NOT ENOUGH HISTORY", 3 if strict else 0
+    return "NO REGRESSION", 0
