@@ -69,6 +69,11 @@ def pending(xs: np.ndarray) -> int:
 
 def judged(new: Run, history: list[Run]) -> pd.DataFrame:
     """A row for each timed cell of `new`, with status, change, p and what could be detected."""
+    return tested(against(new, history))
+
+
+def against(new: Run, history: list[Run]) -> pd.DataFrame:
+    """Each timed cell of `new` beside its past; a status where it cannot be judged."""
     rows = []
     for name, row in new.timed.iterrows():
         past, reason = baseline(name, row, history)
@@ -90,13 +95,15 @@ def judged(new: Run, history: list[Run]) -> pd.DataFrame:
         status = "too few runs" if few else "noisy" if modes else ""
         reason = f"{len(used)} comparable, {FEWEST} needed" if few else "two modes" if modes else ""
         rows.append({**found, "status": status, "reason": reason})
-    return tested(pd.DataFrame(rows).set_index("fullname"))
+    cells = pd.DataFrame(rows).set_index("fullname")
+    for column in ("base", "low", "high", "between", "within"):
+        cells[column] = cells.get(column, np.nan)
+    return cells
 
 
 def tested(cells: pd.DataFrame) -> pd.DataFrame:
     """The t test of all cells that can be judged."""
-    for column in ("base", "low", "high", "between", "within"):
-        cells[column] = cells.get(column, np.nan)
+    cells = cells.copy()
     enough = cells["n"] >= FEWEST
     usual = cells.loc[enough, "between"].median()
     own = cells["n"] - 1

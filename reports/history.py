@@ -9,7 +9,7 @@ import pandas as pd
 
 from reports.evidence import Run, cell_difference, differences, soft_differences
 from reports.gate import Verdict
-from reports.steps import NOTE, STEP, steps
+from reports.steps import NOTE, STEP, noise_of, steps
 
 
 def series(runs: list[Run]) -> dict[str, pd.DataFrame]:
@@ -48,14 +48,15 @@ def history(runs: list[Run]) -> tuple[Verdict, dict[str, pd.DataFrame]]:
         about = {n: row[n] for n in ("mask", "backend", "direction", "seq_len")}
         xs = np.log(past["median_s"].to_numpy())
         found, noted = steps(xs, STEP), steps(xs, NOTE)
-        texts = [told(past, at) for at in noted]
+        edges = [0, *noted, len(past)]
+        texts = [told(past, *edges[i : i + 3]) for i in range(len(noted))]
         rows.append(
             {
                 "fullname": name,
                 **about,
                 "runs": len(past),
                 "median_s": past["median_s"].iloc[-1],
-                "noise": float(np.std(np.diff(xs), ddof=1) / np.sqrt(2)) if len(xs) > 2 else np.nan,
+                "noise": noise_of(xs) if len(xs) > 2 else np.nan,
                 "steps": found,
                 "status": "STEP" if found else "note" if noted else "level",
                 "reason": "; ".join(texts),
@@ -66,9 +67,11 @@ def history(runs: list[Run]) -> tuple[Verdict, dict[str, pd.DataFrame]]:
     return Verdict(cells, f"{word} in {len(alike)} runs", 0, notes), trends
 
 
-def told(past: pd.DataFrame, at: int) -> str:
-    """A step in words."""
-    before, after = past["median_s"].iloc[:at].median(), past["median_s"].iloc[at:].median()
+def told(past: pd.DataFrame, start: int, at: int, end: int) -> str:
+    """The step at `at` in words, from the level since `start` to that until `end`."""
+    before, after = (
+        past["median_s"].iloc[part].median() for part in (slice(start, at), slice(at, end))
+    )
     torch = past["torch"].iloc[at - 1], past["torch"].iloc[at]
     where = f"torch {torch[0]} to {torch[1]}" if torch[0] != torch[1] else f"torch {torch[1]}"
     return f"{after / before - 1:+.1%} at run {at + 1}, {past['saved'].iloc[at][:10]} ({where})"

@@ -12,15 +12,20 @@ STEP, NOTE = 0.05, 0.02  # a step that counts, and one that is mentioned
 FLOOR = 0.005  # of the noise
 
 
+def noise_of(xs: np.ndarray) -> float:
+    """Standard deviation of a level, from successive differences, which a step hardly touches."""
+    return 1.4826 * float(np.median(np.abs(np.diff(xs)))) / np.sqrt(2)
+
+
 def steps(xs: np.ndarray, least: float) -> list[int]:
     """Indices at which logarithms of times step by `least` or more, for CONFIRMED runs or more.
 
-    By PELT (ruptures) with a penalty of 3 log(n) variances, the noise taken from successive
-    differences, which a step hardly touches.
+    By PELT (ruptures, https://centre-borelli.github.io/ruptures-docs) with a penalty of 3 log(n)
+    variances.
     """
     if len(xs) < 2 * CONFIRMED:
         return []
-    noise = max(1.4826 * float(np.median(np.abs(np.diff(xs)))) / np.sqrt(2), FLOOR)
+    noise = max(noise_of(xs), FLOOR)
     search = ruptures.Pelt(model="l2", min_size=CONFIRMED, jump=1).fit(np.asarray(xs, float))
     edges = [0, *search.predict(pen=3 * np.log(len(xs)) * noise**2)]
     levels = [np.median(xs[a:b]) for a, b in pairwise(edges)]

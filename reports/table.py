@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from masks import PATTERNS
@@ -127,3 +128,13 @@ def shape_of(row: pd.Series) -> str:
     """The shape in the words of a title: B8 H16 D64 float16."""
     grouped = f" (kv {row['kv_heads']})" if row["kv_heads"] != row["heads"] else ""
     return f"B{row['batch']} H{row['heads']}{grouped} D{row['head_dim']} {row['dtype']}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts and numbers."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(part, digits: int = 0) -> str:
+    return f"{100 * float(np.mean(part)):.{digits}f} %"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.change_pictures import short
 from reports.gate import Verdict
-from reports.validation import markdown
+from reports.table import markdown
 
 # First what somebody must look at.
 ORDER = (

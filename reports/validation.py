@@ -8,17 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import quantile_test
 
-from reports.table import DIRECTIONS, UnreadableRun, read, rows_of
+from reports import proof
+from reports.evidence import Run, load_run
+from reports.table import DIRECTIONS, UnreadableRun, markdown, percent, read, rows_of
 
 TARGET = 0.005  # half-width of the interval of a median, of the median
 SHORT = 50e-6  # s: cells below are judged in us, not in percent
 LONG = 65536
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of texts and numbers."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def cells_of(path: Path) -> pd.DataFrame:
@@ -27,10 +23,6 @@ def cells_of(path: Path) -> pd.DataFrame:
     data = {b["fullname"]: b["stats"].get("data") for b in run["benchmarks"]}
     cells = pd.DataFrame([row for row in rows_of(run, path) if row["outcome"] == "timed"])
     return cells.assign(data=cells["fullname"].map(data), run=path.stem) if len(cells) else cells
-
-
-def percent(part, digits: int = 0) -> str:
-    return f"{100 * float(np.mean(part)):.{digits}f} %"
 
 
 def fidelity(cells: pd.DataFrame) -> str | None:
@@ -168,6 +160,16 @@ def spellings(cells: pd.DataFrame) -> str | None:
     return markdown(table.rename(columns={"backend": "spelling"}))
 
 
+def alike(paths: list[Path]) -> list[Run]:
+    """Of these runs the most that timed the same cells."""
+    groups: dict[frozenset, list[Run]] = {}
+    for path in paths:
+        if read(path)["benchmarks"]:
+            run = load_run(path)
+            groups.setdefault(frozenset(run.timed.index), []).append(run)
+    return max(groups.values(), key=len)
+
+
 def text(paths: list[Path]) -> str:
     """The whole document."""
     runs = [cells for path in paths if len(cells := cells_of(path))]
@@ -179,6 +181,7 @@ def text(paths: list[Path]) -> str:
         "Repeatability: fresh processes": repeatability(runs),
         "Rounds": rounds(cells),
         "Where the time of a run goes": speed(paths),
+        "The gate": proof.text(alike(paths)),
         "Long sequences": long_sequences(cells),
         "How a mask is written": spellings(cells),
     }
