@@ -102,7 +102,8 @@ def trend(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str) -> F
             axes.axvline(at - 0.5, color=VERMILLION, lw=1, ls="--")
         first = past["torch"].ne(past["torch"].shift())
         axes.set_xticks(places[first], [v.split("+")[0] for v in past["torch"][first]], fontsize=5)
-        axes.set_ylim(0, 1.15e3 * past["median_s"].max())
+        low, high = past["median_s"].min() * 1e3, past["median_s"].max() * 1e3
+        axes.set_ylim(0.85 * low, 1.15 * high)
         axes.set_title(f"{row['backend']} S={row['seq_len']}", fontsize=7)
         axes.tick_params(axis="y", labelsize=6)
     for axes in panels.flat[len(names) :]:

@@ -25,7 +25,7 @@ HARD_OF_CELL = (
     *("timer", "batch", "heads", "kv_heads", "seq_len", "head_dim", "dtype"),
     *("area", "form"),  # the mask's parameters, by what they attend to; how it was computed
 )
-# A difference in one of these starts a new segment of a history. torch and triton are in
+# A difference in one of these, on a GPU, starts a new segment of a history. torch and triton are in
 # neither: they are the subject.
 SOFT = ("driver", "cuda", "cudnn")
 NORMAL_95 = 1.96
@@ -74,7 +74,7 @@ def load_run(path: Path) -> Run:
         hard["cpu"] = machine.get("cpu", {}).get("brand_raw")
     about = {**saved["commit_info"], **machine}
     cells = pd.DataFrame(rows).drop_duplicates("fullname", keep="last").set_index("fullname")
-    soft = {name: about.get(name) for name in SOFT}
+    soft = {name: about.get(name) if machine.get("gpu") else None for name in SOFT}
     return Run(path, saved["datetime"], saved["commit_info"]["torch"], hard, soft, cells)
 
 

@@ -164,10 +164,14 @@ def test_another_form_is_another_cell(make, history, tmp_path):
     assert "is another form" in cell["reason"]
 
 
-def test_another_driver_is_a_new_segment(make, history, tmp_path):
-    def change(run):
-        run["machine_info"]["driver"] = "999.9"
+def test_another_driver_is_a_new_segment(make, tmp_path):
+    def change(run, driver="999.9"):
+        run["machine_info"] |= {"gpu": "a card", "driver": driver}
 
+    def older(run):
+        change(run, "580.1")
+
+    history = [make(day, change=older) for day in range(10)][-1].parent
     code, verdict = run_gate(make(20, "new", change=change), history, tmp_path, "--strict")
     assert (code, verdict["verdict"]) == (3, "NOT ENOUGH HISTORY")
     assert any("new segment" in note and "999.9" in note for note in verdict["notes"])
