@@ -82,7 +82,7 @@ def is_verdict(path: Path) -> bool:
     """Whether a JSON is one that the gate wrote."""
     try:
         return "verdict" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):  # a packed run, or a file that read() will refuse
         return False
 
 
@@ -93,7 +93,8 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
     """
     if not folder.is_dir():
         raise UnreadableRun(f"{folder}/: is no folder; name the one that runs are saved below")
-    files = [path for path in sorted(folder.rglob("*.json")) if not is_verdict(path)]
+    saved = (path for kind in ("*.json", "*.json.gz") for path in folder.rglob(kind))
+    files = [path for path in sorted(saved) if not is_verdict(path)]
     if not files:
         raise UnreadableRun(f"{folder}/: holds no saved run")
     runs, notes, seen = [], [], {identity(run): run.path for run in leave_out}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +39,14 @@ def newest(storage: Path = STORAGE) -> Path:
 
 
 def read(path: Path) -> dict:
-    """One saved file as pytest-benchmark wrote it, checked to be a run of this suite."""
+    """One saved file as pytest-benchmark wrote it, checked to be a run of this suite.
+
+    A name that ends in .gz is unpacked.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        packed = path.read_bytes()
+        text = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UnreadableRun(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if not text.strip():
         raise UnreadableRun(f"{path}: is empty; was the run that saved it cut off?")

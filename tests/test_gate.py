@@ -1,5 +1,6 @@
 """compare, history and gate: on runs made of a real one by seeded noise, and on bad input."""
 
+import gzip
 import json
 import random
 from datetime import datetime, timedelta
@@ -253,6 +254,18 @@ def test_a_file_that_cannot_be_read_is_status_2(
     assert message in said
     assert path.name in said
     assert "Traceback" not in said
+
+
+def test_packed_runs_count_and_a_damaged_one_is_status_2(make, history, tmp_path, capsys):
+    packed = history / "004.json.gz"
+    packed.write_bytes(gzip.compress((history / "004.json").read_bytes()))
+    (history / "004.json").unlink()
+    _, verdict = run_gate(make(20, "new"), history, tmp_path)
+    assert {c["n"] for c in verdict["cells"]} == {10}
+    for spoiled in (packed.read_bytes()[:200], b"no archive"):
+        packed.write_bytes(spoiled)
+        assert run_gate(make(20, "new"), history, tmp_path)[0] == 2
+        assert "004.json.gz: " in capsys.readouterr().err
 
 
 def test_an_empty_or_missing_folder_is_status_2(make, tmp_path, capsys):
