@@ -11,7 +11,8 @@ TORCH ?=
 PLOTS ?= plots
 RUN := .venv/bin/python -m
 SAVED := .benchmarks/bench.json
-# Of make releases: each in an environment of its own. A nightly is a word, too: torch==2.15.0.dev20261121
+# Of make releases: each in an environment of its own. For nightlies set pip's own
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/nightly/cpu as well.
 TORCHES ?= torch==2.9.1 torch==2.11.0 torch==2.12.1 torch==2.13.0
 RUNS ?= .benchmarks/releases
 GRID ?=

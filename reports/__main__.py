@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 import matplotlib
@@ -185,6 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"reports: {error}", file=sys.stderr)
     except OSError as error:
         print(f"reports: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+    except Exception:  # Python's own status for it, 1, would read as a regression
+        traceback.print_exc()
     return 2
 
 

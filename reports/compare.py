@@ -13,7 +13,7 @@ from reports.evidence import (
     soft_differences,
     standard_error,
 )
-from reports.gate import EFFECT, LEAST, Verdict
+from reports.gate import EFFECT, FLOOR, LEAST, Verdict
 from reports.table import UnreadableRun
 
 CLOCK = 0.01  # a change of the SM clock that is one
@@ -29,7 +29,9 @@ def noise_of(history: list[Run]) -> pd.Series:
         runs = [run.timed["median_s"] for run in history if run.torch == torch]
         if len(runs) > 1:
             found.append(np.log(pd.concat(runs, axis=1)).std(axis=1, ddof=1))
-    return pd.concat(found, axis=1).max(axis=1) if found else pd.Series(dtype=float)
+    return (
+        pd.concat(found, axis=1).max(axis=1).clip(lower=FLOOR) if found else pd.Series(dtype=float)
+    )
 
 
 def word_for(row: dict, noise: float) -> str:

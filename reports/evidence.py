@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +44,7 @@ class Run:
     soft: dict[str, object]
     cells: pd.DataFrame
 
-    @property
+    @cached_property
     def timed(self) -> pd.DataFrame:
         return self.cells[self.cells["outcome"] == "timed"]
 
@@ -57,17 +59,21 @@ def clock_of(row: dict) -> float:
 
 def load_run(path: Path) -> Run:
     """Raises UnreadableRun, also where nothing was timed."""
-    saved = read(path)
-    timers = {b["fullname"]: b.get("options", {}).get("timer") for b in saved["benchmarks"]}
     try:
-        rows = [checked(row) for row in rows_of(saved, path)]
-    except (KeyError, TypeError, AttributeError) as error:
+        return run_of(read(path), path)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnreadableRun(f"{path}: is not as this suite saves runs ({error!r})") from error
+
+
+def run_of(saved: dict, path: Path) -> Run:
+    timers = {b["fullname"]: b["options"]["timer"] for b in saved["benchmarks"]}
+    rows = [checked(row) for row in rows_of(saved, path)]
     if not any(row["outcome"] == "timed" for row in rows):
         raise UnreadableRun(f"{path}: nothing was timed in that run")
     for row in rows:
         row |= {"timer": timers.get(row["fullname"]), "clock_mhz": clock_of(row)}
         row["two_modes"] = bool(row.get("two_modes"))
+        row["interval"] = float(row.get("interval") or 0.0)
     machine = saved["machine_info"]
     hard = {name: machine.get(name) for name in HARD_OF_MACHINE}
     if machine.get("device") == "cpu":
@@ -75,7 +81,8 @@ def load_run(path: Path) -> Run:
     about = {**saved["commit_info"], **machine}
     cells = pd.DataFrame(rows).drop_duplicates("fullname", keep="last").set_index("fullname")
     soft = {name: about.get(name) if machine.get("gpu") else None for name in SOFT}
-    return Run(path, saved["datetime"], saved["commit_info"]["torch"], hard, soft, cells)
+    date = datetime.fromisoformat(saved["datetime"]).isoformat()
+    return Run(path, date, str(saved["commit_info"]["torch"]), hard, soft, cells)
 
 
 def is_verdict(path: Path) -> bool:
@@ -109,9 +116,13 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
 
 
 def identity(run: Run) -> tuple:
-    """Alike for two files only if they hold the same run."""
-    medians = run.timed["median_s"]
-    return run.saved, len(medians), float(medians.sum())
+    """Alike for two files only if they hold the same run.
+
+    Not by when they were saved: pytest-benchmark dates --benchmark-json and an autosave of
+    one run apart.
+    """
+    medians = run.timed["median_s"].sort_index()
+    return len(medians), tuple(medians.index), tuple(medians)
 
 
 def differences(base: Run, new: Run) -> list[str]:
@@ -139,4 +150,4 @@ def cell_difference(base: pd.Series, new: pd.Series) -> str | None:
 
 def standard_error(row: pd.Series) -> float:
     """Of log(median), from the interval that the rounds reached."""
-    return float(row.get("interval") or 0.0) / NORMAL_95
+    return row["interval"] / NORMAL_95

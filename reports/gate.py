@@ -14,8 +14,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, t
 
-from reports.evidence import Run, cell_difference, differences, soft_differences, standard_error
-from reports.steps import last_step
+from reports.evidence import (
+    Run,
+    cell_difference,
+    differences,
+    identity,
+    soft_differences,
+    standard_error,
+)
+from reports.steps import STEP, steps
+from reports.table import UnreadableRun
 
 FEWEST, MOST = 5, 20  # comparable runs that a cell is judged by
 EFFECT, LEAST = 0.05, 1e-6  # a smaller change, relative or in s, is none
@@ -23,7 +31,9 @@ FLOOR = 0.005  # of the noise
 NOISY = 0.03  # beyond this noise a cell cannot be judged
 PRIOR = 4  # degrees of freedom that the suite's usual variance counts for
 DISCOVERY = 0.05
-PENDING = 3  # slow runs at the end of a history that wait to be confirmed
+PENDING = 6  # slow runs at the end of a history that wait to be confirmed: two nights of three
+LOOKED_AT = 60  # runs at the end of a history
+NIGHT = 10  # characters of a date and time that are the date
 
 
 @dataclass
@@ -34,9 +44,6 @@ class Verdict:
     word: str
     code: int
     notes: list[str] = field(default_factory=list)
-
-    def of(self, *statuses: str) -> pd.DataFrame:
-        return self.cells[self.cells["status"].isin(statuses)]
 
 
 def baseline(name: str, row: pd.Series, history: list[Run]) -> tuple[pd.DataFrame, str]:
@@ -51,19 +58,31 @@ def baseline(name: str, row: pd.Series, history: list[Run]) -> tuple[pd.DataFram
             past, reason = [], different  # what came before it is of something else, too
             continue
         x = {"x": np.log(before["median_s"]), "se": standard_error(before)}
-        past.append({**x, "two_modes": before["two_modes"], "file": str(run.path)})
-    found = pd.DataFrame(past, columns=["x", "se", "two_modes", "file"])
-    return found.iloc[last_step(found["x"].to_numpy()) :].tail(MOST + PENDING), reason
+        past.append({**x, "two_modes": before["two_modes"], "night": run.saved[:NIGHT]})
+    found = pd.DataFrame(past, columns=["x", "se", "two_modes", "night"])
+    return found.iloc[accepted(found) :].tail(MOST + PENDING), reason
+
+
+def accepted(past: pd.DataFrame) -> int:
+    """Where the last level starts that runs of two nights or more have held; 0 without a step."""
+    for start in reversed(steps(past["x"].to_numpy(), STEP)):
+        if past["night"].iloc[start:].nunique() > 1:
+            return start
+    return 0
 
 
 def pending(xs: np.ndarray) -> int:
-    """How many runs at the end stand out alike from all before: a change not yet confirmed."""
+    """How many runs at the end stand out alike from all before: a change not yet confirmed.
+
+    Below 0 where they are faster.
+    """
     for count in range(min(PENDING, len(xs) - FEWEST), 0, -1):
         before, after = xs[:-count], xs[-count:]
-        above = after.min() > max(before.max(), np.median(before) + np.log1p(EFFECT))
-        below = after.max() < min(before.min(), np.median(before) - np.log1p(EFFECT))
-        if above or below:
+        least = np.log1p(max(EFFECT, LEAST / np.exp(np.median(before))))
+        if after.min() > max(before.max(), np.median(before) + least):
             return count
+        if after.max() < min(before.min(), np.median(before) - least):
+            return -count
     return 0
 
 
@@ -78,7 +97,7 @@ def against(new: Run, history: list[Run]) -> pd.DataFrame:
     for name, row in new.timed.iterrows():
         past, reason = baseline(name, row, history)
         waiting = pending(past["x"].to_numpy())
-        used = past.iloc[: len(past) - waiting].tail(MOST)
+        used = past.iloc[: len(past) - abs(waiting)].tail(MOST)
         found = {"fullname": name, "n": len(used), "waiting": waiting, "reason": ""}
         found |= {"median_s": row["median_s"], "x": np.log(row["median_s"])}
         if not len(used):
@@ -156,57 +175,79 @@ def gate(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> Verdic
         older = next(run for run in reversed(alike) if soft_differences(run, new))
         what = "; ".join(soft_differences(older, new))
         notes.append(f"{len(alike) - len(segment)} runs before a new segment are left out ({what})")
+    segment = segment[-LOOKED_AT:]
     cells = judged(new, segment)
+    unlike(cells, new, [run for run in history if run not in segment][-LOOKED_AT:])
+    if confirm:
+        fits(confirm, new)
     confirmed(cells, confirm, segment)
-    gone = lost(new, segment)
+    gone = lost(new, alike[-MOST:])
     cells = pd.concat([cells, gone]) if len(gone) else cells
-    about = pd.concat([r.cells for r in (*segment, new)])[
-        ["mask", "backend", "direction", "seq_len"]
-    ]
+    columns = ["mask", "backend", "direction", "seq_len"]
+    about = pd.concat([run.cells[columns] for run in (*alike[-MOST:], new)])
     cells = cells.join(about[~about.index.duplicated(keep="last")])
     cells = cells.assign(base_s=np.exp(cells["base"]), new_s=cells["median_s"])
     return Verdict(cells.drop(columns="median_s"), *ending(cells, history, alike, strict), notes)
 
 
+def unlike(cells: pd.DataFrame, new: Run, left_out: list[Run]) -> None:
+    """Cells that look new, but were timed in runs that are not comparable with this one."""
+    for run in left_out:
+        here = (cells["status"] == "new") & cells.index.isin(run.timed.index)
+        what = "; ".join(differences(run, new) + soft_differences(run, new))
+        cells.loc[here, ["status", "reason"]] = ["not comparable", what]
+
+
+def fits(confirm: Run, new: Run) -> None:
+    """Raises UnreadableRun where a run cannot confirm another."""
+    different = differences(confirm, new) + soft_differences(confirm, new)
+    if different:
+        raise UnreadableRun(f"--confirm {confirm.path}: is not like {new.path}: {different[0]}")
+    if identity(confirm) == identity(new):
+        raise UnreadableRun(f"--confirm {confirm.path}: is {new.path} itself, not a run of its own")
+
+
 def confirmed(cells: pd.DataFrame, confirm: Run | None, history: list[Run]) -> None:
     """SLOW that repeats is a REGRESSION: in `confirm`, else in the runs that wait for it."""
-    again = judged(confirm, history)["status"] if confirm else None
-    for first, last in (("SLOW", "REGRESSION"), ("FAST", "IMPROVEMENT")):
+    again = judged(confirm, history)["status"].reindex(cells.index) if confirm else None
+    for first, last, sign in (("SLOW", "REGRESSION", 1), ("FAST", "IMPROVEMENT", -1)):
         found = cells["status"] == first
-        repeats = (again.reindex(cells.index) == first) if confirm else cells["waiting"] > 0
-        cells.loc[found & repeats, "status"] = last
-        if confirm:
-            cells.loc[found & ~repeats, "reason"] = "did not repeat in the confirming run"
+        if not confirm:
+            cells.loc[found & (sign * cells["waiting"] > 0), "status"] = last
+            continue
+        cells.loc[found & (again == first), "status"] = last
+        open_ = again.isna() | again.isin(("noisy", "too few runs", "not comparable", "new"))
+        cells.loc[found & open_, "reason"] = "not judged in the confirming run"
+        cells.loc[found & ~open_ & (again != first), "reason"] = (
+            "did not repeat in the confirming run"
+        )
 
 
 def lost(new: Run, history: list[Run]) -> pd.DataFrame:
-    """Cells that the last run timed and the new one did not."""
+    """Cells that runs before have timed and the new one has not, and cells that fail in it."""
+    before = {name: row for run in history for name, row in run.timed.iterrows()}
+    failing = new.cells.index[new.cells["outcome"] == "failed"]
     rows = []
-    for name, before in history[-1].timed.iterrows() if history else ():
+    for name in dict.fromkeys([*before, *failing]):
         if name in new.timed.index:
             continue
-        row = {"fullname": name, "base": np.log(before["median_s"]), "n": 0}
-        here = new.cells.loc[name] if name in new.cells.index else None
-        row["status"] = (
-            "vanished"
-            if here is None
-            else "failing"
-            if here["outcome"] == "failed"
-            else "no longer timed"
-        )
-        row["reason"] = (
-            "was timed in the last run" if here is None else f"{here['outcome']}: {here['reason']}"
-        )
+        row = {"fullname": name, "n": 0, "status": "vanished", "reason": "was timed before"}
+        row["base"] = np.log(before[name]["median_s"]) if name in before else np.nan
+        if name in new.cells.index:
+            here = new.cells.loc[name]
+            row["status"] = "failing" if here["outcome"] == "failed" else "no longer timed"
+            row["reason"] = f"{here['outcome']}: {here['reason']}"
         rows.append(row)
-    return pd.DataFrame(rows, columns=["fullname", "base", "n", "status", "reason"]).set_index(
-        "fullname"
-    )
+    columns = ["fullname", "base", "n", "status", "reason"]
+    return pd.DataFrame(rows, columns=columns).set_index("fullname")
 
 
 def ending(cells, history: list[Run], alike: list[Run], strict: bool) -> tuple[str, int]:
     if (cells["status"] == "REGRESSION").any():
         return "REGRESSION", 1
-    if not cells["status"].isin(("same", "SLOW", "FAST", "IMPROVEMENT", "noisy")).any():
+    if not cells["status"].isin(("same", "SLOW", "FAST", "IMPROVEMENT")).any():
+        if (cells["status"] == "noisy").any():
+            return "NOT JUDGED: TOO NOISY", 3 if strict else 0
         compared = (cells["status"] == "not comparable").any() or (history and not alike)
         return "NOT COMPARABLE" if compared else "NOT ENOUGH HISTORY", 3 if strict else 0
     return "NO REGRESSION", 0

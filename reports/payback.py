@@ -27,13 +27,13 @@ def payback(table: pd.DataFrame) -> pd.DataFrame:
     cold = cold.set_index(["mask", "seq_len", "direction"])["median_s"]
     ours = timed[(timed["direction"] == "block_mask") & (timed["backend"] == "ours")]
     built = ours.set_index(["mask", "seq_len"])["median_s"]
-    plain = ~timed["backend"].isin(COMPILED) & ~timed["form"].str.contains("bias")
+    plain = ~timed["backend"].isin(COMPILED) & ~timed["form"].str.contains("bias", na=False)
     rows = []
     for (mask, seq_len, direction), seconds in cold.items():
         work = "inference" if direction == "compile_forward" else "training"
         here = timed[(timed["mask"] == mask) & (timed["seq_len"] == seq_len)]
         sums = sum_of(here, WORK[work])
-        rivals = sum_of(here[plain[here.index]], WORK[work]).drop("flex", errors="ignore")
+        rivals = sum_of(here[plain[here.index]], WORK[work])
         if "flex" not in sums or (mask, seq_len) not in built:
             continue
         row = {"mask": mask, "seq_len": seq_len, "work": work, "calls": np.nan, "rival": ""}

@@ -31,8 +31,3 @@ def steps(xs: np.ndarray, least: float) -> list[int]:
     levels = [np.median(xs[a:b]) for a, b in pairwise(edges)]
     jumps = np.abs(np.diff(levels))
     return [edge for edge, jump in zip(edges[1:-1], jumps, strict=True) if jump >= np.log1p(least)]
-
-
-def last_step(xs: np.ndarray) -> int:
-    """Where the last accepted level starts: 0 without a step."""
-    return ([0, *steps(xs, STEP)])[-1]

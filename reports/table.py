@@ -60,6 +60,8 @@ def read(path: Path) -> dict:
         raise UnreadableRun(f"{path}: is JSON, but not saved by pytest-benchmark")
     if "maskbench" not in run:
         raise UnreadableRun(f"{path}: is saved by pytest-benchmark, but not from this suite")
+    if not isinstance(run["maskbench"], dict) or not isinstance(run.get("machine_info"), dict):
+        raise UnreadableRun(f"{path}: is not as this suite saves runs")
     if run["maskbench"].get("format") != FORMAT:
         known = f"this version reads format {FORMAT}"
         raise UnreadableRun(f"{path}: has format {run['maskbench'].get('format')}; {known}")
@@ -138,7 +140,10 @@ def shape_of(row: pd.Series) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table of texts and numbers."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    cells = [
+        [str(v).replace("|", "\\|").replace("\n", " ") for v in row] for row in table.to_numpy()
+    ]
+    lines = [list(table.columns), ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

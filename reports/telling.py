@@ -73,9 +73,11 @@ def summary(verdict: Verdict, title: str) -> str:
         head = head.encode()[: LARGEST - 100].decode(errors="ignore") + "\n\n(cut)"
         return head + "\n"
     folded = "<details><summary>{} cells more</summary>\n\n{}\n\n</details>"
+    every = len(rest)
     while len(rest) and len((head + folded.format(0, markdown(rest))).encode()) > LARGEST - 100:
         rest = rest.iloc[: len(rest) // 2]
-    return f"{head}\n\n{folded.format(len(rest), markdown(rest))}\n" if len(rest) else head + "\n"
+    shown = every if len(rest) == every else f"{len(rest)} of {every}"
+    return f"{head}\n\n{folded.format(shown, markdown(rest))}\n" if every else head + "\n"
 
 
 def finite(value):

@@ -19,10 +19,16 @@ LONG = 65536
 
 def cells_of(path: Path) -> pd.DataFrame:
     """The timed cells of one run, with their rounds where they were saved."""
-    run = read(path)
+    try:
+        return timed_of(read(path), path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableRun(f"{path}: is not as this suite saves runs ({error!r})") from error
+
+
+def timed_of(run: dict, path: Path) -> pd.DataFrame:
     data = {b["fullname"]: b["stats"].get("data") for b in run["benchmarks"]}
     cells = pd.DataFrame([row for row in rows_of(run, path) if row["outcome"] == "timed"])
-    return cells.assign(data=cells["fullname"].map(data), run=path.stem) if len(cells) else cells
+    return cells.assign(data=cells["fullname"].map(data), run=str(path)) if len(cells) else cells
 
 
 def fidelity(cells: pd.DataFrame) -> str | None:
@@ -68,6 +74,7 @@ def repeatability(runs: list[pd.DataFrame]) -> str | None:
     ]
     worst = spread[~held].div(middle).sort_values(ascending=False).head(12)
     table = medians.loc[worst.index].mul(1e6).map("{:.1f}".format)
+    table.columns = [Path(name).stem for name in table.columns]
     table.insert(0, "cell", [name.rpartition("[")[2].rstrip("]") for name in table.index])
     table["direction"] = cells.groupby("fullname")["direction"].first()
     table["spread"] = worst.map("{:.1%}".format)
@@ -127,7 +134,7 @@ def long_sequences(cells: pd.DataFrame) -> str | None:
     found = cells[cells["seq_len"] >= LONG]
     if found.empty:
         return None
-    memory = found["peak_memory_bytes"].div(2**20).map("{:.1f}".format)
+    memory = found["peak_memory_bytes"].astype(float).div(2**20).map("{:.1f}".format)
     table = pd.DataFrame(
         {
             "mask": found["mask"],

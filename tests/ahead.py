@@ -13,7 +13,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import TimeoutError as Late
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,6 +80,8 @@ def first_run(problem: Problem, backend: str) -> str | None:
 
     As text, as not every exception can be sent to another process.
     """
+    import torch
+
     from tests.cells import bind_of, inputs, run
     from tests.test_block_mask import BUILDERS, builder_of
 
@@ -89,6 +93,8 @@ def first_run(problem: Problem, backend: str) -> str | None:
         shape, device = problem.shape, problem.device
         *qkv, dout = inputs(mask, shape, problem.dtype, device, problem.backward)
         run(bind_of(problem, backend)(mask, *qkv), dout)
+        if device == "cuda":
+            torch.cuda.empty_cache()  # the workers share the card
     except Exception as error:  # the timing process will meet it again, and save it
         return f"{type(error).__name__}: {error}"
     return None
@@ -120,17 +126,31 @@ def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
         initargs=(dict(backends.MODULES),),
         context=get_context("spawn"),
     )
-    with bar, workers as pool:
-        tasks = {pool.schedule(first_run, args=cell, timeout=STUCK): cell for cell in cells}
-        for task in as_completed(tasks):
-            problem, backend = tasks[task]
-            name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
-            error = task.exception()
-            if isinstance(error, ProcessExpired):
-                left.append(f"{name}: its worker died (exit code {error.exitcode})")
-            elif isinstance(error, TimeoutError):
-                left.append(f"{name}: its worker took more than {STUCK} s")
-            elif error is not None:
-                raise error
-            bar.update()
+    try:
+        with bar, workers as pool:
+            tasks = {pool.schedule(first_run, args=cell, timeout=STUCK): cell for cell in cells}
+            for task in as_completed(tasks):
+                if why := failure(task):
+                    problem, backend = tasks[task]
+                    name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
+                    left.append(f"{name}: {why}")
+                bar.update()
+    except BrokenProcessPool as error:  # none could start; each cell still can be compiled
+        left.append(f"all that was not compiled yet: {error}")
+    except BaseException:
+        workers.stop()  # else an interrupt would wait for the whole list
+        raise
     return left
+
+
+def failure(task) -> str | None:
+    """Why a worker left its cell to the timing process; None where it did not."""
+    error = task.exception()
+    if isinstance(error, ProcessExpired):
+        return f"its worker died (exit code {error.exitcode})"
+    if isinstance(error, Late):
+        return f"its worker took more than {STUCK} s"
+    if error is not None:
+        raise error
+    said = task.result()
+    return said.splitlines()[0] if said and "out of memory" in said else None

@@ -52,7 +52,8 @@ def add_options(parser) -> None:
     group.addoption(
         "--jobs",
         type=int,
-        help="Processes that compile before anything is timed. Default: as many as there are CPUs.",
+        help="Processes that compile before anything is timed. Default: a process a CPU, "
+        "on a GPU 16 at most.",
     )
     group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {either('dtype')}.")
 
@@ -85,6 +86,13 @@ def whole(option: str, value) -> int:
     return int(value)
 
 
+def default_jobs(device: str) -> int:
+    """The CPUs that this process may use; on a GPU 16 at most, as each job takes of its memory."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(cpus, 16) if device == "cuda" else cpus
+
+
 def grid_of(option) -> dict:
     """The options, checked and completed. Raises pytest.UsageError (exit status 4)."""
     device = device_of(option.device)
@@ -113,6 +121,6 @@ def grid_of(option) -> dict:
             kv_heads,
             number("head_dim", default["head_dim"]),
         ),
-        "jobs": number("jobs", len(os.sched_getaffinity(0))),
+        "jobs": number("jobs", default_jobs(device)),
         "dtype": chosen("--dtype", [option.dtype or default["dtype"]], DTYPES)[0],
     }

@@ -5,6 +5,8 @@ looked up and loaded. Python and the compiler themselves have been started befor
 cells hold the forward of training and the backward, from binding to the first gradients.
 """
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -27,7 +29,8 @@ def compile_once(mask, q, k, v, dout):
 def compiler(device):
     """Starts the compiler: its first kernel takes seconds more than the next."""
     plain = torch.randn(1, 1, 256, 64, device=device)
-    compile_once(Full(seq_len=256), plain, plain, plain, None)
+    with suppress(backends.Unsupported):  # each cell will say it
+        compile_once(Full(seq_len=256), plain, plain, plain, None)
 
 
 def compile_and_time(problem, cache, benchmark, outcome, monkeypatch, tmp_path_factory):

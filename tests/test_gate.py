@@ -98,6 +98,46 @@ def test_slow_the_next_night_is_a_regression(make, history, tmp_path):
     assert (code, status_of(verdict)) == (0, {"same"}), "one slow night, gone again"
 
 
+def test_a_fast_night_confirms_no_slow_one(make, history, tmp_path):
+    make(19, scale=[(CELL, 0.85)])
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+
+
+def test_three_runs_of_one_night_are_no_new_level_yet(make, history, tmp_path):
+    for hour in range(3):
+        make(19 + hour / 24, scale=[(CELL, 1.12)])
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+
+
+def test_a_run_saved_twice_does_not_confirm_itself(make, history, tmp_path):
+    slow = make(20, "new", [(CELL, 1.12)])
+    twin = json.loads(slow.read_text())
+    twin["datetime"] = (datetime(2026, 1, 20, 23, 59)).isoformat()
+    (history / "twin.json").write_text(json.dumps(twin))
+    code, verdict = run_gate(slow, history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+
+
+@pytest.mark.parametrize("which", ["itself", "another card"])
+def test_what_cannot_confirm_is_status_2(which, make, history, tmp_path, capsys):
+    slow = make(20, "new", [(CELL, 1.12)])
+    other = slow if which == "itself" else make(21, "new", change=other_card)
+    assert run_gate(slow, history, tmp_path, "--confirm", str(other))[0] == 2
+    assert f"--confirm {other}: is " in capsys.readouterr().err
+
+
+def test_a_cell_that_the_confirming_run_lacks_stays_slow(make, history, tmp_path):
+    def without(run):
+        run["benchmarks"] = [b for b in run["benchmarks"] if CELL not in b["fullname"]]
+
+    slow, again = make(20, "new", [(CELL, 1.12)]), make(21, "new", change=without)
+    code, verdict = run_gate(slow, history, tmp_path, "--confirm", str(again))
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+    assert verdict["cells"][0]["reason"] == "not judged in the confirming run"
+
+
 def test_faster_is_found_the_same_way(make, history, tmp_path):
     fast, again = (make(day, "new", [(CELL, 0.85)]) for day in (20, 21))
     code, verdict = run_gate(fast, history, tmp_path, "--confirm", str(again))
@@ -128,8 +168,9 @@ def test_two_modes_and_noise_do_not_gate(make, tmp_path):
     code, verdict = run_gate(slow, folder, tmp_path)
     assert (code, status_of(verdict)) == (0, {"noisy"})
     wild = [make(day, "wild", noise=0.06) for day in range(8)][-1].parent
-    _, verdict = run_gate(make(20, "new", noise=0.06), wild, tmp_path)
+    code, verdict = run_gate(make(20, "new", noise=0.06), wild, tmp_path, "--strict")
     assert verdict["counts"].keys() <= {"noisy", "too few runs"}, "chance steps shorten a past"
+    assert (code, verdict["verdict"]) == (3, "NOT JUDGED: TOO NOISY")
 
 
 def test_few_runs_are_no_all_clear(make, tmp_path, capsys):
@@ -204,6 +245,9 @@ def test_cells_that_are_gone_or_fail_are_named(make, history, tmp_path, capsys):
     assert verdict["counts"]["failing"] == verdict["counts"]["vanished"] == 1
     assert [c["status"] for c in verdict["cells"][:2]] == ["failing", "vanished"]
     assert "failed: AssertionError: wrong" in capsys.readouterr().out
+    make(19, change=change)
+    _, verdict = run_gate(make(20, "new", change=change), history, tmp_path)
+    assert verdict["counts"]["failing"] == verdict["counts"]["vanished"] == 1, "the next night, too"
 
 
 def test_the_same_run_twice_counts_once(make, history, tmp_path):
@@ -239,8 +283,16 @@ def test_runs_after_the_gated_one_are_left_out(make, history, tmp_path):
         (lambda text: text.replace('"format": 1', '"format": 99'), "has format 99"),
         (lambda text: "", "is empty"),
         (lambda text: json.dumps({**json.loads(text), "benchmarks": []}), "nothing was timed"),
+        (lambda text: text.replace('"torch"', '"tortch"'), "is not as this suite saves runs"),
+        (lambda text: text.replace('"fullname"', '"name_"'), "is not as this suite saves runs"),
+        (lambda text: json.dumps({**json.loads(text), "datetime": None}), "is not as this suite"),
+        (lambda text: json.dumps({**json.loads(text), "machine_info": 3}), "is not as this suite"),
+        (lambda text: json.dumps({**json.loads(text), "benchmarks": [1]}), "is not as this suite"),
     ],
-    ids=["truncated", "unknown version", "empty file", "nothing timed"],
+    ids=[
+        *("truncated", "unknown version", "empty file", "nothing timed"),
+        *("no torch", "no names", "no date", "no machine", "no benchmark"),
+    ],
 )
 @pytest.mark.parametrize("where", ["new", "history"])
 def test_a_file_that_cannot_be_read_is_status_2(
@@ -349,6 +401,13 @@ def test_a_summary_is_never_too_large_and_says_the_verdict_first():
         text = summary(gating.Verdict(cells.assign(status=status), "WORD", 0), "gate")
         assert len(text.encode()) <= LARGEST
         assert text.startswith("## gate: WORD")
+
+
+def test_a_reason_with_a_bar_stays_in_its_column():
+    cells = pd.DataFrame(
+        {"status": "failing", "direction": "forward", "reason": "a | b\nc"}, ["x[y]"]
+    )
+    assert "| a \\| b c |" in summary(gating.Verdict(cells, "WORD", 0), "gate")
 
 
 def test_steps_are_found_where_they_are_and_noise_is_none():
