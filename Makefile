@@ -1,7 +1,7 @@
 # make bench    set up, measure every mask on this machine's GPU (or CPU), draw the pictures
 # make test     set up, pass the suite's own tests
 # make lint     set up, ruff
-# make releases the same grid under each torch of TORCHES, three fresh processes each, and its trends
+# make releases the same grid under each torch of TORCHES, three fresh processes each, in turn, and its trends
 # TORCH chooses torch, as pip would have it: TORCH="torch==2.13.0", or a nightly,
 #   TORCH="--pre torch --index-url https://download.pytorch.org/whl/nightly/cu130"
 # Without it an installed torch is left alone. PYTHON is the Python that makes .venv.
@@ -48,7 +48,10 @@ releases:
 	    environment=.venv/$$torch; echo "$$torch: installing"; \
 	    test -x $$environment/bin/python || $(PYTHON) -m venv $$environment; \
 	    $$environment/bin/python -m pip install --quiet "$$torch" -r requirements.txt; \
-	    for process in 1 2 3; do \
+	done; \
+	for process in 1 2 3; do \
+	    for torch in $(TORCHES); do \
+	        environment=.venv/$$torch; \
 	        echo "$$torch: process $$process of 3"; \
 	        $$environment/bin/python -m pytest -q --benchmark-only --benchmark-columns=median $(GRID) \
 	            --benchmark-json=$(RUNS)/$${torch##*=}_$$process.json > $(RUNS)/last.log \

@@ -194,8 +194,9 @@ def unlike(cells: pd.DataFrame, new: Run, left_out: list[Run]) -> None:
     """Cells that look new, but were timed in runs that are not comparable with this one."""
     for run in left_out:
         here = (cells["status"] == "new") & cells.index.isin(run.timed.index)
-        what = "; ".join(differences(run, new) + soft_differences(run, new))
-        cells.loc[here, ["status", "reason"]] = ["not comparable", what]
+        hard, soft = differences(run, new), soft_differences(run, new)
+        status = "not comparable" if hard else "too few runs"  # since a new segment began
+        cells.loc[here, ["status", "reason"]] = [status, "; ".join(hard + soft)]
 
 
 def fits(confirm: Run, new: Run) -> None:
