@@ -195,7 +195,8 @@ def text(paths: list[Path]) -> str:
     devices = sorted(set(cells["device"] + ", torch " + cells["torch"]))
     found = [f"## {title}\n\n{body}" for title, body in sections.items() if body]
     missing = [title for title, body in sections.items() if not body]
-    head = f"# Validation\n\nOf {', '.join(p.name for p in paths)}: {'; '.join(devices)}."
+    command = f"python -m reports validation {' '.join(map(str, paths))} -o reports"
+    head = f"# Validation\n\n    {command}\n\n{'; '.join(devices)}."
     if missing:
         head += f" Not in these runs: {'; '.join(missing)}."
     return "\n\n".join([head, *found]) + "\n"
