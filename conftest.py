@@ -75,8 +75,8 @@ def pytest_generate_tests(metafunc):
         ids = [f"{m}-{b}-s{s}-{what}" for m, s, b in values]
         metafunc.parametrize(("mask", "seq_len", "backend"), values, ids=ids)
     elif "builder" in metafunc.fixturenames:
-        values = product(grid["masks"], one_length(metafunc.config), metafunc.module.BUILDERS)
-        values = list(values)
+        lengths = one_length(metafunc.config)
+        values = list(product(grid["masks"], lengths, metafunc.module.BUILDERS))
         ids = [f"{m}-{b}-s{s}-b{grid['shape'].batch}" for m, s, b in values]
         metafunc.parametrize(("mask", "seq_len", "builder"), values, ids=ids)
     elif "cache" in metafunc.fixturenames:

@@ -87,42 +87,41 @@ def validation(runs: list[Path], folder: Path) -> int:
 
 def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
     """Two runs side by side; without --history nothing is stronger than SUSPECT."""
-    from reports import change_pictures, telling  # see main
-    from reports.compare import compare
+    from reports.compare import compare  # see main
     from reports.evidence import load_history, load_run
-    from reports.style import save
 
     one, other = load_run(base), load_run(new)
     past, notes = load_history(history, []) if history else ([], [])
     verdict = compare(one, other, past)
     verdict.notes += notes
     title = f"{base.name} (torch {one.torch}) to {new.name} (torch {other.torch})"
+    tell_changes(verdict, "compare", title, folder)
+    return verdict.code
+
+
+def tell_changes(verdict, command: str, title: str, folder: Path) -> None:
+    """What compare and gate leave behind."""
+    from reports import change_pictures, telling  # see main
+    from reports.style import save
+
     draw = {"changes.png": change_pictures.changes, "heat.png": change_pictures.heat}
-    pictures = {name: drawn(verdict.cells, title) for name, drawn in draw.items()}
-    telling.tell(verdict, "compare", f"compare {title}", folder)
+    pictures = {name: drawn(verdict.cells, f"{command} {title}") for name, drawn in draw.items()}
+    telling.tell(verdict, command, f"{command} {title}", folder)
     found = [str(save(figure, folder / name)) for name, figure in pictures.items() if figure]
     print(f"in {folder}/: summary.md, verdict.json; {', '.join(found) or 'nothing to draw'}")
-    return verdict.code
 
 
 def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: Path) -> int:
     """A verdict for CI. Exit status: 0 no regression, 1 confirmed regression, 2 bad usage or
     unreadable file, 3 (with --strict) nothing could be compared."""
-    from reports import change_pictures, telling  # see main
-    from reports.evidence import load_history, load_run
+    from reports.evidence import load_history, load_run  # see main
     from reports.gate import gate
-    from reports.style import save
 
     run, again = load_run(new), load_run(confirm) if confirm else None
     runs, notes = load_history(history, [run, again] if again else [run])
     verdict = gate(run, runs, again, strict)
     verdict.notes += notes
-    title = f"gate {new.name} (torch {run.torch})"
-    draw = {"changes.png": change_pictures.changes, "heat.png": change_pictures.heat}
-    pictures = {name: drawn(verdict.cells, title) for name, drawn in draw.items()}
-    telling.tell(verdict, "gate", title, folder)
-    found = [str(save(figure, folder / name)) for name, figure in pictures.items() if figure]
-    print(f"in {folder}/: summary.md, verdict.json; {', '.join(found) or 'nothing to draw'}")
+    tell_changes(verdict, "gate", f"{new.name} (torch {run.torch})", folder)
     if verdict.word.startswith("NOT "):
         print(f"*** {verdict.word}: no cell could be judged, so this is no all-clear ***")
     return verdict.code

@@ -138,11 +138,7 @@ def tested(cells: pd.DataFrame) -> pd.DataFrame:
     least = np.log1p(np.maximum(EFFECT, LEAST / np.exp(cells["base"])))
     for status, sign in (("SLOW", 1), ("FAST", -1)):
         p = pd.Series(t.sf(sign * shift / error, degrees), cells.index)
-        beyond = (
-            shift > cells["high"] - cells["base"]
-            if sign > 0
-            else shift < cells["low"] - cells["base"]
-        )
+        beyond = sign * cells["x"] > sign * cells["high" if sign > 0 else "low"]
         adjusted = false_discovery_control(p[open_]) if open_.any() else []
         significant = pd.Series(adjusted, cells.index[open_]).reindex(cells.index) <= DISCOVERY
         hit = open_ & significant & beyond & (sign * shift >= least)

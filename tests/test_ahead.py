@@ -8,7 +8,7 @@ import pytest
 
 import backends
 from backends import dense
-from tests import ahead, test_suite
+from tests import ahead, pytest_process
 from tests.cells import Problem, Shape
 
 PROBLEM = Problem("causal", 256, Shape(1, 2, 2, 16), "float32", "cpu", "forward")
@@ -71,7 +71,7 @@ def test_what_a_cell_raises_is_sent_as_text(odd_backends):
 
 def test_a_dead_workers_cell_is_compiled_where_it_is_timed(tmp_path):
     path = tmp_path / "run.json"
-    text = test_suite.pytest_run(
+    text = pytest_process.pytest_run(
         *("-p", "tests.test_ahead", "--backends", "dying,sdpa", "--device", "cpu", "--jobs", 1),
         *("--masks", "causal", "--seq-lens", 256, "--benchmark-max-time=0.01"),
         *(f"--benchmark-json={path}", "tests/test_forward.py"),
@@ -92,7 +92,7 @@ def test_a_cache_that_cannot_be_written_is_a_usage_error(tmp_path, monkeypatch):
     file.touch()
     monkeypatch.setenv("TRITON_CACHE_DIR", str(file / "below"))
     few = ("--masks", "causal", "--seq-lens", 256, "--device", "cpu", "tests/test_forward.py")
-    text = test_suite.pytest_run(*few, "--backends", "flex", expect=4)
+    text = pytest_process.pytest_run(*few, "--backends", "flex", expect=4)
     assert f"TRITON_CACHE_DIR: {file / 'below'} cannot be written: Not a directory" in text
     assert "Traceback" not in text
-    test_suite.pytest_run(*few, "--backends", "sdpa", "--benchmark-disable")  # compiles nothing
+    pytest_process.pytest_run(*few, "--backends", "sdpa", "--benchmark-disable")  # compiles nothing
