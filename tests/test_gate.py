@@ -9,8 +9,6 @@ from reports import proof
 from reports.evidence import load_run
 from tests.seeded_runs import CELL, other_card, run_gate, status_of
 
-pytest_plugins = ["tests.seeded_runs"]
-
 
 def test_nothing_changed_is_no_regression(make, history, tmp_path, capsys):
     code, verdict = run_gate(make(20, "new"), history, tmp_path)

@@ -13,8 +13,6 @@ from reports.steps import steps
 from reports.telling import LARGEST, summary
 from tests.seeded_runs import CELL, other_card, run_gate, status_of
 
-pytest_plugins = ["tests.seeded_runs"]
-
 
 def test_order_is_by_when_runs_were_saved(make, tmp_path):
     for day in range(10):
