@@ -22,9 +22,11 @@ from scipy.stats import iqr, quantile_test
 
 TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of the median
 PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
+PILOT_SHARE = 0.2  # of the seconds that a cell's rounds may take
 CPU_SHARE = 0.1  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 SHORTEST_SPIN = 100e-6  # s: of a shorter one the events' own time is more than 1 %
+LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 SPIN_HZ = 3e9  # at or above SM clocks, so that a spin is not shorter than asked for
 
@@ -94,12 +96,13 @@ class DeviceClock:
 
     def prepare(self, call: Callable[[], object]) -> None:
         """Set the blocker to outlast what the host takes to enqueue this call."""
-        hosts = []
-        for _ in range(3):  # on an idle device, as a call may wait for it
-            torch.cuda.synchronize(self.device)
+        hosts, first = [], time.perf_counter()
+        while len(hosts) < 3 and time.perf_counter() - first < LONG_CALL:
+            torch.cuda.synchronize(self.device)  # on an idle device, as a call may wait for it
             began = time.perf_counter()
             call()
             hosts.append(time.perf_counter() - began)
+            torch.cuda.synchronize(self.device)
         self.block_seconds = 1.5 * statistics.median(hosts) + 50e-6
         self.late_rounds = 0
 
@@ -161,6 +164,7 @@ class DeviceClock:
         return {
             "device": "cuda",
             "gpu": properties.name,
+            "gpu_uuid": str(properties.uuid),
             "gpu_count": torch.cuda.device_count(),
             "compute_capability": f"{properties.major}.{properties.minor}",
             "gpu_memory_bytes": properties.total_memory,
@@ -259,17 +263,16 @@ def rounds_for(seconds: list[float], round_wall: float, fewest: int, max_seconds
 def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list, list, float]:
     """Device s and host s of a few rounds, and the wall s of one.
 
-    Stops early at a round longer than `affordable` s: then the fewest rounds are all there are.
+    Stops early once it has taken `affordable` s: of calls that long few rounds can be had.
     """
     times, hosts, began = [], [], time.perf_counter()
     while len(times) < PILOT_ROUNDS:
         device, host = clock.round(call)
         times.append(device)
         hosts.append(host)
-        wall = (time.perf_counter() - began) / len(times)
-        if wall > affordable:
+        if time.perf_counter() - began > affordable:
             break
-    return times, hosts, wall
+    return times, hosts, (time.perf_counter() - began) / len(times)
 
 
 def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostClock, options) -> dict:
@@ -286,9 +289,9 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
     peak = clock.peak_memory(call)
     clock.prepare(call)
-    times, hosts, wall = pilot(clock, call, max_seconds / fewest)
+    times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
     if clock.adapt(len(times)):
-        times, hosts, wall = pilot(clock, call, max_seconds / fewest)
+        times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
     clock.late_rounds, clock.spin_hz, before = 0, [], clock.card()
     rounds = rounds_for(times, wall, fewest, max_seconds)
     try:

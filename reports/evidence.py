@@ -42,6 +42,7 @@ class Run:
     torch: str
     hard: dict[str, object]
     soft: dict[str, object]
+    card: str | None  # which one of its kind
     cells: pd.DataFrame
 
     @cached_property
@@ -82,7 +83,8 @@ def run_of(saved: dict, path: Path) -> Run:
     cells = pd.DataFrame(rows).drop_duplicates("fullname", keep="last").set_index("fullname")
     soft = {name: about.get(name) if machine.get("gpu") else None for name in SOFT}
     date = datetime.fromisoformat(saved["datetime"]).isoformat()
-    return Run(path, date, str(saved["commit_info"]["torch"]), hard, soft, cells)
+    torch, card = str(saved["commit_info"]["torch"]), machine.get("gpu_uuid")
+    return Run(path, date, torch, hard, soft, card, cells)
 
 
 def is_verdict(path: Path) -> bool:

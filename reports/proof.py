@@ -5,9 +5,12 @@ Each run is gated against all others but the one that confirms it.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
+from reports.change_pictures import short
 from reports.evidence import Run
 from reports.gate import against, tested
 from reports.table import markdown, percent
@@ -32,7 +35,7 @@ def found_in(first: pd.DataFrame, second: pd.DataFrame, status: str) -> pd.Serie
     return (first["status"] == status) & (second["status"].reindex(first.index) == status)
 
 
-def nothing_changed(cells: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+def nothing_changed(cells: list[tuple[pd.DataFrame, pd.DataFrame]], cards: int) -> str:
     """How often the gate is red where nothing changed."""
     slow = fast = red = confirmed = count = 0
     for one, other in cells:
@@ -49,6 +52,7 @@ def nothing_changed(cells: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
             f"{FEWEST} or more, 60 or more",
             f"{len(cells)}, {count // len(cells)}",
         ],
+        ["cards", "2 or more", cards],
         ["confirmed red suites", "at most 2 %", f"{red} of {len(cells)}"],
         [
             "confirmed red cells",
@@ -97,9 +101,31 @@ def detection(cells: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     return markdown(pd.DataFrame(rows, columns=columns))
 
 
-def text(runs: list[Run]) -> str | None:
-    """Both tables; None of fewer runs than they take."""
+def slowdown(slower: list[Run], runs: list[Run]) -> str:
+    """What the gate says of runs of slower code, each confirmed by the next."""
+    rows = []
+    for run, confirm in pairwise(slower):
+        first, second = (tested(against(r, runs)) for r in (run, confirm))
+        red = found_in(first, second, "SLOW")
+        other = first.index[~red & (first["status"] == "SLOW")]
+        for name in first.index[red]:
+            direction = run.cells.loc[name, "direction"]
+            change = f"{first.loc[name, 'change']:+.0%}"
+            rows.append(
+                [short(name), direction, f"{first.loc[name, 'median_s'] * 1e6:.0f}", change]
+            )
+        said = f"{int(red.sum())} of {len(first)} cells are a REGRESSION, {len(other)} SLOW once."
+    table = pd.DataFrame(rows, columns=["cell", "direction", "median, us", "change"])
+    return f"{said}\n\n{markdown(table)}"
+
+
+def text(runs: list[Run], slower: list[Run]) -> str | None:
+    """The tables; None of fewer runs than they take. `slower` are runs of slower code."""
     if len(runs) < FEWEST:
         return None
-    cells = pairs(runs)
-    return f"Nothing changed:\n\n{nothing_changed(cells)}\n\nCells scaled:\n\n{detection(cells)}"
+    cells, cards = pairs(runs), len({run.card for run in runs})
+    parts = [f"Nothing changed:\n\n{nothing_changed(cells, cards)}"]
+    parts.append(f"Cells scaled:\n\n{detection(cells)}")
+    if len(slower) > 1:
+        parts.append(f"Slower code (`-p tests.slower_mask`): {slowdown(slower, runs)}")
+    return "\n\n".join(parts)

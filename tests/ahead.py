@@ -2,12 +2,14 @@
 
 torch.compile, Triton and CuTe keep what they compiled on disk. So each cell that compiles
 is run once by one of --jobs workers before the first is timed. What a worker cannot
-compile, the timing process compiles, and the run says so.
+compile, the timing process compiles, and the run says so. A stamp beside what was compiled
+lets a later run leave a cell out: to start workers takes longer than to load its kernels.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 import time
 import warnings
@@ -17,6 +19,9 @@ from concurrent.futures import TimeoutError as Late
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import distributions
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +34,12 @@ if TYPE_CHECKING:
 
 # FlashAttention-4 keeps what it compiles only where it is asked to.
 os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
-# Folders that the libraries keep what they compiled in, where the user has chosen one.
+# Where torch keeps what it compiled, unless the user has chosen a folder: named here, as the stamps
+# have to be beside it, and go with it.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"maskbench_inductor_{os.getuid()}"))
+)
+# Folders that the libraries keep what they compiled in.
 FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR")
 
 # Backends and builders of block masks that compile at their first call, and keep it on disk.
@@ -111,15 +121,49 @@ def know(modules: dict[str, str]) -> None:
     backends.MODULES.update(modules)
 
 
+@cache
+def surroundings() -> str:
+    """What kernels depend on beside their cell: versions, the card, and this suite's own code."""
+    import torch
+
+    there = torch.cuda.is_available()
+    card = torch.cuda.get_device_name() if there else platform.processor()
+    versions = sorted({(d.name, d.version) for d in distributions() if d.name in COMPILERS})
+    top, code = Path(__file__).parents[1], sha256()
+    for part in ("masks.py", "patterns/*.py", "backends/*.py", "tests/spellings.py"):
+        for file in sorted(top.glob(part)):
+            code.update(file.read_bytes())
+    return f"{card} {versions} {code.hexdigest()}"
+
+
+COMPILERS = {"torch", "triton", "flash-attn-4", "nvidia-cutlass-dsl"}
+
+
+def stamp_of(problem: Problem, backend: str) -> Path:
+    """The file that is there where the cell has been compiled into the cache folders."""
+    folders = [os.environ.get(name) for name in FOLDERS]
+    key = f"{problem} {backend} {folders} {surroundings()}"
+    name = sha256(key.encode()).hexdigest()
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", name)
+
+
 def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
     """Run each cell once in `jobs` workers, with a progress bar on stderr.
 
-    Returns a line for each cell whose worker died or got stuck: it is left to the timing
-    process. What the cell itself raises it will raise there again, and be saved with it.
+    Cells that an earlier run has compiled are left out. Returns a line for each cell whose
+    worker died or got stuck: it is left to the timing process. What the cell itself raises
+    it will raise there again, and be saved with it.
     """
+    cold = [cell for cell in cells if not stamp_of(*cell).exists()]
+    done, how = len(cells) - len(cold), {"unit": "cell", "mininterval": 1}
+    with tqdm(total=len(cells), initial=done, desc="compiling ahead", **how) as bar:
+        return compile_in_workers(cold, jobs, bar) if cold else []
+
+
+def compile_in_workers(cells: list[tuple[Problem, str]], jobs: int, bar: tqdm) -> list[str]:
     import backends
 
-    left, bar = [], tqdm(total=len(cells), desc="compiling ahead", unit="cell", mininterval=1)
+    left: list[str] = []
     workers = ProcessPool(
         min(jobs, len(cells)),
         initializer=know,
@@ -127,13 +171,16 @@ def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
         context=get_context("spawn"),
     )
     try:
-        with bar, workers as pool:
+        with workers as pool:
             tasks = {pool.schedule(first_run, args=cell, timeout=STUCK): cell for cell in cells}
             for task in as_completed(tasks):
+                problem, backend = tasks[task]
                 if why := failure(task):
-                    problem, backend = tasks[task]
                     name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
                     left.append(f"{name}: {why}")
+                else:
+                    stamp_of(problem, backend).parent.mkdir(parents=True, exist_ok=True)
+                    stamp_of(problem, backend).touch()
                 bar.update()
     except BrokenProcessPool as error:  # none could start; each cell still can be compiled
         left.append(f"all that was not compiled yet: {error}")

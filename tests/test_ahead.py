@@ -46,7 +46,8 @@ def pytest_load_initial_conftests():
 
 
 @pytest.fixture
-def odd_backends(monkeypatch):
+def odd_backends(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     for name in BACKENDS:
         monkeypatch.setitem(backends.MODULES, name, __name__)
     monkeypatch.setattr(ahead, "STUCK", 6)
@@ -62,6 +63,19 @@ def test_a_worker_that_fails_takes_no_other_cell_with_it(odd_backends, capsys):
         "causal hanging forward S=256: its worker took more than 6 s",
     ]
     assert "compiling ahead: 100%" in capsys.readouterr().err
+
+
+def test_what_was_compiled_once_starts_no_worker_again(odd_backends, monkeypatch, capsys):
+    cells = [(PROBLEM, "dense"), (PROBLEM, "dying")]
+    assert len(ahead.compile_ahead(cells, 2)) == 1
+    again = []
+    monkeypatch.setattr(ahead, "compile_in_workers", lambda cells, *more: again.extend(cells) or [])
+    ahead.compile_ahead(cells, 2)
+    assert again == [(PROBLEM, "dying")], "whose worker died"
+    assert "50%" in capsys.readouterr().err
+    monkeypatch.setattr(ahead, "surroundings", lambda: "another torch")
+    ahead.compile_ahead(cells, 2)
+    assert again[1:] == cells
 
 
 def test_what_a_cell_raises_is_sent_as_text(odd_backends):

@@ -220,7 +220,13 @@ def test_a_run_of_one_cell_is_judged(make, tmp_path):
 def test_the_proof_counts_what_the_gate_says(make):
     runs = [load_run(make(day)) for day in range(12)]
     cells = proof.pairs(runs)
-    assert "| confirmed red suites | at most 2 % | 0 of 12 |" in proof.nothing_changed(cells)
+    assert "| confirmed red suites | at most 2 % | 0 of 12 |" in proof.nothing_changed(cells, 2)
     table = proof.detection(cells)
     assert "x1.15 | 99% | 100.0 %" in table
-    assert proof.text(runs[:11]) is None
+    assert proof.text(runs[:11], []) is None
+    slower = [load_run(make(day, "slower", [(CELL, 1.5)])) for day in (20, 21)]
+    told = proof.text(runs, slower).partition("Slower code")[2]
+    named = [line for line in told.splitlines() if CELL in line]
+    hit = [name for name in runs[0].timed.index if CELL in name]
+    assert len(named) == len(hit) >= 1
+    assert f"{len(hit)} of {len(runs[0].timed)} cells are a REGRESSION, 0 SLOW once" in told

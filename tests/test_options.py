@@ -109,4 +109,4 @@ def test_help_states_each_option_with_its_default():
     for name in ("head-dim", "dtype", "jobs"):
         assert f"--{name}=" in group, name
     assert group.count("Default:") == 10
-    assert "1024,2048,4096,8192,16384 on cuda; 512,1024,2048 on cpu" in group
+    assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group

@@ -92,6 +92,17 @@ def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
     assert "## Repeatability" in text
 
 
+def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
+    paths = [saved(f"a{i}", scaled(1e-3 * (1 + i / 500))) for i in range(3)]
+    paths += [saved("b", scaled(2e-3)), saved("slow", scaled(3e-3), slower="by a table")]
+    run = json.loads(paths[3].read_text())
+    run["machine_info"]["gpu_uuid"] = "another"
+    paths[3].write_text(json.dumps(run))
+    text = validation.text(paths)
+    assert f"| 60 or more, 5 | {len(run['benchmarks'])}, 3 |" in text
+    assert "| 95 % | 100 % |" in text
+
+
 def test_a_run_without_times_is_refused(saved, tmp_path, capsys):
     run = json.loads(RUN.read_text()) | {"benchmarks": []}
     path = tmp_path / "empty.json"
