@@ -23,7 +23,7 @@ from scipy.stats import iqr, quantile_test
 TARGET = 0.005  # half-width of the 95 % confidence interval of the median, of the median
 PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
 PILOT_SHARE = 0.2  # of the seconds that a cell's rounds may take
-CPU_SHARE = 0.1  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
+CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 SHORTEST_SPIN = 100e-6  # s: of a shorter one the events' own time is more than 1 %
 LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look

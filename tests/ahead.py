@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -121,6 +122,19 @@ def know(modules: dict[str, str]) -> None:
     backends.MODULES.update(modules)
 
 
+def load_in_this_process() -> None:
+    """Keep inductor from a pool of compiling processes of its own in the process that times.
+
+    It finds what the workers left only if it compiles as they do. With the pool, on an H100, a
+    cell took 2.5 to 5 s more at its first call, and the first of all 9 s.
+    """
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    # Private, for where a library has imported inductor already, which reads the variable once
+    # (seen on 2.11 and 2.13).
+    if config := sys.modules.get("torch._inductor.config"):
+        config.compile_threads = 1
+
+
 @cache
 def surroundings() -> str:
     """What kernels depend on beside their cell: versions, the card, and this suite's own code."""
@@ -154,6 +168,7 @@ def compile_ahead(cells: list[tuple[Problem, str]], jobs: int) -> list[str]:
     worker died or got stuck: it is left to the timing process. What the cell itself raises
     it will raise there again, and be saved with it.
     """
+    load_in_this_process()
     cold = [cell for cell in cells if not stamp_of(*cell).exists()]
     done, how = len(cells) - len(cold), {"unit": "cell", "mininterval": 1}
     with tqdm(total=len(cells), initial=done, desc="compiling ahead", **how) as bar:
