@@ -55,7 +55,11 @@ def compile_and_time(problem, cache, benchmark, outcome, monkeypatch, tmp_path_f
             **{"backend": "flex", "form": f"{cache} cache", "cache": cache},
             **{"host_bound": False, "late_rounds": 0, "throttle": []},  # wall time: of no device
         }
-        benchmark.pedantic(compile_once, args=(mask, *given), setup=fresh, rounds=CACHES[cache])
+        try:
+            benchmark.pedantic(compile_once, args=(mask, *given), setup=fresh, rounds=CACHES[cache])
+        except BaseException:
+            benchmark.has_error = True  # pytest-benchmark then saves the other cells
+            raise
 
     try:
         with spent("compile"):
