@@ -91,7 +91,19 @@ def judged(new: Run, history: list[Run]) -> pd.DataFrame:
     return tested(against(new, history))
 
 
-def against(new: Run, history: list[Run]) -> pd.DataFrame:
+def repeated(confirm: Run, history: list[Run]) -> pd.DataFrame:
+    """As judged(), of the run that is to confirm another.
+
+    A cell of two modes stands for itself by its fastest round there: if even that is slow, the
+    slowness repeats. That it is fast says nothing.
+    """
+    cells = tested(against(confirm, history, by_fastest_round=True))
+    bimodal = confirm.timed["two_modes"].reindex(cells.index).astype(bool)
+    cells.loc[bimodal & (cells["status"] == "FAST"), "status"] = "noisy"
+    return cells
+
+
+def against(new: Run, history: list[Run], by_fastest_round: bool = False) -> pd.DataFrame:
     """Each timed cell of `new` beside its past; a status where it cannot be judged."""
     rows = []
     for name, row in new.timed.iterrows():
@@ -99,7 +111,8 @@ def against(new: Run, history: list[Run]) -> pd.DataFrame:
         waiting = pending(past["x"].to_numpy())
         used = past.iloc[: len(past) - abs(waiting)].tail(MOST)
         found = {"fullname": name, "n": len(used), "waiting": waiting, "reason": ""}
-        found |= {"median_s": row["median_s"], "x": np.log(row["median_s"])}
+        time = row["min_s"] if row["two_modes"] and by_fastest_round else row["median_s"]
+        found |= {"median_s": time, "x": np.log(time)}
         if not len(used):
             new_here = reason.startswith("was not timed")
             status = "new" if new_here else "not comparable"
@@ -110,7 +123,8 @@ def against(new: Run, history: list[Run]) -> pd.DataFrame:
         found |= {"between": xs.var(ddof=1) if len(xs) > 1 else np.nan}
         found |= {"within": max(float((used["se"] ** 2).mean()), standard_error(row) ** 2)}
         few = len(used) < FEWEST
-        modes = row["two_modes"] or used["two_modes"].mean() > 0.5
+        modes = row["two_modes"] and not by_fastest_round
+        modes = modes or used["two_modes"].mean() > 0.5
         status = "too few runs" if few else "noisy" if modes else ""
         reason = f"{len(used)} comparable, {FEWEST} needed" if few else "two modes" if modes else ""
         rows.append({**found, "status": status, "reason": reason})
@@ -206,7 +220,7 @@ def fits(confirm: Run, new: Run) -> None:
 
 def confirmed(cells: pd.DataFrame, confirm: Run | None, history: list[Run]) -> None:
     """SLOW that repeats is a REGRESSION: in `confirm`, else in the runs that wait for it."""
-    again = judged(confirm, history)["status"].reindex(cells.index) if confirm else None
+    again = repeated(confirm, history)["status"].reindex(cells.index) if confirm else None
     for first, last, sign in (("SLOW", "REGRESSION", 1), ("FAST", "IMPROVEMENT", -1)):
         found = cells["status"] == first
         if not confirm:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from reports.change_pictures import short
 from reports.evidence import Run
-from reports.gate import against, tested
+from reports.gate import against, judged, repeated, tested
 from reports.table import markdown, percent
 
 SCALES = {1.08: 0.80, 1.10: 0.95, 1.15: 0.99}  # and the share that is to be found
@@ -27,7 +27,7 @@ def pairs(runs: list[Run]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     for i, run in enumerate(runs):
         confirm = runs[(i + 1) % len(runs)]
         others = [other for other in runs if other is not run and other is not confirm]
-        found.append((against(run, others), against(confirm, others)))
+        found.append((against(run, others), against(confirm, others, by_fastest_round=True)))
     return found
 
 
@@ -105,15 +105,14 @@ def slowdown(slower: list[Run], runs: list[Run]) -> str:
     """What the gate says of runs of slower code, each confirmed by the next."""
     rows = []
     for run, confirm in pairwise(slower):
-        first, second = (tested(against(r, runs)) for r in (run, confirm))
+        first, second = judged(run, runs), repeated(confirm, runs)
         red = found_in(first, second, "SLOW")
         other = first.index[~red & (first["status"] == "SLOW")]
         for name in first.index[red]:
             direction = run.cells.loc[name, "direction"]
             change = f"{first.loc[name, 'change']:+.0%}"
-            rows.append(
-                [short(name), direction, f"{first.loc[name, 'median_s'] * 1e6:.0f}", change]
-            )
+            median = f"{1e6 * first.loc[name, 'median_s']:.0f}"
+            rows.append([short(name), direction, median, change])
         said = f"{int(red.sum())} of {len(first)} cells are a REGRESSION, {len(other)} SLOW once."
     table = pd.DataFrame(rows, columns=["cell", "direction", "median, us", "change"])
     return f"{said}\n\n{markdown(table)}"

@@ -217,6 +217,27 @@ def test_a_run_of_one_cell_is_judged(make, tmp_path):
     assert (code, verdict["counts"]) == (0, {"SLOW": 1})
 
 
+def test_two_modes_confirm_by_their_fastest_round(make, history, tmp_path):
+    def bimodal(fastest):
+        def change(run):
+            for bench in run["benchmarks"]:
+                if CELL in bench["fullname"]:
+                    bench["extra_info"]["two_modes"] = True
+                    bench["stats"]["min"] = fastest * bench["stats"]["median"]
+
+        return change
+
+    slow = make(20, "new", [(CELL, 1.2)])
+    for day, fastest, code in ((21, 0.98, 1), (22, 0.8, 0)):
+        again = make(day, "new", [(CELL, 1.2)], change=bimodal(fastest))
+        found, verdict = run_gate(slow, history, tmp_path, "--confirm", str(again))
+        assert found == code, f"the fastest round is {fastest} of the median"
+    fast = make(23, "new", [(CELL, 0.8)])
+    again = make(24, "new", [(CELL, 0.8)], change=bimodal(0.98))
+    _, verdict = run_gate(fast, history, tmp_path, "--confirm", str(again))
+    assert status_of(verdict) == {"FAST"}, "that a round is fast confirms nothing"
+
+
 def test_the_proof_counts_what_the_gate_says(make):
     runs = [load_run(make(day)) for day in range(12)]
     cells = proof.pairs(runs)

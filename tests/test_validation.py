@@ -150,6 +150,15 @@ def test_what_is_slower_never_pays():
     assert math.isinf(paid(cell("sdpa", "forward", 0.009)).loc["inference", "calls"])
 
 
+def test_a_block_mask_that_was_not_timed_costs_nothing():
+    rows = [c for c in COSTS if c["direction"] != "block_mask"]
+    rows.append(cell("sdpa", "forward", 0.012))
+    found = payback(pd.DataFrame(rows).assign(is_timed=True)).set_index("work")
+    assert found.loc["inference", "cost_s"] == pytest.approx(5.9)
+    text = draw(pd.DataFrame(rows).assign(is_timed=True)).axes[0].get_xlabel()
+    assert text == "calls until a cold compilation is paid for"
+
+
 def test_without_a_rival_there_is_no_number():
     found = paid()
     assert found["calls"].isna().all()
