@@ -108,14 +108,16 @@ def between(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):
 def own_mask_mod(mask: Mask, q: Tensor):
     """(mask_mod, aux_tensors) where that is faster than the composed form; else None.
 
-    On an H100 (B8 H16 S4096 D64 float16, ms forward / backward), composed and so: global+local
-    0.61 / 1.42 and 0.55 / 1.11, prefixes in documents 0.46 / 0.97 and 0.27 / 0.62. Prefix LM
-    took 0.75 / 1.93 and 0.81 / 1.78: composed where no backward is to come.
+    On an H100 (B8 H16 D64 float16, ms forward / backward), composed and so, at S = 4096: global+
+    local 0.60 / 1.42 and 0.61 / 1.17, prefixes in documents 0.46 / 0.97 and 0.27 / 0.62. At 16384
+    global+local took 2.14 / 5.42 and 2.60 / 4.98, with D128 (B2 H32) 1.69 / 5.79 and 1.58 / 4.73.
+    Prefix LM took 0.75 / 1.93 and 0.81 / 1.79: composed where no backward is to come.
     """
+    composed_forward = not q.requires_grad and q.shape[-1] <= 64 and mask.seq_len > 4096
     match mask:
         case LocalAttention2D(width, radius):
             return two_dimensional(width, radius), None
-        case GlobalLocalSlidingWindow(window, tokens) if mask.step:
+        case GlobalLocalSlidingWindow(window, tokens) if mask.step and not composed_forward:
             return evenly_global(window, mask.step, tokens[-1]), None
         case Documents(_, PrefixLM()):
             return between, bounds(mask, q.device)

@@ -309,6 +309,24 @@ def test_own_mask_mods_are_the_masks(mask, backward, library, bind):
     assert apart < EXACT, form
 
 
+@pytest.mark.parametrize("library", ["flash_attn_4"])
+@pytest.mark.parametrize(
+    ("seq_len", "head_dim", "training", "own"),
+    [
+        (8192, 64, False, False),
+        (8192, 64, True, True),
+        (4096, 64, False, True),
+        (8192, 128, False, True),
+    ],
+)
+def test_global_local_is_composed_where_that_is_faster(
+    seq_len, head_dim, training, own, library, module
+):
+    mask = GlobalLocalSlidingWindow(256, (0, 512, 1024), seq_len=seq_len)
+    q = torch.zeros(1, 1, seq_len, head_dim, requires_grad=training)
+    assert (module.own_mask_mod(mask, q) is not None) is own
+
+
 @pytest.mark.parametrize("library", ["flex_flash"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("width", "seq_len"), [(16, 256), (20, 300), (1, 32)])
