@@ -17,6 +17,8 @@ BADLY = ("REGRESSION", "SLOW", "SLOWER", "SUSPECT slower", "AMBIGUOUS")
 WELL = ("IMPROVEMENT", "FAST", "FASTER", "SUSPECT faster")
 COLOURS = dict.fromkeys(BADLY, VERMILLION) | dict.fromkeys(WELL, BLUE)
 RAMP = LinearSegmentedColormap.from_list("change", [BLUE, "#FFFFFF", ORANGE])
+STEEP = 100  # %, from which the axis of changes becomes logarithmic
+LINE = 8  # points between two names
 NAMED = 12  # cells whose names are written at each end
 
 
@@ -42,26 +44,39 @@ def changes(cells: pd.DataFrame, title: str) -> Figure | None:
         places, change, s=14, zorder=3, color=[COLOURS.get(s, GREY) for s in found["status"]]
     )
     axes.axhline(0, color="black", lw=0.8)
-    named = found["status"].isin(COLOURS).to_numpy()
-    for place in (
-        np.flatnonzero(named)[: NAMED // 2].tolist() + np.flatnonzero(named)[-NAMED // 2 :].tolist()
-    ):
-        right = place > len(found) / 2
-        text = f"{short(found.index[place])} {SHORT.get(found['direction'].iloc[place], '')}"
-        axes.annotate(
-            *(text, (place, change[place])),
-            xytext=(-6 if right else 6, 0),
-            textcoords="offset points",
-            fontsize=6,
-            va="center",
-            ha="right" if right else "left",
-        )
+    if np.abs(change).max() > STEEP:  # else one cell flattens all others
+        axes.set_yscale("symlog", linthresh=100 * WIDEST)
+        axes.yaxis.set_major_formatter("{x:+.0f}")
+        axes.margins(y=0.1)
+    named = np.flatnonzero(found["status"].isin(COLOURS))
+    middle = len(found) / 2
+    name_cells(axes, found, change, named[named <= middle][: NAMED // 2], "left")
+    name_cells(axes, found, change, named[named > middle][-NAMED // 2 :], "right")
     axes.set_ylabel("change of the median, % (above 0: slower)")
     axes.set_xlabel(f"{len(found)} cells, sorted")
     axes.set_xticks([])
     axes.legend(fontsize=7, frameon=False, loc="upper left")
     axes.set_title(title, fontsize=9)
     return figure
+
+
+def name_cells(axes, found: pd.DataFrame, change: np.ndarray, places: np.ndarray, side: str):
+    """The names of these cells beside their points, moved up where they would overlap."""
+    last = -np.inf
+    for place in places:
+        height = (
+            axes.transData.transform((place, change[place]))[1] * 72 / axes.figure.dpi
+        )  # points
+        last = max(height, last + LINE)
+        text = f"{short(found.index[place])} {SHORT.get(found['direction'].iloc[place], '')}"
+        axes.annotate(
+            *(text, (place, change[place])),
+            xytext=(-6 if side == "right" else 6, last - height),
+            textcoords="offset points",
+            fontsize=6,
+            va="center",
+            ha=side,
+        )
 
 
 def heat(cells: pd.DataFrame, title: str) -> Figure | None:
