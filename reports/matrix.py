@@ -12,7 +12,18 @@ from reports.overview import SHORT, title
 from reports.style import ordered
 from reports.table import shape_of
 
+LONG = 120  # characters
 TIMED, PARTLY = "#CFE5F3", "#FBE3B6"
+
+
+def forms(timed: pd.DataFrame) -> str:
+    """The form that was used; where it changes with the length, each with its lengths."""
+    found: dict[str, list[int]] = {}
+    for seq_len, form in zip(timed["seq_len"], timed["form"], strict=True):
+        found.setdefault(form, []).append(seq_len)
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"S={'/'.join(map(str, at))} {form}" for form, at in found.items())
 
 
 def entry(cells: pd.DataFrame) -> str:
@@ -22,9 +33,8 @@ def entry(cells: pd.DataFrame) -> str:
         rows = cells[cells["direction"] == direction]
         if rows.empty:
             continue
-        timed = rows[rows["is_timed"]]
-        last = (timed if len(timed) else rows).iloc[-1]
-        said[direction] = last["form"] if len(timed) else f"{last['outcome']}: {last['reason']}"
+        timed, last = rows[rows["is_timed"]], rows.iloc[-1]
+        said[direction] = forms(timed) if len(timed) else f"{last['outcome']}: {last['reason']}"
     texts = list(dict.fromkeys(said.values()))
     if len(texts) == 1:
         return texts[0]
@@ -62,7 +72,8 @@ def draw(cells: pd.DataFrame) -> Figure:
 
     def cell(y: int, x: int) -> tuple[str, str]:
         key = masks[y], backends[x]
-        wrapped = textwrap.wrap(found[key], 30, max_lines=6, placeholder="…")
+        width = 30 if len(found[key]) <= LONG else 38  # which is written smaller
+        wrapped = textwrap.wrap(found[key], width, max_lines=6, placeholder="…")
         return "\n".join(wrapped), colours[int(timed.get(key, 0))]
 
     what = "How each mask is computed, or why not (blue: timed forward and backward)"

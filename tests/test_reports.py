@@ -100,6 +100,17 @@ def test_matrix_says_of_each_cell_how_or_why_not(tmp_path, capsys):
     assert (tmp_path / "matrix.png").stat().st_size > 10_000
 
 
+def test_a_form_that_changes_with_the_length_says_at_which():
+    cells = table.load([RUN])
+    cells = cells[(cells["mask"] == "causal") & (cells["backend"] == "sdpa")].copy()
+    lengths = sorted(cells["seq_len"].unique())
+    assert matrix.entry(cells) == "is_causal=True"
+    cells.loc[(cells["direction"] == "forward") & (cells["seq_len"] == lengths[-1]), "form"] = "2"
+    shorter = "/".join(map(str, lengths[:-1]))
+    expected = f"fwd S={shorter} is_causal=True, S={lengths[-1]} 2; bwd is_causal=True"
+    assert matrix.entry(cells) == expected
+
+
 def test_a_cell_that_was_not_in_the_run_says_so():
     cells = table.load([RUN])
     cells = cells[(cells["mask"] != "causal") | (cells["backend"] != "dense")]
