@@ -96,13 +96,13 @@ class DeviceClock:
 
     def prepare(self, call: Callable[[], object]) -> None:
         """Set the blocker to outlast what the host takes to enqueue this call."""
+        torch.cuda.synchronize(self.device)
         hosts, first = [], time.perf_counter()
         while len(hosts) < 3 and time.perf_counter() - first < LONG_CALL:
-            torch.cuda.synchronize(self.device)  # on an idle device, as a call may wait for it
             began = time.perf_counter()
             call()
             hosts.append(time.perf_counter() - began)
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize(self.device)  # idle for the next, as a call may wait for it
         self.block_seconds = 1.5 * statistics.median(hosts) + 50e-6
         self.late_rounds = 0
 

@@ -57,9 +57,10 @@ def fidelity(cells: pd.DataFrame) -> str | None:
 
 
 OUTSIDE = (
-    "Both are taken in turns, at one pace. Events lie around a kernel's launch and its completion, "
-    "which CUPTI does not count and the empty pair of events, taken off, does not have: short "
-    "calls read longer for it. At S = 16384 the card is at its power cap and its clock moves."
+    "Both are taken in turns, at one pace. Of those outside, short calls read longer: events lie "
+    "around a kernel's launch and completion, too, which CUPTI does not count and an empty pair of "
+    "events, taken off, does not have (so we think; it is not proved). At S = 16384 every cell met "
+    "the card's power cap, where its clock moves from block to block."
 )
 
 
