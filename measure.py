@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, isfinite
+from typing import NamedTuple
 
 import numpy as np
 import pynvml
@@ -44,6 +45,14 @@ class Mark:
         self.event.synchronize()
         self.clock.count_spin(start.event)
         return start.event.elapsed_time(self.event) / 1e3 - self.clock.overhead
+
+
+class Prepared(NamedTuple):
+    """What the calls before a pilot tell: s of one call and of its enqueueing, bytes at most."""
+
+    wall: float
+    host: float
+    peak: int
 
 
 class DeviceClock:
@@ -94,17 +103,21 @@ class DeviceClock:
         host = time.perf_counter() - host
         return self.timer() - start, host
 
-    def prepare(self, call: Callable[[], object]) -> None:
+    def prepare(self, call: Callable[[], object]) -> Prepared:
         """Set the blocker to outlast what the host takes to enqueue this call."""
         torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
         hosts, first = [], time.perf_counter()
         while len(hosts) < 3 and time.perf_counter() - first < LONG_CALL:
             began = time.perf_counter()
             call()
             hosts.append(time.perf_counter() - began)
             torch.cuda.synchronize(self.device)  # idle for the next, as a call may wait for it
-        self.block_seconds = 1.5 * statistics.median(hosts) + 50e-6
+        wall, host = (time.perf_counter() - first) / len(hosts), statistics.median(hosts)
+        self.block_seconds = 1.5 * host + 50e-6
         self.late_rounds = 0
+        return Prepared(wall, host, torch.cuda.max_memory_allocated(self.device) - before)
 
     def was_late(self) -> None:
         """Counts a round in which the device waited for the host; the next blocker is longer.
@@ -125,16 +138,6 @@ class DeviceClock:
         if late == rounds:
             self.block_seconds = 0.0
         return late > 0
-
-    def peak_memory(self, call: Callable[[], object]) -> int:
-        """Bytes that one call allocates at most, over what was there before."""
-        torch.cuda.synchronize(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        result = call()
-        torch.cuda.synchronize(self.device)
-        del result
-        return torch.cuda.max_memory_allocated(self.device) - before
 
     @cached_property
     def _nvml(self):
@@ -199,13 +202,10 @@ class HostClock:
         return seconds, seconds
 
     def prepare(self, call: Callable[[], object]) -> None:
-        pass
+        """None: nothing to set, and torch does not count a CPU's memory."""
 
     def adapt(self, rounds: int) -> bool:
         return False
-
-    def peak_memory(self, call: Callable[[], object]) -> None:
-        """None: torch does not count a CPU's memory."""
 
     def card(self) -> dict[str, object]:
         return {"sm_clock_mhz": None, "throttle": []}
@@ -287,13 +287,15 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     max_seconds = float(options.getoption("benchmark_max_time"))
     max_seconds *= CPU_SHARE if isinstance(clock, HostClock) else 1
     fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
-    peak = clock.peak_memory(call)
-    clock.prepare(call)
-    times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
-    if clock.adapt(len(times)):
+    first = clock.prepare(call)
+    if first and first.wall * fewest > max_seconds:  # the fewest rounds, whatever a pilot says
+        rounds, hosts = fewest, [first.host]
+    else:
         times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
+        if clock.adapt(len(times)):
+            times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
+        rounds = rounds_for(times, wall, fewest, max_seconds)
     clock.late_rounds, clock.spin_hz, before = 0, [], clock.card()
-    rounds = rounds_for(times, wall, fewest, max_seconds)
     try:
         benchmark.pedantic(call, setup=clock.settle, rounds=rounds)
         after = clock.card()
@@ -307,7 +309,7 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
         "host_us": host * 1e6,
         "host_bound": isinstance(clock, DeviceClock) and host > median,
         "late_rounds": clock.late_rounds,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": first and first.peak,
         "sm_clock_mhz": [before["sm_clock_mhz"], after["sm_clock_mhz"]],
         "spin_clock_mhz": statistics.median(clock.spin_hz) / 1e6 if clock.spin_hz else None,
         "throttle": sorted({*before["throttle"], *after["throttle"]}),

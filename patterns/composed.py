@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from patterns.base import Device, Mask, require
+from patterns.base import Device, Mask, Span, require
 from patterns.plain import Causal, Full
 
 
@@ -60,6 +62,15 @@ class Documents(Mask):
         return first + low.clamp(min=0), torch.minimum(first + high, last)
 
 
+class Ends(NamedTuple):
+    """Of each batch element the first and last valid token; int32 [B], on the padding's device."""
+
+    first: Tensor
+    last: Tensor
+    one_run: bool  # whether all tokens between them are valid, in every element
+    from_start: bool  # whether the first token is valid, in every element
+
+
 @dataclass(frozen=True, eq=False)
 class Padded(Mask):
     """What `inner` allows, of tokens that are no padding.
@@ -93,19 +104,25 @@ class Padded(Mask):
     def empty_rows(self, device):
         return self.padding.to(device)[:, None, :, None]
 
-    def valid_ends(self, device: Device) -> tuple[Tensor, Tensor, bool]:
-        """int32 [B] first and last valid token, and whether all between them are valid."""
-        valid = ~self.padding.to(device)
-        at = torch.arange(self.seq_len, dtype=torch.int32, device=device)
+    def on(self, device: Device) -> Padded:
+        """The same mask with its padding on `device`."""
+        padding = self.padding.to(device)
+        return self if padding is self.padding else Padded(self.inner, padding)
+
+    @cached_property
+    def ends(self) -> Ends:
+        """Where the valid tokens are; kept, as to know it the host waits for the device."""
+        valid = ~self.padding
+        at = torch.arange(self.seq_len, dtype=torch.int32, device=valid.device)
         first = torch.where(valid, at, self.seq_len).amin(1)
         last = torch.where(valid, at, -1).amax(1)
         runs = valid.sum(1) == (last - first + 1).clamp(min=0)
-        return first, last, bool(runs.all())
+        return Ends(first, last, *torch.stack([runs.all(), (first == 0).all()]).tolist())
 
     def mask_mod(self, device):
         inner = self.inner.mask_mod(device)
-        first, last, one_run = self.valid_ends(device)
-        if one_run and isinstance(self.inner, Causal) and not first.any():
+        first, last, one_run, from_start = self.on(device).ends
+        if one_run and from_start and isinstance(self.inner, Causal):
             return lambda b, h, q, k: (q >= k) & (q <= last[b])
         if one_run:
             return lambda b, h, q, k: (
@@ -118,24 +135,37 @@ class Padded(Mask):
 
     def reach(self, q, k):
         """Exact where each element's valid tokens are one run; else `some` may say too much."""
-        padding = self.padding.to(q[0].device)
-        at = torch.arange(self.seq_len, device=padding.device)
-        before = torch.nn.functional.pad(padding.cumsum(1), (1, 0))  # padding before each token
-        following = torch.where(padding, self.seq_len, at).flip(1).cummin(1).values.flip(1)
-        preceding = torch.where(padding, -1, at).cummax(1).values
-        inner_every, exists, hulls = self.inner.reach(q, k)[1], True, []
-        for low, high in (q, k):
-            b = torch.arange(self.batch, device=at.device)[:, None, None, None]
-            inner_every = inner_every & (before[b, high + 1] == before[b, low])
-            hulls.append((following[b, low], preceding[b, high]))
-            exists = exists & (hulls[-1][0] <= hulls[-1][1])
-            # an empty span is looked up nowhere out of range; `exists` drops it
-            hulls[-1] = tuple(t.clamp(0, self.seq_len - 1) for t in hulls[-1])
-        return self.inner.reach(*hulls)[0] & exists, inner_every
+        trim = self._trimmed_to_run if self.ends.one_run else self._trimmed_to_valid
+        (q_hull, q_every), (k_hull, k_every) = trim(*q), trim(*k)
+        exists = (q_hull[0] <= q_hull[1]) & (k_hull[0] <= k_hull[1])
+        # an empty span is looked up nowhere out of range; `exists` drops it
+        hulls = [tuple(t.clamp(0, self.seq_len - 1) for t in hull) for hull in (q_hull, k_hull)]
+        every = self.inner.reach(q, k)[1] & q_every & k_every
+        return self.inner.reach(*hulls)[0] & exists, every
+
+    def _trimmed_to_run(self, low: Tensor, high: Tensor) -> tuple[Span, Tensor]:
+        """The valid part of a span, and whether it is the whole; by each element's two ends."""
+        first, last = (end[:, None, None, None] for end in self.ends[:2])
+        hull = torch.maximum(low, first), torch.minimum(high, last)
+        return hull, (hull[0] == low) & (hull[1] == high)
+
+    def _trimmed_to_valid(self, low: Tensor, high: Tensor) -> tuple[Span, Tensor]:
+        """The same of padding anywhere: from the first valid token to the last, of all tokens."""
+        b = torch.arange(self.batch, device=low.device)[:, None, None, None]
+        at = torch.arange(self.seq_len, device=low.device)
+        before = torch.nn.functional.pad(self.padding.cumsum(1), (1, 0))  # padding before each
+        following = torch.where(self.padding, self.seq_len, at).flip(1).cummin(1).values.flip(1)
+        preceding = torch.where(self.padding, -1, at).cummax(1).values
+        return (following[b, low], preceding[b, high]), before[b, high + 1] == before[b, low]
+
+    def block_mask(self, device, block_size=128):
+        # on a copy of the padding there, as it is looked at twice
+        return Mask.block_mask(self.on(device), device, block_size)
 
     def blocks(self, device, size):
-        partial, full = super().blocks(device, size)
-        if self.valid_ends(device)[2]:
+        here = self.on(device)
+        partial, full = Mask.blocks(here, device, size)
+        if here.ends.one_run:
             return partial, full
         partial, mod = partial.clone(), self.mask_mod(device)
         offsets = [torch.arange(s, device=device) for s in size]
