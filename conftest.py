@@ -18,6 +18,7 @@ import torch
 import backends
 import measure
 from tests import ahead
+from tests.calibration import launch_overhead
 from tests.cells import Cell, Outcome, Problem, Shape
 from tests.options import ONE_LENGTH, add_options, grid_of
 
@@ -93,7 +94,14 @@ def one_length(config) -> list[int]:
 
 def clock_of(config):
     if CLOCK not in config.stash:
-        config.stash[CLOCK] = measure.clock_for(torch.device(config.stash[GRID]["device"]))
+        device, launch = config.stash[GRID]["device"], 0.0
+        if device == "cuda":
+            with ahead.spent("warm up"):
+                launch, problem = launch_overhead()
+            if problem:
+                line = f"maskbench: times hold a kernel's launch and completion: {problem}"
+                config.get_terminal_writer().line(line)
+        config.stash[CLOCK] = measure.clock_for(torch.device(device), launch)
     return config.stash[CLOCK]
 
 
@@ -138,7 +146,12 @@ def pytest_collection_finish(session):
 
 @pytest.fixture
 def clock(pytestconfig):
-    return clock_of(pytestconfig)
+    clock = clock_of(pytestconfig)
+    idle = pytestconfig.option.benchmark_disable or pytestconfig.stash[GRID]["device"] == "cpu"
+    if not idle:
+        with ahead.spent("warm up"):
+            clock.warm_up()
+    return clock
 
 
 @pytest.fixture(scope="session")
@@ -222,6 +235,7 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
         "untimed": config.stash[UNTIMED],
         "seconds": seconds(),
         "jobs": config.stash[GRID]["jobs"],
+        "launch_us": 1e6 * clock_of(config).launch,
     }
 
 

@@ -1,9 +1,9 @@
 """The clock, the L2 flush and the rounds: nothing else in the suite measures.
 
-What a time means: device time of the call alone, cold L2, warm code. A round on CUDA is:
-write a buffer of twice the L2, keep the device busy for longer than the host takes to
-enqueue the call, record an event, the call, record an event. On a CPU a round is the call
-between two readings of time.perf_counter.
+What a time means: device time of the call alone, cold L2, warm code, on a card whose clock has
+settled. A round on CUDA is: write a buffer of twice the L2, keep the device busy for longer than
+the host takes to enqueue the call, record an event, the call, record an event. On a CPU a round is
+the call between two readings of time.perf_counter.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PILOT_ROUNDS, FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 10, 6, 20, 1000
 PILOT_SHARE = 0.2  # of the seconds that a cell's rounds may take
 CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
-SHORTEST_SPIN = 100e-6  # s: of a shorter one the events' own time is more than 1 %
 LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 SPIN_HZ = 3e9  # at or above SM clocks, so that a spin is not shorter than asked for
+WINDOW, STEADY, LONGEST_WARM_UP = 1.0, 0.001, 20.0  # s, of the SM clock, s
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Mark:
     def __sub__(self, start: Mark) -> float:
         if start.event.query():  # reached before the whole call was enqueued: the device waited
             self.clock.was_late()
+        self.clock.cycles.end()
         self.event.synchronize()
-        self.clock.count_spin(start.event)
-        return start.event.elapsed_time(self.event) / 1e3 - self.clock.overhead
+        return start.event.elapsed_time(self.event) / 1e3 - self.clock.overhead - self.clock.launch
 
 
 class Prepared(NamedTuple):
@@ -58,42 +58,64 @@ class Prepared(NamedTuple):
 class DeviceClock:
     """Device time by CUDA events, each round with a cold L2 behind a blocker.
 
-    `overhead` is what an empty pair of events reads, in s; it is taken off every time.
+    `overhead` is what an empty pair of events reads, in s, and `launch` what a pair around a
+    kernel reads beyond that and the kernel's own time; both are taken off every time.
     """
 
-    def __init__(self, device: torch.device):
-        self.device, self.overhead, self.late_rounds = device, 0.0, 0
-        self.block_seconds, self.spin, self.spin_hz = 1e-3, None, []
+    def __init__(self, device: torch.device, launch: float = 0.0):
+        from cycles import Cycles  # Triton, which comes with torch for CUDA only
+
+        self.device, self.overhead, self.launch, self.late_rounds = device, 0.0, 0.0, 0
+        self.block_seconds, self.cycles, self.warm = 1e-3, Cycles(device), False
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device=device)
         self.overhead = statistics.median(self.round(lambda: None)[0] for _ in range(100))
+        self.launch = launch
 
-    def cuda_event_timer(self) -> Mark:
+    def cuda_kernel_timer(self) -> Mark:
         """A timer for pytest-benchmark: records an event on the current stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return Mark(event, self)
 
-    timer = cuda_event_timer
+    timer = cuda_kernel_timer
 
     def settle(self) -> None:
         """What precedes each round: flush the L2, then keep the device busy."""
         self.flush.zero_()
         # Private, as torch has no public way to keep a device busy for a given time without
         # heating it (seen on 2.11 and 2.13): spins for a number of SM clock cycles.
-        cycles, began = int(self.block_seconds * SPIN_HZ), torch.cuda.Event(enable_timing=True)
-        began.record()
-        torch.cuda._sleep(cycles)
-        self.spin = began, cycles
+        torch.cuda._sleep(int(self.block_seconds * SPIN_HZ))
+        self.cycles.begin()
 
-    def count_spin(self, ended: torch.cuda.Event) -> None:
-        """The SM clock just before a call: the blocker's cycles over the time that they took.
+    def forget(self) -> None:
+        """Start counting anew: late rounds, and cycles."""
+        self.late_rounds = 0
+        self.cycles.reset()
 
-        NVML is asked before and after a cell, when the card is idle; this is seen under load.
+    def call_hz(self) -> float | None:
+        """The SM clock during the calls since `forget`, the median of their rounds."""
+        seen = self.cycles.hz()
+        return statistics.median(seen) if seen else None
+
+    def warm_up(self) -> None:
+        """Keep the card at work until the clock that it holds under load is steady.
+
+        For some 20 s from its rest an H100 changed that clock by 3 % from cell to cell; then by
+        0.1 %, and times with it. NVML saw none of this.
         """
-        if self.spin and self.block_seconds > SHORTEST_SPIN:
-            began, cycles = self.spin
-            self.spin_hz.append(cycles / (began.elapsed_time(ended) / 1e3 - self.overhead))
+        if self.warm:
+            return
+        a, began, seen = torch.randn(4096, 4096, device=self.device).half(), time.perf_counter(), []
+        while time.perf_counter() - began < LONGEST_WARM_UP:
+            self.forget()
+            window = time.perf_counter()
+            while time.perf_counter() - window < WINDOW:
+                self.round(lambda: a @ a)
+            seen = [*seen[-3:], self.call_hz()]
+            if len(seen) == 4 and max(seen) - min(seen) < STEADY * max(seen):
+                break
+        self.warm = True
 
     def round(self, call: Callable[[], object]) -> tuple[float, float]:
         """(device s, host s to enqueue) of one call."""
@@ -115,7 +137,7 @@ class DeviceClock:
             hosts.append(time.perf_counter() - began)
             torch.cuda.synchronize(self.device)  # idle for the next, as a call may wait for it
         wall, host = (time.perf_counter() - first) / len(hosts), statistics.median(hosts)
-        self.block_seconds = 1.5 * host + 50e-6
+        self.block_seconds = 1.5 * host + 100e-6  # and the first stamp's launch
         self.late_rounds = 0
         return Prepared(wall, host, torch.cuda.max_memory_allocated(self.device) - before)
 
@@ -188,8 +210,13 @@ THROTTLE = {
 class HostClock:
     """Wall time, for a CPU: nothing to flush, nothing to wait for."""
 
-    spin_hz = ()
-    timer = staticmethod(time.perf_counter)
+    timer, launch, late_rounds = staticmethod(time.perf_counter), 0.0, 0
+
+    def forget(self) -> None:
+        pass
+
+    def call_hz(self) -> None:
+        """None: of no CPU."""
 
     def settle(self) -> None:
         pass
@@ -214,8 +241,8 @@ class HostClock:
         return {"device": "cpu", "torch_threads": torch.get_num_threads()}
 
 
-def clock_for(device: torch.device) -> DeviceClock | HostClock:
-    return DeviceClock(device) if device.type == "cuda" else HostClock()
+def clock_for(device: torch.device, launch: float = 0.0) -> DeviceClock | HostClock:
+    return DeviceClock(device, launch) if device.type == "cuda" else HostClock()
 
 
 def interval(seconds: list[float]) -> float:
@@ -295,14 +322,15 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
         if clock.adapt(len(times)):
             times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
         rounds = rounds_for(times, wall, fewest, max_seconds)
-    clock.late_rounds, clock.spin_hz, before = 0, [], clock.card()
+    clock.forget()
+    before = clock.card()
     try:
         benchmark.pedantic(call, setup=clock.settle, rounds=rounds)
         after = clock.card()
     except BaseException:
         benchmark.has_error = True  # pytest-benchmark then saves no time
         raise
-    median, host = benchmark.stats["median"], statistics.median(hosts)
+    median, host, hz = benchmark.stats["median"], statistics.median(hosts), clock.call_hz()
     return {
         "interval": interval(benchmark.stats["data"]),
         "two_modes": two_modes(benchmark.stats["data"]),
@@ -311,6 +339,6 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
         "late_rounds": clock.late_rounds,
         "peak_memory_bytes": first and first.peak,
         "sm_clock_mhz": [before["sm_clock_mhz"], after["sm_clock_mhz"]],
-        "spin_clock_mhz": statistics.median(clock.spin_hz) / 1e6 if clock.spin_hz else None,
+        "call_clock_mhz": hz and hz / 1e6,
         "throttle": sorted({*before["throttle"], *after["throttle"]}),
     }

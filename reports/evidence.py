@@ -51,9 +51,10 @@ class Run:
 
 
 def clock_of(row: dict) -> float:
-    """SM clock in MHz, under load where the blocker has seen it; NaN where nobody has."""
-    if row.get("spin_clock_mhz"):
-        return float(row["spin_clock_mhz"])
+    """SM clock in MHz: during the calls, in older runs just before; NaN where it was not seen."""
+    for name in ("call_clock_mhz", "spin_clock_mhz"):
+        if row.get(name):
+            return float(row[name])
     read = [mhz for mhz in row.get("sm_clock_mhz") or () if mhz]
     return sum(read) / len(read) if read else math.nan
 

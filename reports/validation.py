@@ -81,8 +81,8 @@ def repeatability(runs: list[pd.DataFrame]) -> str | None:
         ["spread of cells of 50 us and more, median", "", f"{100 * share.median():.2f} %"],
         ["the same, 95 of 100 cells", "", f"{100 * share.quantile(0.95):.2f} %"],
     ]
-    if "spin_clock_mhz" in cells and cells["spin_clock_mhz"].notna().all():
-        rows.append(["correlation of time and SM clock, of a cell's runs", "", clocked(cells)])
+    if "call_clock_mhz" in cells and cells["call_clock_mhz"].notna().all():
+        rows += clocked(cells)
     worst = spread[~held].div(middle).sort_values(ascending=False).head(12)
     table = medians.loc[worst.index].mul(1e6).map("{:.1f}".format)
     table.columns = [Path(name).stem for name in table.columns]
@@ -93,11 +93,22 @@ def repeatability(runs: list[pd.DataFrame]) -> str | None:
     return f"{said}\n\nThe widest of those outside, medians in us by run:\n\n{markdown(table)}"
 
 
-def clocked(cells: pd.DataFrame) -> str:
-    """How the medians of a cell go with the SM clock that its blocker saw: -1 is by it alone."""
-    logs = np.log(cells[["median_s", "spin_clock_mhz"]].astype(float))
+def clocked(cells: pd.DataFrame) -> list[list[str]]:
+    """How the medians of a cell go with the SM clock during its calls; -1 is by it alone."""
+    logs = np.log(cells[["median_s", "call_clock_mhz"]].astype(float))
     own = logs - logs.groupby(cells["fullname"]).transform("mean")
-    return f"{own.corr().iloc[0, 1]:+.2f}"
+    clock = own["call_clock_mhz"].groupby(cells["fullname"])
+    cycles = cells["median_s"] * cells["call_clock_mhz"] / cells["call_clock_mhz"].mean()
+    wide = pd.DataFrame({"fullname": cells["fullname"], "run": cells["run"], "s": cycles})
+    wide = wide.pivot_table(index="fullname", columns="run", values="s").dropna()
+    spread, middle = wide.max(axis=1) - wide.min(axis=1), wide.median(axis=1)
+    held = spread <= np.maximum(0.01 * middle, np.where(middle < SHORT, 1e-6, 0))
+    moved = 100 * (clock.max() - clock.min()).median()
+    return [
+        ["SM clock during a cell's calls, highest less lowest, median", "", f"{moved:.2f} %"],
+        ["correlation of that clock and time", "", f"{own.corr().iloc[0, 1]:+.2f}"],
+        ["cells within 1 % (below 50 us: 1 us), in SM cycles", "", percent(held)],
+    ]
 
 
 def half_width(seconds: list[float]) -> float:

@@ -190,8 +190,9 @@ def compile_in_workers(cells: list[tuple[Problem, str]], jobs: int, bar: tqdm) -
             tasks = {pool.schedule(first_run, args=cell, timeout=STUCK): cell for cell in cells}
             for task in as_completed(tasks):
                 problem, backend = tasks[task]
+                name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
+                bar.set_postfix_str(name, refresh=False)  # in the end of what took longest
                 if why := failure(task):
-                    name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
                     left.append(f"{name}: {why}")
                 else:
                     stamp_of(problem, backend).parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import backends
 import measure
 from masks import PATTERNS
+from tests.calibration import cupti
 from tests.cells import Problem, Shape, run, tensors_of
 
 
@@ -144,13 +144,19 @@ class Card(measure.DeviceClock):
     """A device clock without a device: each round takes 1 ms there and `host` s to enqueue."""
 
     def __init__(self, host):
-        self.host, self.late_rounds, self._nvml, self.spin_hz = host, 0, "the card", []
+        self.host, self.late_rounds, self._nvml = host, 0, "the card"
 
     def round(self, call):
         return 1e-3, self.host
 
     def settle(self):
         pass
+
+    def forget(self):
+        self.late_rounds = 0
+
+    def call_hz(self):
+        return 1.8e9
 
     def prepare(self, call):
         return measure.Prepared(self.host + 1e-3, self.host, 0)
@@ -161,6 +167,7 @@ def test_a_call_that_its_host_takes_longer_for_is_host_bound(host, bound, pytest
     measured = measure.measure(Timed(), lambda: None, Card(host), pytestconfig)
     assert measured["host_bound"] is bound
     assert measured["host_us"] == pytest.approx(host * 1e6)
+    assert measured["call_clock_mhz"] == 1800
 
 
 def test_a_throttled_cell_says_so(monkeypatch, pytestconfig):
@@ -172,6 +179,47 @@ def test_a_throttled_cell_says_so(monkeypatch, pytestconfig):
     measured = measure.measure(Timed(), lambda: None, Card(1e-4), pytestconfig)
     assert measured["throttle"] == ["software thermal"]
     assert measured["sm_clock_mhz"] == [1980, 1980]
+
+
+@pytest.mark.parametrize(
+    ("clocks", "windows"),
+    [([1.83, 1.79, 1.81, 1.8001, 1.8, 1.8, 1.8001], 7), ([1.8], 4), ([1.7, 1.8], 9)],
+    ids=["settles", "has settled", "never settles"],
+)
+def test_the_card_is_at_work_until_its_clock_is_steady(clocks, windows, monkeypatch):
+    seen = []
+
+    class Warming(Card):
+        device, warm = "cpu", False
+
+        def call_hz(self):
+            seen.append(clocks[len(seen) % len(clocks)])
+            return seen[-1] * 1e9
+
+    monkeypatch.setattr(measure, "WINDOW", 0.02)
+    monkeypatch.setattr(measure, "LONGEST_WARM_UP", 0.17)
+    clock = Warming(1e-4)
+    clock.warm_up()
+    clock.warm_up()
+    assert len(seen) == windows
+
+
+def stamps_of(*rounds):
+    """[rounds, 2, SMs, 3]; of each round (SMs, cycles passed, ns passed)."""
+    made = []
+    for sms, cycles, ns in rounds:
+        begin = [[sm, 1000 * sm, 5] for sm in range(sms)]
+        end = [[sm, 1000 * sm + cycles, 5 + ns] for sm in reversed(range(sms))]
+        made.append([begin, end])
+    return np.array(made)
+
+
+def test_the_clock_is_each_sms_own_cycles_over_time():
+    cycles = pytest.importorskip("cycles", reason="Triton comes with torch for CUDA only")
+    assert cycles.rates(stamps_of((4, 1800, 1000), (4, 950, 500))) == [1.8e9, 1.9e9]
+    other = stamps_of((4, 1800, 1000), (4, 950, 500))
+    other[0, 1, 2, 0] = 7
+    assert cycles.rates(other) == [1.9e9], "stamps of different SMs tell nothing"
 
 
 @pytest.fixture
@@ -186,7 +234,7 @@ def cuda(clock, pytestconfig):
 def test_empty_call_takes_no_time(cuda):
     cuda.prepare(lambda: None)
     median = statistics.median(cuda.round(lambda: None)[0] for _ in range(50))
-    assert abs(median) < 0.5e-6
+    assert abs(median + cuda.launch) < 0.5e-6, "no kernel, so no launch to take off"
 
 
 def test_a_host_that_is_late_is_noticed(cuda):
@@ -215,16 +263,14 @@ def test_a_host_that_sleeps_is_host_bound(cuda, benchmark, pytestconfig):
     benchmark.has_error = True  # no cell, so not to be saved
 
 
-def test_the_blocker_tells_the_clock(cuda):
-    x = torch.zeros(1024, device="cuda")
-    cuda.prepare(lambda: x.add_(1))
-    cuda.block_seconds = 1e-3
-    cuda.spin_hz.clear()
-    for _ in range(20):
-        cuda.round(lambda: x.add_(1))
-    read = cuda.card()["sm_clock_mhz"]
-    assert len(cuda.spin_hz) == 20
-    assert read is None or statistics.median(cuda.spin_hz) / 1e6 == pytest.approx(read, rel=0.02)
+def test_cycles_of_a_call_are_counted(cuda):
+    """torch's spinning kernel returns after so many cycles, whatever the clock."""
+    cycles = 2_000_000
+    cuda.prepare(lambda: torch.cuda._sleep(cycles))
+    cuda.forget()
+    times = [cuda.round(lambda: torch.cuda._sleep(cycles))[0] for _ in range(20)]
+    assert len(cuda.cycles.hz()) == 20
+    assert statistics.median(times) * cuda.call_hz() == pytest.approx(cycles, rel=0.005)
 
 
 def test_l2_is_cold(cuda):
@@ -256,26 +302,6 @@ FIDELITY = [
 
 
 BLOCKS, ROUNDS, SETTLING = 4, 8, 3  # of each kind in turn; the first rounds of a block count not
-
-
-def cupti(clock, call, rounds):
-    """Device s of each round from the first kernel's start to the last one's end, by CUPTI."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(rounds):
-            clock.settle()
-            call()
-            torch.cuda.synchronize()
-    cuda_type = torch.autograd.DeviceType.CUDA
-    events = [e for e in profiled.events() if e.device_type == cuda_type]
-    spans = []
-    for event in sorted(events, key=lambda e: e.time_range.start):
-        if "spin_kernel" in event.name:
-            spans.append([])  # the blocker ends what precedes a round
-        elif spans and "FillFunctor<signed char>" not in event.name:
-            spans[-1].append(event.time_range)
-    assert len(spans) == rounds
-    assert all(spans), "no kernel was seen"
-    return [(s[-1].end - s[0].start) / 1e6 for s in spans]
 
 
 def both(clock, call):
