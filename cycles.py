@@ -54,19 +54,20 @@ class Cycles:
         self.rounds += 1
 
     def hz(self) -> list[float]:
-        """Of each round the SM clock from stamp to stamp, the median over the SMs."""
+        """Of each round the SM clock from stamp to stamp, the median over the SMs; or NaN."""
         return rates(self.stamps[: min(self.rounds, ROUNDS)].cpu().numpy())
 
 
 def rates(stamps: np.ndarray) -> list[float]:
     """Cycles a second; `stamps` is [rounds, 2, programs, 3] of (SM, its cycles, ns).
 
-    The programs of a stamp run on any SM each, as a rule on one of their own: a round in which
-    the two stamps are of different SMs is left out.
+    The programs of a stamp run on any SM each, as a rule on one of their own: NaN for a round in
+    which the two stamps are of different SMs.
     """
     order = stamps[..., 0].argsort(axis=-1, kind="stable")
     ordered = np.take_along_axis(stamps, order[..., None], axis=-2)
     begin, end = ordered[:, 0], ordered[:, 1]
-    usable = (begin[..., 0] == end[..., 0]).all(axis=-1)
-    passed = (end - begin)[usable]
-    return list(np.median(passed[..., 1] / passed[..., 2], axis=-1) * 1e9)
+    same = (begin[..., 0] == end[..., 0]).all(axis=-1)
+    passed = end - begin
+    hz = np.median(passed[..., 1] / passed[..., 2].clip(min=1), axis=-1) * 1e9
+    return list(np.where(same, hz, np.nan))

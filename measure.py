@@ -93,10 +93,9 @@ class DeviceClock:
         self.late_rounds = 0
         self.cycles.reset()
 
-    def call_hz(self) -> float | None:
-        """The SM clock during the calls since `forget`, the median of their rounds."""
-        seen = self.cycles.hz()
-        return statistics.median(seen) if seen else None
+    def call_hz(self) -> np.ndarray:
+        """The SM clock during each call since `forget`; NaN where it was not seen."""
+        return np.array(self.cycles.hz())
 
     def warm_up(self) -> None:
         """Keep the card at work until the clock that it holds under load is steady.
@@ -112,7 +111,7 @@ class DeviceClock:
             window = time.perf_counter()
             while time.perf_counter() - window < WINDOW:
                 self.round(lambda: a @ a)
-            seen = [*seen[-3:], self.call_hz()]
+            seen = [*seen[-3:], np.nanmedian(self.call_hz())]
             if len(seen) == 4 and max(seen) - min(seen) < STEADY * max(seen):
                 break
         self.warm = True
@@ -215,8 +214,9 @@ class HostClock:
     def forget(self) -> None:
         pass
 
-    def call_hz(self) -> None:
-        """None: of no CPU."""
+    def call_hz(self) -> np.ndarray:
+        """Empty: of no CPU."""
+        return np.empty(0)
 
     def settle(self) -> None:
         pass
@@ -302,6 +302,18 @@ def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list
     return times, hosts, (time.perf_counter() - began) / len(times)
 
 
+def in_cycles(seconds: list[float], hz: np.ndarray) -> dict[str, float | None]:
+    """The medians of the SM clock during the calls, and of the cycles that a call took.
+
+    Cycles repeat better than s: a card's clock moves between processes by more than a kernel's
+    cycles do.
+    """
+    if len(hz) != len(seconds) or np.isnan(hz).all():
+        return {"call_clock_mhz": None, "cycles": None}
+    cycles = np.nanmedian(np.array(seconds) * hz)
+    return {"call_clock_mhz": float(np.nanmedian(hz)) / 1e6, "cycles": float(cycles)}
+
+
 def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostClock, options) -> dict:
     """Time `call` with pytest-benchmark's `benchmark` and return what belongs beside the time.
 
@@ -330,7 +342,7 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     except BaseException:
         benchmark.has_error = True  # pytest-benchmark then saves no time
         raise
-    median, host, hz = benchmark.stats["median"], statistics.median(hosts), clock.call_hz()
+    median, host = benchmark.stats["median"], statistics.median(hosts)
     return {
         "interval": interval(benchmark.stats["data"]),
         "two_modes": two_modes(benchmark.stats["data"]),
@@ -339,6 +351,6 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
         "late_rounds": clock.late_rounds,
         "peak_memory_bytes": first and first.peak,
         "sm_clock_mhz": [before["sm_clock_mhz"], after["sm_clock_mhz"]],
-        "call_clock_mhz": hz and hz / 1e6,
+        **in_cycles(benchmark.stats["data"], clock.call_hz()),
         "throttle": sorted({*before["throttle"], *after["throttle"]}),
     }
