@@ -160,8 +160,7 @@ def valid_tokens(
     library: Library, mask: Padded, window: Window, q: Tensor, k: Tensor, v: Tensor
 ) -> Call:
     """Padding: the valid tokens alone, packed; their order stays, so causal stays causal."""
-    one_run = mask.on("cpu").ends.one_run
-    if window not in (FULL, CAUSAL) and not one_run:
+    if window not in (FULL, CAUSAL) and not mask.ends.one_run:
         raise Unsupported("a window over packed tokens needs padding at the ends alone")
     valid = ~mask.padding
     lengths = valid.sum(1).tolist()

@@ -106,6 +106,13 @@ class Mask(ABC):
         )
 
 
+def sent(tensor: Tensor, device: Device) -> Tensor:
+    """`tensor` on `device`; to a GPU from pinned memory, for which the host does not wait."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """int32 [..., rows] how many columns of each row are chosen, and [..., rows, columns] which.
 

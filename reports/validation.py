@@ -57,9 +57,9 @@ def fidelity(cells: pd.DataFrame) -> str | None:
 
 
 OUTSIDE = (
-    "Both are taken in turns, at one pace. Of those outside, short calls read longer: events lie "
-    "around a kernel's launch and completion, too, which CUPTI does not count and an empty pair of "
-    "events, taken off, does not have (so we think; it is not proved). At S = 16384 every cell met "
+    "Both are taken in turns, at one pace. What a pair of events reads around nothing is taken off,"
+    " and so is what it reads around the smallest kernel beyond CUPTI's time of it: that is of one "
+    "kernel, and calls of several can read up to 1 us less than CUPTI. At S = 16384 every cell met "
     "the card's power cap, where its clock moves from block to block."
 )
 
@@ -98,8 +98,8 @@ def clocked(cells: pd.DataFrame) -> list[list[str]]:
     logs = np.log(cells[["median_s", "call_clock_mhz"]].astype(float))
     own = logs - logs.groupby(cells["fullname"]).transform("mean")
     clock = own["call_clock_mhz"].groupby(cells["fullname"])
-    cycles = cells["median_s"] * cells["call_clock_mhz"] / cells["call_clock_mhz"].mean()
-    wide = pd.DataFrame({"fullname": cells["fullname"], "run": cells["run"], "s": cycles})
+    at_one_clock = cells["median_s"] * cells["call_clock_mhz"] / cells["call_clock_mhz"].mean()
+    wide = pd.DataFrame({"fullname": cells["fullname"], "run": cells["run"], "s": at_one_clock})
     wide = wide.pivot_table(index="fullname", columns="run", values="s").dropna()
     spread, middle = wide.max(axis=1) - wide.min(axis=1), wide.median(axis=1)
     held = spread <= np.maximum(0.01 * middle, np.where(middle < SHORT, 1e-6, 0))
@@ -196,12 +196,13 @@ def spellings(cells: pd.DataFrame) -> str | None:
     return markdown(table.rename(columns={"backend": "spelling"}))
 
 
-def alike(runs: list[Run]) -> list[Run]:
-    """Of these runs the most that timed the same cells, oldest first."""
-    groups: dict[frozenset, list[Run]] = {}
+def alike(runs: list[Run]) -> list[list[Run]]:
+    """Runs that timed the same cells by the same timer; each group oldest first."""
+    groups: dict[tuple, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.saved):
-        groups.setdefault(frozenset(run.timed.index), []).append(run)
-    return max(groups.values(), key=len)
+        key = frozenset(run.timed.index), *sorted(set(run.timed["timer"]))
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
 
 
 def of_one_card(runs: list[Run]) -> list[pd.DataFrame]:
@@ -219,13 +220,15 @@ def text(paths: list[Path]) -> str:
     if not usual:
         raise UnreadableRun(f"{', '.join(map(str, paths))}: nothing was timed in them")
     cells = pd.concat([cells_of(path) for path in usual], ignore_index=True)
-    same = alike([load_run(path) for path in usual])
+    groups = alike([load_run(path) for path in usual])
+    most = max(groups, key=len)
+    newest = max(groups, key=lambda runs: (len(runs) > 1, runs[-1].saved))
     sections = {
         "Fidelity: device time against CUPTI's": fidelity(cells),
-        "Repeatability: fresh processes": repeatability(of_one_card(same)),
+        "Repeatability: fresh processes": repeatability(of_one_card(newest)),
         "Rounds": rounds(cells),
         "Where the time of a run goes": speed(usual),
-        "The gate": proof.text(same, [load_run(path) for path in slow]),
+        "The gate": proof.text(most, [load_run(path) for path in slow]),
         "Long sequences": long_sequences(cells),
         "How a mask is written": spellings(cells),
     }

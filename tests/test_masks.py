@@ -303,3 +303,16 @@ def test_masks_are_values_that_match():
     padding = torch.zeros(1, 8, dtype=torch.bool)
     assert Padded(Causal(seq_len=8), padding) == Padded(Causal(seq_len=8), padding.clone())
     assert Padded(Causal(seq_len=8), padding) != Padded(Causal(seq_len=8), ~padding)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_block_mask_does_not_wait_for_a_gpu(name, device):
+    if device == "cpu":
+        pytest.skip("nothing to wait for on a CPU")
+    mask = PATTERNS[name](seq_len=4096, batch=2)
+    mask.block_mask(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        mask.block_mask(device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
