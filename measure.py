@@ -28,7 +28,7 @@ CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up th
 NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
-SPIN_HZ = 3e9  # at or above SM clocks, so that a spin is not shorter than asked for
+HIGHEST_MHZ = 3000  # where NVML does not say how high the SM clock can go
 WINDOW, STEADY, LONGEST_WARM_UP = 1.0, 0.001, 20.0  # s, of the SM clock, s
 
 
@@ -85,7 +85,7 @@ class DeviceClock:
         self.flush.zero_()
         # Private, as torch has no public way to keep a device busy for a given time without
         # heating it (seen on 2.11 and 2.13): spins for a number of SM clock cycles.
-        torch.cuda._sleep(int(self.block_seconds * SPIN_HZ))
+        torch.cuda._sleep(int(self.block_seconds * self.highest_hz))
         self.cycles.begin()
 
     def forget(self) -> None:
@@ -159,6 +159,12 @@ class DeviceClock:
         if late == rounds:
             self.block_seconds = 0.0
         return late > 0
+
+    @cached_property
+    def highest_hz(self) -> float:
+        """By it a spin lasts as long as asked, or longer."""
+        highest = self.ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM)
+        return (highest or HIGHEST_MHZ) * 1e6
 
     @cached_property
     def _nvml(self):

@@ -8,6 +8,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 import measure
 from backends.flex import compiler_found
+from tests.ahead import spent
 from tests.cells import size_of
 
 BUILDERS = {  # and how each is told the mask
@@ -62,9 +63,12 @@ def test_block_mask(builder, problem, outcome, clock, benchmark, pytestconfig):
         outcome.leave("unsupported", "torch.compile on a CPU needs a C++ compiler")
 
     def check_and_time():
-        build = builder_of(builder, mask, problem.device)
-        expected = searched(mask, problem.device)
-        wrong = sum(int((b != e).sum()) for b, e in zip(blocks_of(build()), expected, strict=True))
+        with spent("compile"):
+            build = builder_of(builder, mask, problem.device)
+            built = build()
+        with spent("check"):
+            pairs = zip(blocks_of(built), searched(mask, problem.device), strict=True)
+            wrong = sum(int((found != expected).sum()) for found, expected in pairs)
         assert wrong == 0, f"{wrong} blocks are not what the mask says"
         benchmark.extra_info |= {
             **problem.fields(),
@@ -72,6 +76,7 @@ def test_block_mask(builder, problem, outcome, clock, benchmark, pytestconfig):
             **{"backend": builder, "form": BUILDERS[builder], "flops": 0, "tflops": 0.0},
             **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
         }
-        benchmark.extra_info |= measure.measure(benchmark, build, clock, pytestconfig)
+        with spent("time"):
+            benchmark.extra_info |= measure.measure(benchmark, build, clock, pytestconfig)
 
     outcome.of(check_and_time)

@@ -1,6 +1,7 @@
 """The clock: its statistics everywhere, its device times against CUPTI's on CUDA."""
 
 import statistics
+import subprocess
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import backends
 import measure
 from masks import PATTERNS
+from tests import calibration
 from tests.calibration import cupti
 from tests.cells import Problem, Shape, run, tensors_of
 
@@ -122,12 +124,19 @@ def test_card_says_its_clock_and_why_it_is_held_down(monkeypatch):
     assert device_clock().card() == {"sm_clock_mhz": 1755, "throttle": ["power cap"]}
 
 
+def test_a_spin_is_counted_by_the_highest_clock(monkeypatch):
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetMaxClockInfo", lambda card, which: 1980)
+    assert device_clock().highest_hz == 1.98e9
+
+
 def test_card_that_does_not_answer_stops_nothing(monkeypatch):
     def refuse(*arguments):
         raise measure.pynvml.NVMLError(measure.pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", refuse)
     monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", refuse)
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetMaxClockInfo", refuse)
+    assert device_clock().highest_hz == measure.HIGHEST_MHZ * 1e6
     assert device_clock().card() == {"sm_clock_mhz": None, "throttle": []}
 
 
@@ -239,6 +248,30 @@ def test_the_clock_is_each_sms_own_cycles_over_time():
     other[0, 1, 2, 0] = 7
     assert np.isnan(cycles.rates(other)[0]), "stamps of different SMs tell nothing"
     assert cycles.rates(other)[1] == 1.9e9
+
+
+def launched(monkeypatch, tmp_path, done):
+    """What `launch_overhead` says, and how many processes it started; on a card by name alone."""
+    started = []
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(calibration.pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(calibration.pynvml, "nvmlSystemGetDriverVersion", lambda: "1.0")
+    monkeypatch.setattr(calibration.subprocess, "run", lambda *a, **k: started.append(a) or done)
+    return calibration.launch_overhead(), calibration.launch_overhead(), len(started)
+
+
+def test_a_launch_is_measured_once(monkeypatch, tmp_path):
+    done = subprocess.CompletedProcess([], 0, "said before\n1.2e-06\n", "")
+    assert launched(monkeypatch, tmp_path, done) == ((1.2e-6, None), (1.2e-6, None), 1)
+
+
+def test_a_launch_that_cannot_be_measured_says_why(monkeypatch, tmp_path):
+    done = subprocess.CompletedProcess(
+        [], 1, "", "Traceback\nRuntimeError: CUPTI saw 0 of 60 calls\n"
+    )
+    why = 0.0, "RuntimeError: CUPTI saw 0 of 60 calls"
+    assert launched(monkeypatch, tmp_path, done) == (why, why, 2), "and is tried again"
 
 
 @pytest.fixture
