@@ -162,7 +162,7 @@ class DeviceClock:
 
     @cached_property
     def highest_hz(self) -> float:
-        """By it a spin lasts as long as asked, or longer."""
+        """By it a spin lasts about as long as asked, or longer."""
         highest = self.ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM)
         return (highest or HIGHEST_MHZ) * 1e6
 
