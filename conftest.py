@@ -94,23 +94,26 @@ def one_length(config) -> list[int]:
 
 def clock_of(config):
     if CLOCK not in config.stash:
-        device, launch = config.stash[GRID]["device"], 0.0
-        if device == "cuda":
-            with ahead.spent("warm up"):
-                launch, problem = launch_overhead()
-            if problem:
-                line = f"maskbench: times hold a kernel's launch and completion: {problem}"
-                config.get_terminal_writer().line(line)
-        config.stash[CLOCK] = measure.clock_for(torch.device(device), launch)
+        config.stash[CLOCK] = measure.clock_for(torch.device(config.stash[GRID]["device"]))
     return config.stash[CLOCK]
+
+
+def start_clock(config) -> None:
+    """The clock of a run that times, calibrated."""
+    device, launch = config.stash[GRID]["device"], None
+    if device == "cuda":
+        with ahead.spent("warm up"):
+            launch, problem = launch_overhead()
+        if problem:
+            line = f"maskbench: times hold a kernel's launch and completion: {problem}"
+            config.get_terminal_writer().line(line)
+    config.stash[CLOCK] = measure.clock_for(torch.device(device), launch)
 
 
 def pytest_collection_modifyitems(config, items):
     grid = config.stash[GRID]
     for item in items:
         names, given = item.fixturenames, item.callspec.params if hasattr(item, "callspec") else {}
-        if "clock" in names and "benchmark" in names:
-            item.add_marker(pytest.mark.benchmark(timer=clock_of(config).timer))
         if "problem" not in names or given.get("mask") not in grid["masks"]:
             continue  # not a cell, or one of an empty list
         direction = item.function.__name__.removeprefix("test_")
@@ -125,18 +128,24 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """Compile what is to be timed, in parallel, before the first cell."""
+    """Start the clock, and compile what is to be timed, in parallel, before the first cell."""
     config = session.config
     option = config.option
     idle = option.benchmark_skip or option.benchmark_disable or option.collectonly
     if idle or hasattr(config, "workerinput"):  # or one of pytest-xdist's workers
         return
+    timed = [item for item in session.items if {"clock", "benchmark"} <= {*item.fixturenames}]
     cells = [item.stash[CELL] for item in session.items if CELL in item.stash]
     cells = [cell for cell in cells if ahead.compiles(*cell)]
+    kept = cells or (timed and config.stash[GRID]["device"] == "cuda")  # in the cache folders
+    if kept and (problem := ahead.unwritable()):
+        raise pytest.UsageError(problem)
+    if timed:
+        start_clock(config)
+    for item in timed:
+        item.add_marker(pytest.mark.benchmark(timer=clock_of(config).timer))
     if not cells:
         return
-    if problem := ahead.unwritable():
-        raise pytest.UsageError(problem)
     capture = config.pluginmanager.getplugin("capturemanager")
     with ahead.spent("compile ahead"), capture.global_and_fixture_disabled():
         left = ahead.compile_ahead(cells, config.stash[GRID]["jobs"])
@@ -146,12 +155,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture
 def clock(pytestconfig):
-    clock = clock_of(pytestconfig)
-    idle = pytestconfig.option.benchmark_disable or pytestconfig.stash[GRID]["device"] == "cpu"
-    if not idle:
-        with ahead.spent("warm up"):
-            clock.warm_up()
-    return clock
+    return clock_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")

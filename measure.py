@@ -29,12 +29,16 @@ NORMAL_95 = statistics.NormalDist().inv_cdf(0.975)
 LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 HIGHEST_MHZ = 3000  # where NVML does not say how high the SM clock can go
-WINDOW, STEADY, LONGEST_WARM_UP = 1.0, 0.001, 20.0  # s, of the SM clock, s
+WINDOW, LONGEST_WARM_UP = 1.0, 20.0  # s
+STEADY, ALIKE = 0.001, 4  # of the SM clock, over so many windows
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A recorded CUDA event; the difference of two is the device time between them, in s."""
+    """A recorded CUDA event; the difference of two is the device time between them, in s.
+
+    To take it ends the round: the second stamp is put on the stream, and the device waited for.
+    """
 
     event: torch.cuda.Event
     clock: DeviceClock
@@ -59,26 +63,30 @@ class DeviceClock:
     """Device time by CUDA events, each round with a cold L2 behind a blocker.
 
     `overhead` is what an empty pair of events reads, in s, and `launch` what a pair around a
-    kernel reads beyond that and the kernel's own time; both are taken off every time.
+    kernel reads beyond that and the kernel's own time; both are taken off every time. Where
+    `launch` is not known, the timer has another name: its times are not to be compared with others.
     """
 
-    def __init__(self, device: torch.device, launch: float = 0.0):
+    def __init__(self, device: torch.device, launch: float | None = None):
         from cycles import Cycles  # Triton, which comes with torch for CUDA only
 
         self.device, self.overhead, self.launch, self.late_rounds = device, 0.0, 0.0, 0
-        self.block_seconds, self.cycles, self.warm = 1e-3, Cycles(device), False
+        self.block_seconds, self.cycles, self.warm = 1e-3, Cycles(device, MOST_ROUNDS), False
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device=device)
         self.overhead = statistics.median(self.round(lambda: None)[0] for _ in range(100))
-        self.launch = launch
+        self.launch = launch or 0.0
+        self.timer = self.cuda_event_timer if launch is None else self.cuda_kernel_timer
 
-    def cuda_kernel_timer(self) -> Mark:
+    def cuda_event_timer(self) -> Mark:
         """A timer for pytest-benchmark: records an event on the current stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return Mark(event, self)
 
-    timer = cuda_kernel_timer
+    def cuda_kernel_timer(self) -> Mark:
+        """The same, where a kernel's launch is taken off."""
+        return self.cuda_event_timer()
 
     def settle(self) -> None:
         """What precedes each round: flush the L2, then keep the device busy."""
@@ -88,31 +96,30 @@ class DeviceClock:
         torch.cuda._sleep(int(self.block_seconds * self.highest_hz))
         self.cycles.begin()
 
-    def forget(self) -> None:
-        """Start counting anew: late rounds, and cycles."""
+    def forget(self, rounds: int) -> None:
+        """Count late rounds and cycles anew, the latter of so many rounds."""
         self.late_rounds = 0
-        self.cycles.reset()
+        self.cycles.reset(rounds)
 
     def call_hz(self) -> np.ndarray:
         """The SM clock during each call since `forget`; NaN where it was not seen."""
-        return np.array(self.cycles.hz())
+        return rates(self.cycles.taken())
 
     def warm_up(self) -> None:
         """Keep the card at work until the clock that it holds under load is steady.
 
-        For some 20 s from its rest an H100 changed that clock by 3 % from cell to cell; then by
-        0.1 %, and times with it. NVML saw none of this.
+        In its first seconds from rest an H100 changed that clock by 3 % from cell to cell, where
+        NVML saw nothing, and times went with it. Later the clock still moves, by 1 %.
         """
-        if self.warm:
-            return
         a, began, seen = torch.randn(4096, 4096, device=self.device).half(), time.perf_counter(), []
+        self.prepare(lambda: a @ a)
         while time.perf_counter() - began < LONGEST_WARM_UP:
-            self.forget()
+            self.forget(MOST_ROUNDS)
             window = time.perf_counter()
             while time.perf_counter() - window < WINDOW:
                 self.round(lambda: a @ a)
-            seen = [*seen[-3:], np.nanmedian(self.call_hz())]
-            if len(seen) == 4 and max(seen) - min(seen) < STEADY * max(seen):
+            seen = [*seen, np.nanmedian(self.call_hz())][-ALIKE:]
+            if len(seen) == ALIKE and max(seen) - min(seen) < STEADY * max(seen):
                 break
         self.warm = True
 
@@ -215,10 +222,10 @@ THROTTLE = {
 class HostClock:
     """Wall time, for a CPU: nothing to flush, nothing to wait for."""
 
-    timer, launch, late_rounds = staticmethod(time.perf_counter), 0.0, 0
+    timer, warm, launch, late_rounds = staticmethod(time.perf_counter), True, 0.0, 0
 
-    def forget(self) -> None:
-        pass
+    def forget(self, rounds: int) -> None:
+        """Nothing is counted here."""
 
     def call_hz(self) -> np.ndarray:
         """Empty: of no CPU."""
@@ -247,7 +254,8 @@ class HostClock:
         return {"device": "cpu", "torch_threads": torch.get_num_threads()}
 
 
-def clock_for(device: torch.device, launch: float = 0.0) -> DeviceClock | HostClock:
+def clock_for(device: torch.device, launch: float | None = None) -> DeviceClock | HostClock:
+    """The clock of a device; `launch` in s, None where it is not known."""
     return DeviceClock(device, launch) if device.type == "cuda" else HostClock()
 
 
@@ -308,13 +316,29 @@ def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list
     return times, hosts, (time.perf_counter() - began) / len(times)
 
 
+def rates(stamps: np.ndarray) -> np.ndarray:
+    """The SM clock of each round in Hz, the median over the SMs.
+
+    `stamps` is [rounds, begin and end, programs, (SM, its cycles, ns)]. The programs of a stamp
+    run on any SM each, as a rule on one of their own: NaN for a round whose two stamps are of
+    different SMs.
+    """
+    order = stamps[..., 0].argsort(axis=-1, kind="stable")
+    ordered = np.take_along_axis(stamps, order[..., None], axis=-2)
+    begin, end = ordered[:, 0], ordered[:, 1]
+    same = (begin[..., 0] == end[..., 0]).all(axis=-1)
+    passed = end - begin
+    hz = np.median(passed[..., 1] / passed[..., 2].clip(min=1), axis=-1) * 1e9
+    return np.where(same, hz, np.nan)
+
+
 def in_cycles(seconds: list[float], hz: np.ndarray) -> dict[str, float | None]:
     """The medians of the SM clock during the calls, and of the cycles that a call took.
 
     Cycles repeat better than s: a card's clock moves between processes by more than a kernel's
     cycles do.
     """
-    if len(hz) != len(seconds) or np.isnan(hz).all():
+    if np.isnan(hz).all():  # or there are none, as on a CPU
         return {"call_clock_mhz": None, "cycles": None}
     cycles = np.nanmedian(np.array(seconds) * hz)
     return {"call_clock_mhz": float(np.nanmedian(hz)) / 1e6, "cycles": float(cycles)}
@@ -333,14 +357,15 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     max_seconds *= CPU_SHARE if isinstance(clock, HostClock) else 1
     fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
     first = clock.prepare(call)
-    if first and first.wall * fewest > max_seconds:  # the fewest rounds, whatever a pilot says
-        rounds, hosts = fewest, [first.host]
+    waits = first and first.host > first.wall / 2  # for the device: the pilot's to notice
+    if first and first.wall * fewest > max_seconds and not waits:
+        rounds, hosts = fewest, [first.host]  # whatever a pilot would say
     else:
         times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
         if clock.adapt(len(times)):
             times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
         rounds = rounds_for(times, wall, fewest, max_seconds)
-    clock.forget()
+    clock.forget(rounds)
     before = clock.card()
     try:
         benchmark.pedantic(call, setup=clock.settle, rounds=rounds)

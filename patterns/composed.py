@@ -79,7 +79,8 @@ class Ends(NamedTuple):
 class Padded(Mask):
     """What `inner` allows, of tokens that are no padding.
 
-    `padding` is bool [B, S], True where a token is padding, anywhere in the sequence.
+    `padding` is bool [B, S], True where a token is padding, anywhere in the sequence. It must not
+    change afterwards: what was found in it is kept.
     """
 
     inner: Mask

@@ -53,28 +53,38 @@ def fidelity(cells: pd.DataFrame) -> str | None:
         }
     )
     said = f"Target: within 1 us or 1 %, 24 cells or more. Reached: {inside.sum()} of {len(found)}."
-    return f"{said} {OUTSIDE}\n\n{markdown(table)}"
+    below, capped = (apart < 0).sum(), found["throttle"].map(bool).sum()
+    said += (
+        f" {below} read less than CUPTI; {capped} met a limit of the card, such as its power cap."
+    )
+    return f"{said} {TAKEN}\n\n{markdown(table)}"
 
 
-OUTSIDE = (
+TAKEN = (
     "Both are taken in turns, at one pace. What a pair of events reads around nothing is taken off,"
-    " and so is what it reads around the smallest kernel beyond CUPTI's time of it: that is of one "
-    "kernel, and calls of several can read up to 1 us less than CUPTI. At S = 16384 every cell met "
-    "the card's power cap, where its clock moves from block to block."
+    " and so is what it reads around the smallest kernel beyond CUPTI's time of it."
 )
+
+
+def wide_of(cells: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """[cells, runs] of what all runs have, highest less lowest of each cell, and its median."""
+    wide = cells.pivot_table(index="fullname", columns="run", values=column).dropna()
+    return wide, wide.max(axis=1) - wide.min(axis=1), wide.median(axis=1)
+
+
+def repeats(spread: pd.Series, middle: pd.Series) -> pd.Series:
+    """Of each cell whether its runs agree, in s."""
+    return spread <= np.where(middle < SHORT, 1e-6, 0.01 * middle)
 
 
 def repeatability(runs: list[pd.DataFrame]) -> str | None:
     """The spread of each cell's median over runs of the same cells on one card."""
     cells = pd.concat(runs)
     cells = cells[cells["direction"].isin(DIRECTIONS)]
-    medians = cells.pivot_table(index="fullname", columns="run", values="median_s").dropna()
+    medians, spread, middle = wide_of(cells, "median_s")
     if medians.shape[1] < 2 or medians.empty:
         return None
-    middle = medians.median(axis=1)
-    spread = medians.max(axis=1) - medians.min(axis=1)
-    held = np.where(middle < SHORT, spread <= 1e-6, spread <= 0.01 * middle)
-    share = (spread / middle)[middle >= SHORT]
+    held, share = repeats(spread, middle), (spread / middle)[middle >= SHORT]
     rows = [
         ["cells, runs", "60 or more, 5", f"{medians.shape[0]}, {medians.shape[1]}"],
         ["cells within 1 % (below 50 us: 1 us), highest less lowest", "95 %", percent(held)],
@@ -95,19 +105,17 @@ def repeatability(runs: list[pd.DataFrame]) -> str | None:
 
 def clocked(cells: pd.DataFrame) -> list[list[str]]:
     """How the medians of a cell go with the SM clock during its calls; -1 is by it alone."""
-    logs = np.log(cells[["median_s", "call_clock_mhz"]].astype(float))
+    mhz = cells["call_clock_mhz"].astype(float)
+    logs = np.log(cells[["median_s"]].assign(mhz=mhz))
     own = logs - logs.groupby(cells["fullname"]).transform("mean")
-    clock = own["call_clock_mhz"].groupby(cells["fullname"])
-    at_one_clock = cells["median_s"] * cells["call_clock_mhz"] / cells["call_clock_mhz"].mean()
-    wide = pd.DataFrame({"fullname": cells["fullname"], "run": cells["run"], "s": at_one_clock})
-    wide = wide.pivot_table(index="fullname", columns="run", values="s").dropna()
-    spread, middle = wide.max(axis=1) - wide.min(axis=1), wide.median(axis=1)
-    held = spread <= np.maximum(0.01 * middle, np.where(middle < SHORT, 1e-6, 0))
-    moved = 100 * (clock.max() - clock.min()).median()
+    _, moved, clock = wide_of(cells, "call_clock_mhz")
+    at_one_clock = cells.assign(at_one_clock=cells["median_s"] * mhz / mhz.mean())
+    held = repeats(*wide_of(at_one_clock, "at_one_clock")[1:])
+    moved = 100 * (moved / clock).median()
     return [
         ["SM clock during a cell's calls, highest less lowest, median", "", f"{moved:.2f} %"],
         ["correlation of that clock and time", "", f"{own.corr().iloc[0, 1]:+.2f}"],
-        ["cells within 1 % (below 50 us: 1 us), in SM cycles", "", percent(held)],
+        ["cells within 1 % (below 50 us: 1 us), time x clock", "", percent(held)],
     ]
 
 
@@ -125,12 +133,18 @@ def rounds(cells: pd.DataFrame) -> str | None:
     saved = found[found["data"].map(lambda data: isinstance(data, list))]
     if saved.empty:
         return None
-    short = found["median_s"] <= LONG_CALL
+    short = found["median_s"] <= TEN_MS
+    limited = percent(found["throttle"][~short].map(bool)) if (~short).any() else "none"
+    kinds = {
+        "all": found,
+        "of calls up to 10 ms": found[short],
+        f"of longer ones, {limited} of them throttled": found[~short],
+    }
     rows = []
-    for what, some in (("all", short | ~short), (SHORT_CALLS, short), (LONG_CALLS, ~short)):
-        held = found["interval"][some] <= TARGET
-        if len(held):
-            rows.append([what, percent(held), f"{found['rounds'][some].median():g}"])
+    for what, some in kinds.items():
+        if len(some):
+            held = percent(some["interval"] <= TARGET)
+            rows.append([what, held, f"{some['rounds'].median():g}"])
     for part in (2, 4):
         fewer = saved["data"].map(lambda data, part=part: data[: max(6, len(data) // part)])
         held = fewer.map(half_width) <= TARGET
@@ -145,9 +159,7 @@ def rounds(cells: pd.DataFrame) -> str | None:
     return f"Target: 0.5 % for 90 % of the cells. {len(found)} cells.\n\n{table}\n\n{flags}"
 
 
-LONG_CALL = 0.01  # s
-SHORT_CALLS = "of calls up to 10 ms"
-LONG_CALLS = "of longer ones, most of which met the card's power cap"
+TEN_MS = 0.01  # s
 
 
 def speed(paths: list[Path]) -> str | None:
@@ -165,7 +177,7 @@ def speed(paths: list[Path]) -> str | None:
     return f"{target}\n\n{markdown(pd.DataFrame(rows))}" if rows else None
 
 
-SPENT = ("compile ahead", "compile", "check", "time", "other", "total")
+SPENT = ("warm up", "compile ahead", "compile", "check", "time", "other", "total")
 
 
 def long_sequences(cells: pd.DataFrame) -> str | None:

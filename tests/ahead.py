@@ -191,7 +191,7 @@ def compile_in_workers(cells: list[tuple[Problem, str]], jobs: int, bar: tqdm) -
             for task in as_completed(tasks):
                 problem, backend = tasks[task]
                 name = f"{problem.mask} {backend} {problem.direction} S={problem.seq_len}"
-                bar.set_postfix_str(name, refresh=False)  # in the end of what took longest
+                bar.set_postfix_str(name, refresh=False)  # the last one: what the run waited for
                 if why := failure(task):
                     left.append(f"{name}: {why}")
                 else:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pynvml
 import torch
@@ -20,12 +21,16 @@ from torch.profiler import ProfilerActivity, profile
 
 import measure
 
+TOP = Path(__file__).parents[1]
+CODE = ("measure.py", "cycles.py", "tests/calibration.py")
 ROUNDS, SETTLING = 60, 5  # the first rounds count not
+LONGEST = 5e-6  # s, that is believed
 BEFORE = ("spin_kernel", "FillFunctor<signed char>", "stamp")  # kernels of `settle`
 
 
 def cupti(clock: measure.DeviceClock, call, rounds: int) -> list[float]:
     """Device s of each round from the first kernel's start to the last one's end, by CUPTI."""
+    # acc_events, as without it torch warns that a cycle's events end with it
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
         for _ in range(rounds):
             clock.settle()
@@ -45,29 +50,43 @@ def cupti(clock: measure.DeviceClock, call, rounds: int) -> list[float]:
 
 
 def measured() -> float:
-    """s, of a kernel that does next to nothing."""
+    """s, of a kernel that does next to nothing; RuntimeError where it cannot be that."""
     clock, one = measure.DeviceClock(torch.device("cuda")), torch.zeros(1, device="cuda")
     clock.block_seconds = 5e-3  # the profiler slows the host
     ours = [clock.round(lambda: one.add_(1))[0] for _ in range(ROUNDS)]
     theirs = cupti(clock, lambda: one.add_(1), ROUNDS)
-    return statistics.median(ours[SETTLING:]) - statistics.median(theirs[SETTLING:])
+    apart = statistics.median(ours[SETTLING:]) - statistics.median(theirs[SETTLING:])
+    if not 0 <= apart <= LONGEST:
+        raise RuntimeError(f"events and CUPTI are {apart * 1e6:.2f} us apart for a tiny kernel")
+    return apart
 
 
-def launch_overhead() -> tuple[float, str | None]:
-    """(s, None), or (0.0, why) where it cannot be measured."""
-    pynvml.nvmlInit()
-    about = torch.cuda.get_device_name(), pynvml.nvmlSystemGetDriverVersion(), torch.__version__
-    name = f"launch_{sha256(str(about).encode()).hexdigest()}"
-    kept = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", name)
+def file_of() -> Path:
+    """Where it is kept: of this card, driver, torch and this code, beside what was compiled."""
+    code = sha256(b"".join((TOP / name).read_bytes() for name in CODE)).hexdigest()
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    key = f"{torch.cuda.get_device_name()} {driver} {torch.__version__} {code}"
+    name = f"launch_{sha256(key.encode()).hexdigest()}"
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", name)
+
+
+def launch_overhead() -> tuple[float | None, str]:
+    """(s, ""), or (None, why) where it cannot be measured."""
+    try:
+        pynvml.nvmlInit()
+        kept = file_of()
+    except pynvml.NVMLError as error:
+        return None, f"NVML: {error}"
     if not kept.exists():
         command = [sys.executable, "-m", "tests.calibration"]
-        top = Path(__file__).parents[1]
-        done = subprocess.run(command, cwd=top, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
         if done.returncode:
-            return 0.0, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            return None, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(done.stdout.split()[-1])
-    return float(kept.read_text()), None
+        with NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
+            file.write(done.stdout.split()[-1])
+        os.replace(file.name, kept)  # whole or not at all
+    return float(kept.read_text()), ""
 
 
 if __name__ == "__main__":

@@ -131,6 +131,15 @@ def check(call: backends.Call, tensors: Tensors) -> tuple[Comparison, object]:
     return tensors.reference.compare(results), timed
 
 
+def time_call(benchmark, call: Callable[[], object], clock, config) -> dict[str, object]:
+    """Time a call, on a card at work; what belongs beside the time."""
+    if benchmark.enabled and not clock.warm:
+        with spent("warm up"):
+            clock.warm_up()
+    with spent("time"):
+        return measure.measure(benchmark, call, clock, config)
+
+
 def out_of_memory(error: Exception) -> str | None:
     """What was asked for, in torch's words; None where the error is another one."""
     text = str(error)
@@ -223,8 +232,7 @@ class Cell:
             )
             self.benchmark.extra_info |= self._facts(call, compared)
             self.benchmark.extra_info["first_call_s"] = SPENT["compile"] - before
-        with spent("time"):
-            measured = measure.measure(self.benchmark, timed, self.clock, self.config)
+        measured = time_call(self.benchmark, timed, self.clock, self.config)
         self.benchmark.extra_info |= measured
         if measured:
             flops = self.benchmark.extra_info["flops"]

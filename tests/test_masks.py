@@ -310,7 +310,6 @@ def test_block_mask_does_not_wait_for_a_gpu(name, device):
     if device == "cpu":
         pytest.skip("nothing to wait for on a CPU")
     mask = PATTERNS[name](seq_len=4096, batch=2)
-    mask.block_mask(device)
     torch.cuda.set_sync_debug_mode("error")
     try:
         mask.block_mask(device)
