@@ -72,11 +72,11 @@ class DeviceClock:
 
         self.device, self.overhead, self.launch, self.late_rounds = device, 0.0, 0.0, 0
         self.block_seconds, self.cycles, self.warm = 1e-3, Cycles(device, MOST_ROUNDS), False
+        self.timer = self.cuda_event_timer if launch is None else self.cuda_kernel_timer
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = torch.empty(2 * l2_bytes, dtype=torch.int8, device=device)
         self.overhead = statistics.median(self.round(lambda: None)[0] for _ in range(100))
         self.launch = launch or 0.0
-        self.timer = self.cuda_event_timer if launch is None else self.cuda_kernel_timer
 
     def cuda_event_timer(self) -> Mark:
         """A timer for pytest-benchmark: records an event on the current stream."""

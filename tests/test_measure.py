@@ -2,7 +2,9 @@
 
 import statistics
 import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,6 +283,123 @@ def test_a_launch_that_cannot_be_measured_says_why(monkeypatch, tmp_path):
     )
     why = None, "RuntimeError: CUPTI saw 0 of 60 calls"
     assert launched(monkeypatch, tmp_path, done) == (why, why, 2), "and is tried again"
+
+
+class ToyCard:
+    """A card's stream as far as the clock uses it: what is put on it takes time at once.
+
+    Recording an event takes 1 us, a stamp nothing; its SMs run at 1.8 GHz.
+    """
+
+    L2_cache_size, multi_processor_count = 1024, 4
+
+    def __init__(self):
+        self.now, self.cycles, self.late = 0.0, ToyCycles(self), False
+
+    def work(self, seconds):
+        self.now += seconds
+
+    def event(self, enable_timing):
+        return ToyEvent(self)
+
+
+class ToyEvent:
+    def __init__(self, card):
+        self.card = card
+
+    def record(self):
+        self.card.work(1e-6)
+        self.at = self.card.now
+
+    def query(self):
+        return self.card.late
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return 1e3 * (end.at - self.at)
+
+
+class ToyCycles:
+    def __init__(self, card):
+        self.card, self.ns = card, []
+
+    def reset(self, kept):
+        self.ns.clear()
+
+    def begin(self):
+        self.began = self.card.now
+
+    def end(self):
+        self.ns.append(round(1e9 * (self.card.now - self.began)))
+
+    def taken(self):
+        return np.concatenate([stamps_of((4, 1.8 * ns, ns)) for ns in self.ns])
+
+
+@pytest.fixture
+def toy_card(monkeypatch):
+    card = ToyCard()
+    stub = SimpleNamespace(Cycles=lambda device, kept: card.cycles)
+    monkeypatch.setitem(sys.modules, "cycles", stub)
+    monkeypatch.setattr(measure.DeviceClock, "ask", lambda self, question, *arguments: None)
+    for name, value in {
+        "get_device_properties": lambda device: card,
+        "Event": card.event,
+        "_sleep": lambda cycles: card.work(cycles / 1.8e9),
+        "synchronize": lambda device: None,
+        "memory_allocated": lambda device: 100,
+        "max_memory_allocated": lambda device: 164,
+        "reset_peak_memory_stats": lambda device: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return card
+
+
+def test_a_device_clock_takes_off_events_and_a_launch(toy_card):
+    clock = measure.DeviceClock(torch.device("cpu"), launch=0.25e-6)
+    assert clock.overhead == pytest.approx(1e-6)
+    assert clock.timer.__name__ == "cuda_kernel_timer"
+    assert clock.round(lambda: toy_card.work(1e-3))[0] == pytest.approx(1e-3 - 0.25e-6)
+    unknown = measure.DeviceClock(torch.device("cpu"))
+    assert unknown.timer.__name__ == "cuda_event_timer"
+    assert unknown.round(lambda: toy_card.work(1e-3))[0] == pytest.approx(1e-3)
+
+
+def test_what_a_device_clock_saves(toy_card, pytestconfig):
+    clock = measure.DeviceClock(torch.device("cpu"), launch=0.0)
+
+    class Rounds(Timed):
+        def pedantic(self, call, setup, rounds):
+            self.stats = {"data": []}
+            for _ in range(rounds):
+                setup()
+                start = clock.timer()
+                call()
+                self.stats["data"].append(clock.timer() - start)
+            self.stats["median"] = statistics.median(self.stats["data"])
+
+    measured = measure.measure(Rounds(), lambda: toy_card.work(1e-3), clock, pytestconfig)
+    assert measured["call_clock_mhz"] == pytest.approx(1800)
+    assert measured["cycles"] == pytest.approx(1.8e6, rel=1e-3)
+    assert measured["peak_memory_bytes"] == 64
+    assert measured["late_rounds"] == 0
+    assert measured["interval"] < 1e-6
+
+
+@pytest.mark.parametrize(("host", "pilots"), [(0.001, 0), (0.09, 1)], ids=["long", "waits"])
+def test_a_long_call_has_no_pilot_unless_it_waits(host, pilots, monkeypatch, pytestconfig):
+    class Long(Card):
+        def prepare(self, call):
+            return measure.Prepared(0.1, host, 0)
+
+    seen = []
+    one = lambda *arguments: seen.append(arguments) or ([0.1], [host], 0.1)  # noqa: E731
+    monkeypatch.setattr(measure, "pilot", one)
+    monkeypatch.setattr(Card, "card", lambda self: {"sm_clock_mhz": None, "throttle": []})
+    measure.measure(Timed(), lambda: None, Long(host), pytestconfig)
+    assert len(seen) == pilots
 
 
 @pytest.fixture
