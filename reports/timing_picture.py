@@ -32,7 +32,7 @@ def notes(row: pd.Series) -> str:
     if row["late_rounds"] > row["rounds"] / 10:
         flags.append("host late")
     if row.get("two_modes") is True:  # not in older runs
-        flags.append("two modes")
+        flags.append("two clocks" if row.get("two_modes_by_clock") is True else "two modes")
     return f" [{', '.join(flags)}]" if flags else ""
 
 

@@ -148,16 +148,8 @@ FIELDS = {
     *("mask", "backend", "form", "direction", "batch", "heads", "kv_heads", "seq_len"),
     *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
     *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval", "two_modes"),
-    *(
-        "error",
-        "error_bound",
-        "error_of",
-        "checked",
-        "sm_clock_mhz",
-        "call_clock_mhz",
-        "cycles",
-        "throttle",
-    ),
+    *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),
+    *("call_clock_mhz", "cycles", "two_modes_by_clock"),
 }
 
 
