@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 import measure
 
 TOP = Path(__file__).parents[1]
-CODE = ("measure.py", "cycles.py", "tests/calibration.py")
+CODE = ("measure.py", "tests/cycles.py", "tests/calibration.py")
 ROUNDS, SETTLING = 60, 5  # the first rounds count not
 LONGEST = 5e-6  # s, that is believed
 BEFORE = ("spin_kernel", "FillFunctor<signed char>", "stamp")  # kernels of `settle`

@@ -1,0 +1,314 @@
+"""The clock as far as it needs no device: a toy card stands in for one."""
+
+import statistics
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import measure
+from tests import calibration
+from tests.test_rounds import stamps_of
+
+
+def test_a_time_that_was_cut_short_is_not_saved(pytestconfig):
+    class Benchmark:
+        enabled, has_error = True, False
+
+        def pedantic(self, *arguments, **options):
+            raise RuntimeError("the card fell off the bus")
+
+    benchmark = Benchmark()
+    with pytest.raises(RuntimeError, match="fell off the bus"):
+        measure.measure(benchmark, lambda: None, measure.HostClock(), pytestconfig)
+    assert benchmark.has_error, "pytest-benchmark leaves such a cell out"
+
+
+def test_pilot_of_a_slow_call_is_one_round():
+    times, hosts, wall = measure.pilot(measure.HostClock(), lambda: time.sleep(0.02), 0.001)
+    assert len(times) == len(hosts) == 1
+    assert wall >= 0.02
+
+
+def test_host_clock_times_the_call_alone():
+    seconds, host = measure.HostClock().round(lambda: time.sleep(0.02))
+    assert 0.02 <= seconds == host < 0.2
+
+
+def device_clock(block_seconds=1e-3, late_rounds=0):
+    """A DeviceClock without its device, for what needs none."""
+    clock = object.__new__(measure.DeviceClock)
+    clock.block_seconds, clock.late_rounds, clock._nvml = block_seconds, late_rounds, "the card"
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("late", "adapted", "blocker"),
+    [(0, False, 1e-3), (3, True, 8e-3), (7, True, 20e-3), (10, True, 0.0)],
+    ids=["never late", "late at times: longer", "no longer than this", "waits for the device"],
+)
+def test_blocker_after_a_pilot(late, adapted, blocker):
+    clock = device_clock()
+    for _ in range(late):
+        clock.was_late()
+    assert clock.adapt(10) is adapted
+    assert (clock.late_rounds, clock.block_seconds) == (0, blocker)
+
+
+def test_card_says_its_clock_and_why_it_is_held_down(monkeypatch):
+    both = measure.pynvml.nvmlClocksEventReasonSwPowerCap
+    both |= measure.pynvml.nvmlClocksEventReasonGpuIdle
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda card: both)
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", lambda card, which: 1755)
+    assert device_clock().card() == {"sm_clock_mhz": 1755, "throttle": ["power cap"]}
+
+
+def test_a_spin_is_counted_by_the_highest_clock(monkeypatch):
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetMaxClockInfo", lambda card, which: 1980)
+    assert device_clock().highest_hz == 1.98e9
+
+
+def test_card_that_does_not_answer_stops_nothing(monkeypatch):
+    def refuse(*arguments):
+        raise measure.pynvml.NVMLError(measure.pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", refuse)
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", refuse)
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetMaxClockInfo", refuse)
+    assert device_clock().highest_hz == measure.HIGHEST_MHZ * 1e6
+    assert device_clock().card() == {"sm_clock_mhz": None, "throttle": []}
+
+
+class Timed:
+    """pytest-benchmark's fixture, of which each round took 1 ms."""
+
+    enabled, stats = True, {"median": 1e-3, "data": [1e-3] * 20}
+
+    def pedantic(self, call, setup, rounds):
+        setup()
+
+
+class Card(measure.DeviceClock):
+    """A device clock without a device: each round takes 1 ms there and `host` s to enqueue."""
+
+    def __init__(self, host):
+        self.host, self.late_rounds, self._nvml = host, 0, "the card"
+
+    def round(self, call):
+        return 1e-3, self.host
+
+    def settle(self):
+        pass
+
+    def forget(self, rounds):
+        self.late_rounds = 0
+
+    def call_hz(self):
+        return np.full(20, 1.8e9)
+
+    def prepare(self, call):
+        return measure.Prepared(self.host + 1e-3, self.host, 0)
+
+
+@pytest.fixture
+def quiet_card(monkeypatch):
+    """Not asked: a card that is not there crashes the driver's own library."""
+    monkeypatch.setattr(Card, "card", lambda self: {"sm_clock_mhz": None, "throttle": []})
+
+
+@pytest.mark.parametrize(("host", "bound"), [(2e-3, True), (0.5e-3, False)])
+def test_a_call_that_its_host_takes_longer_for_is_host_bound(host, bound, quiet_card, pytestconfig):
+    measured = measure.measure(Timed(), lambda: None, Card(host), pytestconfig)
+    assert measured["host_bound"] is bound
+    assert measured["host_us"] == pytest.approx(host * 1e6)
+    assert measured["call_clock_mhz"] == 1800
+    assert measured["cycles"] == pytest.approx(1.8e6)
+
+
+def test_a_throttled_cell_says_so(monkeypatch, pytestconfig):
+    """Held down while it was timed: before the cell the card said nothing."""
+    said = iter([0, measure.pynvml.nvmlClocksEventReasonSwThermalSlowdown])
+    reasons = "nvmlDeviceGetCurrentClocksEventReasons"
+    monkeypatch.setattr(measure.pynvml, reasons, lambda card: next(said))
+    monkeypatch.setattr(measure.pynvml, "nvmlDeviceGetClockInfo", lambda card, which: 1980)
+    measured = measure.measure(Timed(), lambda: None, Card(1e-4), pytestconfig)
+    assert measured["throttle"] == ["software thermal"]
+    assert measured["sm_clock_mhz"] == [1980, 1980]
+
+
+class Warming(Card):
+    """Rounds of 0.3 s by a clock of its own; the SM clock in GHz by second, then again."""
+
+    device, warm = "cpu", False
+
+    def __init__(self, clocks):
+        super().__init__(1e-4)
+        self.clocks, self.now, self.windows = clocks, 0.0, 0
+
+    def perf_counter(self):
+        return self.now
+
+    def round(self, call):
+        self.now += 0.3
+
+    def call_hz(self):
+        self.windows += 1
+        return np.array([self.clocks[(self.windows - 1) % len(self.clocks)] * 1e9, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("clocks", "windows"),
+    [([1.83, 1.79, 1.81, 1.8001, 1.8, 1.8, 1.8001], 7), ([1.8], 4), ([1.7, 1.8], 17)],
+    ids=["settles", "has settled", "never settles"],
+)
+def test_the_card_is_at_work_until_its_clock_is_steady(clocks, windows, monkeypatch):
+    clock = Warming(clocks)
+    monkeypatch.setattr(measure.time, "perf_counter", clock.perf_counter)
+    clock.warm_up()
+    assert clock.warm
+    assert clock.windows == windows, "of 1.2 s, for 20 s at most"
+
+
+def launched(monkeypatch, tmp_path, done):
+    """What `launch_overhead` says, and how many processes it started; on a card by name alone."""
+    started = []
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(calibration.pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(calibration.pynvml, "nvmlSystemGetDriverVersion", lambda: "1.0")
+    monkeypatch.setattr(calibration.subprocess, "run", lambda *a, **k: started.append(a) or done)
+    return calibration.launch_overhead(), calibration.launch_overhead(), len(started)
+
+
+def test_a_launch_is_measured_once(monkeypatch, tmp_path):
+    done = subprocess.CompletedProcess([], 0, "said before\n1.2e-06\n", "")
+    assert launched(monkeypatch, tmp_path, done) == ((1.2e-6, ""), (1.2e-6, ""), 1)
+
+
+def test_a_launch_that_cannot_be_measured_says_why(monkeypatch, tmp_path):
+    done = subprocess.CompletedProcess(
+        [], 1, "", "Traceback\nRuntimeError: CUPTI saw 0 of 60 calls\n"
+    )
+    why = None, "RuntimeError: CUPTI saw 0 of 60 calls"
+    assert launched(monkeypatch, tmp_path, done) == (why, why, 2), "and is tried again"
+
+
+class ToyCard:
+    """A card's stream as far as the clock uses it: what is put on it takes time at once.
+
+    Recording an event takes 1 us, a stamp nothing; its SMs run at 1.8 GHz.
+    """
+
+    L2_cache_size, multi_processor_count = 1024, 4
+
+    def __init__(self):
+        self.now, self.cycles, self.late = 0.0, ToyCycles(self), False
+
+    def work(self, seconds):
+        self.now += seconds
+
+    def event(self, enable_timing):
+        return ToyEvent(self)
+
+
+class ToyEvent:
+    def __init__(self, card):
+        self.card = card
+
+    def record(self):
+        self.card.work(1e-6)
+        self.at = self.card.now
+
+    def query(self):
+        return self.card.late
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return 1e3 * (end.at - self.at)
+
+
+class ToyCycles:
+    def __init__(self, card):
+        self.card, self.ns = card, []
+
+    def reset(self, kept):
+        self.ns.clear()
+
+    def begin(self):
+        self.began = self.card.now
+
+    def end(self):
+        self.ns.append(round(1e9 * (self.card.now - self.began)))
+
+    def taken(self):
+        return np.concatenate([stamps_of((4, 1.8 * ns, ns)) for ns in self.ns])
+
+
+@pytest.fixture
+def toy_card(monkeypatch):
+    card = ToyCard()
+    stub = SimpleNamespace(Cycles=lambda device, kept: card.cycles)
+    monkeypatch.setitem(sys.modules, "tests.cycles", stub)
+    monkeypatch.setattr(measure.DeviceClock, "ask", lambda self, question, *arguments: None)
+    for name, value in {
+        "get_device_properties": lambda device: card,
+        "Event": card.event,
+        "_sleep": lambda cycles: card.work(cycles / 1.8e9),
+        "synchronize": lambda device: None,
+        "memory_allocated": lambda device: 100,
+        "max_memory_allocated": lambda device: 164,
+        "reset_peak_memory_stats": lambda device: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return card
+
+
+def test_a_device_clock_takes_off_events_and_a_launch(toy_card):
+    clock = measure.DeviceClock(torch.device("cpu"), launch=0.25e-6)
+    assert clock.overhead == pytest.approx(1e-6)
+    assert clock.timer.__name__ == "cuda_kernel_timer"
+    assert clock.round(lambda: toy_card.work(1e-3))[0] == pytest.approx(1e-3 - 0.25e-6)
+    unknown = measure.DeviceClock(torch.device("cpu"))
+    assert unknown.timer.__name__ == "cuda_event_timer"
+    assert unknown.round(lambda: toy_card.work(1e-3))[0] == pytest.approx(1e-3)
+
+
+def test_what_a_device_clock_saves(toy_card, pytestconfig):
+    clock = measure.DeviceClock(torch.device("cpu"), launch=0.0)
+
+    class Rounds(Timed):
+        def pedantic(self, call, setup, rounds):
+            self.stats = {"data": []}
+            for _ in range(rounds):
+                setup()
+                start = clock.timer()
+                call()
+                self.stats["data"].append(clock.timer() - start)
+            self.stats["median"] = statistics.median(self.stats["data"])
+
+    measured = measure.measure(Rounds(), lambda: toy_card.work(1e-3), clock, pytestconfig)
+    assert measured["call_clock_mhz"] == pytest.approx(1800)
+    assert measured["cycles"] == pytest.approx(1.8e6, rel=1e-3)
+    assert measured["peak_memory_bytes"] == 64
+    assert measured["late_rounds"] == 0
+    assert measured["interval"] < 1e-6
+
+
+@pytest.mark.parametrize(("host", "pilots"), [(0.001, 0), (0.09, 1)], ids=["long", "waits"])
+def test_a_long_call_has_no_pilot_unless_it_waits(host, pilots, monkeypatch, pytestconfig):
+    class Long(Card):
+        def prepare(self, call):
+            return measure.Prepared(0.1, host, 0)
+
+    seen = []
+    one = lambda *arguments: seen.append(arguments) or ([0.1], [host], 0.1)  # noqa: E731
+    monkeypatch.setattr(measure, "pilot", one)
+    monkeypatch.setattr(Card, "card", lambda self: {"sm_clock_mhz": None, "throttle": []})
+    measure.measure(Timed(), lambda: None, Long(host), pytestconfig)
+    assert len(seen) == pilots
