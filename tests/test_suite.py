@@ -153,6 +153,13 @@ FIELDS = {
 }
 
 
+def test_cells_of_one_problem_are_a_group(run):
+    for bench in run.saved["benchmarks"]:
+        info = bench["extra_info"]
+        assert bench["group"] == f"{info['mask']} {info['direction']} {info['seq_len']}"
+        assert bench["options"]["timer"] == "perf_counter"
+
+
 def test_saved_fields(run):
     for bench in run.saved["benchmarks"]:
         info = bench["extra_info"]
