@@ -152,7 +152,8 @@ def pytest_collection_finish(session):
     if timed:
         start_clock(config)
     for item in session.items:
-        mark(item)
+        if "benchmark" in item.fixturenames:
+            mark(item)
     if not cells:
         return
     capture = config.pluginmanager.getplugin("capturemanager")

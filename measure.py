@@ -1,9 +1,9 @@
 """The clock, the L2 flush and the rounds: nothing else in the suite measures.
 
-What a time means: device time of the call alone, cold L2, warm code, on a card whose clock has
-settled. A round on CUDA is: write a buffer of twice the L2, keep the device busy for longer than
-the host takes to enqueue the call, record an event, the call, record an event. On a CPU a round is
-the call between two readings of time.perf_counter.
+What a time means: device time of the call alone, cold L2, warm code, on a card that was at work.
+A round on CUDA is: write a buffer of twice the L2, keep the device busy for longer than the host
+takes to enqueue the call, stamp the SMs' cycles, record an event, the call, record an event, stamp
+again. On a CPU a round is the call between two readings of time.perf_counter.
 """
 
 from __future__ import annotations

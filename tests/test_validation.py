@@ -52,6 +52,22 @@ def test_short_cells_are_judged_in_microseconds(saved):
     assert "| 95 % | 100 % |" in validation.repeatability(runs), "4.5 %, but 0.9 us"
 
 
+def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
+    def at(mhz):
+        def change(bench):
+            scaled(1.8 / mhz)(bench)
+            bench["extra_info"]["call_clock_mhz"] = mhz
+
+        return change
+
+    clocks = (1800.0, 1850.0, 1790.0)
+    runs = [validation.cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
+    text = validation.repeatability(runs)
+    assert "highest less lowest | 95 % | 0 % |" in text
+    assert "| correlation of that clock and time |  | -1.00 |" in text
+    assert "time x clock |  | 100 % |" in text
+
+
 def test_fewer_rounds_are_seen_not_to_hold(saved):
     def change(bench):
         bench["stats"] |= {"median": 1.0, "data": [1 + 0.012 * math.sin(i) for i in range(64)]}
