@@ -7,8 +7,11 @@ from functools import reduce
 from operator import or_
 
 import torch
+from torch import Tensor
 
 from patterns.base import Mask, Span, require
+
+FAR = 2**29  # further than any pixel; a radius can be added to it in int32
 
 
 def _pairs_within(n: int, reach: int) -> int:
@@ -181,26 +184,34 @@ class LocalAttention2D(Mask):
 
         return mod
 
-    def _rectangles(self, span: Span):
-        """A run of pixels as three rectangles: top, bottom, left, right, whether it exists."""
+    def _rectangles(self, span: Span, axes: int) -> list[Tensor]:
+        """A run of pixels as three rectangles: top, bottom, left and right, each [3, ...].
+
+        One that does not exist is inside out: none is near it, and none too far from it.
+        """
+        span = [t[(None,) * (axes - t.ndim)] for t in span]
         top, bottom = (torch.div(t, self.width, rounding_mode="floor") for t in span)
         left, right = (t % self.width for t in span)
         start, edge, one_row = left * 0, left * 0 + self.width - 1, top == bottom
-        yield top, top, left, torch.where(one_row, right, edge), top >= 0
-        yield top + 1, bottom - 1, start, edge, bottom - top > 1
-        yield bottom, bottom, start, right, ~one_row
+        exists = torch.stack([top >= 0, bottom - top > 1, ~one_row])
+        sides = (
+            ((top, top + 1, bottom), FAR),
+            ((top, bottom - 1, bottom), -FAR),
+            ((left, start, start), FAR),
+            ((torch.where(one_row, right, edge), edge, right), -FAR),
+        )
+        return [torch.where(exists, torch.stack(side), far) for side, far in sides]
 
     def reach(self, q, k):
-        some, every, r = False, True, self.radius
-        for top, bottom, left, right, exists in self._rectangles(q):
-            for k_top, k_bottom, k_left, k_right, k_exists in self._rectangles(k):
-                near = (top - k_bottom <= r) & (k_top - bottom <= r)
-                near = near & (left - k_right <= r) & (k_left - right <= r)
-                close = (bottom - k_top <= r) & (k_bottom - top <= r)
-                close = close & (right - k_left <= r) & (k_right - left <= r)
-                some = (near & exists & k_exists) | some
-                every = (close | ~exists | ~k_exists) & every
-        return some, every
+        # All pairs of rectangles at once: one by one they took the host longer than the device.
+        axes, r = max(q[0].ndim, k[0].ndim), self.radius
+        top, bottom, left, right = (t[:, None] for t in self._rectangles(q, axes))
+        k_top, k_bottom, k_left, k_right = self._rectangles(k, axes)
+        near = (top - r <= k_bottom) & (k_top <= bottom + r)
+        near = near & (left - r <= k_right) & (k_left <= right + r)
+        close = (bottom - r <= k_top) & (k_bottom <= top + r)
+        close = close & (right - r <= k_left) & (k_right <= left + r)
+        return near.any(0).any(0), close.all(0).all(0)
 
     def area(self, batch=1):
         (rows, rest), r = divmod(self.seq_len, self.width), self.radius
