@@ -207,11 +207,16 @@ class LocalAttention2D(Mask):
         axes, r = max(q[0].ndim, k[0].ndim), self.radius
         top, bottom, left, right = (t[:, None] for t in self._rectangles(q, axes))
         k_top, k_bottom, k_left, k_right = self._rectangles(k, axes)
-        near = (top - r <= k_bottom) & (k_top <= bottom + r)
-        near = near & (left - r <= k_right) & (k_left <= right + r)
-        close = (bottom - r <= k_top) & (k_bottom <= top + r)
-        close = close & (right - r <= k_left) & (k_right <= left + r)
-        return near.any(0).any(0), close.all(0).all(0)
+        near = top - r <= k_bottom
+        near &= k_top <= bottom + r
+        near &= left - r <= k_right
+        near &= k_left <= right + r
+        some = near.any(0).any(0)
+        close = bottom - r <= k_top
+        close &= k_bottom <= top + r
+        close &= right - r <= k_left
+        close &= k_right <= left + r
+        return some, close.all(0).all(0)
 
     def area(self, batch=1):
         (rows, rest), r = divmod(self.seq_len, self.width), self.radius

@@ -1,6 +1,7 @@
 """Each mask against its definition in words, and its blocks against torch's search."""
 
 import itertools
+import json
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
+from torch.profiler import ProfilerActivity, profile
 
 from masks import (
     PATTERNS,
@@ -315,3 +317,15 @@ def test_block_mask_does_not_wait_for_a_gpu(name, device):
         mask.block_mask(device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_block_mask_of_a_long_sequence_is_made_in_little_memory(name, tmp_path):
+    """131072 tokens in 40 MiB at most; what it keeps is 16 of them."""
+    mask = PATTERNS[name](seq_len=2**17, batch=1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        mask.block_mask("cpu")
+    seen.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    taken = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    assert 16 * 2**20 < max(itertools.accumulate(b for _, b in taken)) <= 40 * 2**20
