@@ -19,11 +19,19 @@ import numpy as np
 import pynvml
 import torch
 
-from tests.rounds import MOST_ROUNDS, in_cycles, interval, rates, rounds_for, two_modes
+from tests.rounds import (
+    MOST_ROUNDS,
+    USUAL_ROUNDS,
+    in_cycles,
+    interval,
+    rates,
+    rounds_for,
+    two_modes,
+)
 
 PILOT_ROUNDS, FEWEST_ROUNDS = 10, 6
 PILOT_SHARE = 0.2  # of the seconds that a cell's rounds may take
-CPU_SHARE = 0.2  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
+CPU_SHARE = 1 / 3  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
 LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 HIGHEST_MHZ = 3000  # where NVML does not say how high the SM clock can go
@@ -155,15 +163,16 @@ class DeviceClock:
         self.block_seconds = min(2 * self.block_seconds, max(self.block_seconds, LONGEST_BLOCK))
 
     def adapt(self, rounds: int) -> bool:
-        """After a pilot of so many rounds: whether the blocker had to change in it.
+        """After a pilot of so many rounds: whether its times are of too short a blocker.
 
+        Not where no more than a quarter were late: neither its median nor its quartiles see them.
         A call that waits for the device itself outlasts every blocker: it gets none, and what
         it takes is the time that its user waits, the host's part included.
         """
         late, self.late_rounds = self.late_rounds, 0
         if late == rounds:
             self.block_seconds = 0.0
-        return late > 0
+        return late > rounds / 4
 
     @cached_property
     def highest_hz(self) -> float:
@@ -286,8 +295,9 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     fewest = max(FEWEST_ROUNDS, options.getoption("benchmark_min_rounds"))
     first = clock.prepare(call)
     waits = first and first.host > first.wall / 2  # for the device: the pilot's to notice
-    if first and first.wall * fewest > max_seconds and not waits:
-        rounds, hosts = fewest, [first.host]  # whatever a pilot would say
+    if first and first.wall * USUAL_ROUNDS > max_seconds and not waits:
+        # as many as there is time for, whatever a pilot would say
+        rounds, hosts = max(fewest, int(max_seconds / first.wall)), [first.host]
     else:
         times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
         if clock.adapt(len(times)):

@@ -48,8 +48,8 @@ def device_clock(block_seconds=1e-3, late_rounds=0):
 
 @pytest.mark.parametrize(
     ("late", "adapted", "blocker"),
-    [(0, False, 1e-3), (3, True, 8e-3), (7, True, 20e-3), (10, True, 0.0)],
-    ids=["never late", "late at times: longer", "no longer than this", "waits for the device"],
+    [(0, False, 1e-3), (2, False, 4e-3), (3, True, 8e-3), (7, True, 20e-3), (10, True, 0.0)],
+    ids=["never", "no quartile sees so few", "longer", "no longer than this", "waits"],
 )
 def test_blocker_after_a_pilot(late, adapted, blocker):
     clock = device_clock()
@@ -300,16 +300,27 @@ def test_what_a_device_clock_saves(toy_card, pytestconfig):
     assert measured["interval"] < 1e-6
 
 
-@pytest.mark.parametrize(("host", "pilots"), [(0.001, 0), (0.09, 1)], ids=["long", "waits"])
-def test_a_long_call_has_no_pilot_unless_it_waits(
-    host, pilots, quiet_card, monkeypatch, pytestconfig
+@pytest.mark.parametrize(
+    ("wall", "host", "rounds", "pilots"),
+    [(0.01, 1e-3, 20, 1), (0.03, 1e-3, 10, 0), (0.1, 1e-3, 6, 0), (0.1, 0.09, 6, 1)],
+    ids=["short", "few rounds", "fewest rounds", "waits for the device"],
+)
+def test_a_pilot_is_run_where_it_has_a_say(
+    wall, host, rounds, pilots, quiet_card, monkeypatch, pytestconfig
 ):
     class Long(Card):
         def prepare(self, call):
-            return measure.Prepared(0.1, host, 0)
+            return measure.Prepared(wall, host, 0)
 
-    seen = []
-    one = lambda *arguments: seen.append(arguments) or ([0.1], [host], 0.1)  # noqa: E731
+        def forget(self, rounds):
+            self.asked = rounds
+
+    def one(*arguments):
+        seen.append(arguments)
+        return [wall] * 10, [host], wall
+
+    seen, clock = [], Long(host)
     monkeypatch.setattr(measure, "pilot", one)
-    measure.measure(Timed(), lambda: None, Long(host), pytestconfig)
-    assert len(seen) == pilots
+    monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.3")
+    measure.measure(Timed(), lambda: None, clock, pytestconfig)
+    assert (clock.asked, len(seen)) == (rounds, pilots)
