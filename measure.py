@@ -32,7 +32,7 @@ from tests.rounds import (
 PILOT_ROUNDS, FEWEST_ROUNDS = 10, 6
 PILOT_SHARE = 0.2  # of the seconds that a cell's rounds may take
 CPU_SHARE = 1 / 3  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
-LONG_CALL = 0.05  # s: of a longer one the host's time needs no second look
+LONG_CALL = 0.02  # s: of a longer one the host's time needs no second look
 LONGEST_BLOCK = 20e-3  # s, of a blocker that grew as the host was late
 HIGHEST_MHZ = 3000  # where NVML does not say how high the SM clock can go
 WINDOW, LONGEST_WARM_UP = 1.0, 20.0  # s

@@ -219,6 +219,14 @@ def test_autosave_compare_and_disable(tmp_path):
     assert "Min" not in off
 
 
+def test_benchmark_only_chooses_the_benchmarks():
+    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
+    text = pytest_run("--benchmark-only", "--collect-only", *grid, CELLS[0], "tests/test_rounds.py")
+    assert "test_rounds" not in text
+    assert "1/" in text
+    assert "deselected" in text
+
+
 def test_saved_runs_lie_in_a_folder_of_their_device(tmp_path):
     grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
     here = (f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}", ROOT / CELLS[0])
