@@ -109,13 +109,16 @@ def clocked(cells: pd.DataFrame) -> list[list[str]]:
     logs = np.log(cells[["median_s"]].assign(mhz=mhz))
     own = logs - logs.groupby(cells["fullname"]).transform("mean")
     _, moved, clock = wide_of(cells, "call_clock_mhz")
-    at_one_clock = cells.assign(at_one_clock=cells["median_s"] * mhz / mhz.mean())
+    counted = "cycles" in cells and cells["cycles"].notna().all()
+    cycles = cells["cycles"].astype(float) if counted else cells["median_s"] * mhz * 1e6
+    at_one_clock = cells.assign(at_one_clock=cycles / mhz.mean() / 1e6)
     held = repeats(*wide_of(at_one_clock, "at_one_clock")[1:])
+    how = "in cycles" if counted else "time x clock"
     moved = 100 * (moved / clock).median()
     return [
         ["SM clock during a cell's calls, highest less lowest, median", "", f"{moved:.2f} %"],
         ["correlation of that clock and time", "", f"{own.corr().iloc[0, 1]:+.2f}"],
-        ["cells within 1 % (below 50 us: 1 us), time x clock", "", percent(held)],
+        [f"cells within 1 % (below 50 us: 1 us), {how}", "", percent(held)],
     ]
 
 
@@ -145,6 +148,10 @@ def rounds(cells: pd.DataFrame) -> str | None:
         if len(some):
             held = percent(some["interval"] <= TARGET)
             rows.append([what, held, f"{some['rounds'].median():g}"])
+    counted = found.dropna(subset="cycles_interval") if "cycles_interval" in found else found[:0]
+    if len(counted):  # on a CPU none is
+        held = percent(counted["cycles_interval"] <= TARGET)
+        rows.append(["all, in cycles", held, f"{counted['rounds'].median():g}"])
     for part in (2, 4):
         fewer = saved["data"].map(lambda data, part=part: data[: max(6, len(data) // part)])
         held = fewer.map(half_width) <= TARGET

@@ -72,16 +72,18 @@ def rates(stamps: np.ndarray) -> np.ndarray:
 
 
 def in_cycles(seconds: list[float], hz: np.ndarray) -> dict[str, float | bool | None]:
-    """The medians of the SM clock during the calls, and of the cycles that a call took.
+    """The median SM clock during the calls, the cycles that a call took, and their interval.
 
     Cycles repeat better than s: a card's clock moves between processes by more than a kernel's
     cycles do. It also moves within one: then times have two modes, which cycles have not.
     """
     if np.isnan(hz).all():  # or there are none, as on a CPU
-        return {"call_clock_mhz": None, "cycles": None, "two_modes_by_clock": False}
-    cycles = (np.array(seconds) * hz)[~np.isnan(hz)]
+        nothing = dict.fromkeys(("call_clock_mhz", "cycles", "cycles_interval"))
+        return {**nothing, "two_modes_by_clock": False}
+    cycles = list((np.array(seconds) * hz)[~np.isnan(hz)])
     return {
         "call_clock_mhz": float(np.nanmedian(hz)) / 1e6,
         "cycles": float(np.median(cycles)),
-        "two_modes_by_clock": two_modes(seconds) and not two_modes(list(cycles)),
+        "cycles_interval": interval(cycles),
+        "two_modes_by_clock": two_modes(seconds) and not two_modes(cycles),
     }

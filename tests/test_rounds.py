@@ -79,9 +79,11 @@ def test_cycles_are_counted_where_the_clock_was_seen():
     assert in_cycles([4e-6, 9.0, 3e-6, 3e-6], seen) == {
         "call_clock_mhz": 2000.0,
         "cycles": pytest.approx(6000),
+        "cycles_interval": pytest.approx(0, abs=1e-9),
         "two_modes_by_clock": False,
     }
-    nothing = {"call_clock_mhz": None, "cycles": None, "two_modes_by_clock": False}
+    nothing = {"call_clock_mhz": None, "cycles": None, "cycles_interval": None}
+    nothing["two_modes_by_clock"] = False
     assert in_cycles([1e-6], np.array([np.nan])) == nothing
     assert in_cycles([1e-6], np.empty(0)) == nothing
 
@@ -108,5 +110,6 @@ def test_two_modes_are_put_down_to_the_clock_where_cycles_have_one():
     hz = np.where(np.arange(30) % 3 == 0, 1.79e9, 1.85e9)
     level = np.where(np.arange(30) % 2 == 0, 1.0, 1.1)
     assert in_cycles(list(1e6 / hz), hz)["two_modes_by_clock"]
+    assert in_cycles(list(1e6 / hz), hz)["cycles_interval"] < 1e-9 < interval(list(1e6 / hz))
     assert not in_cycles(list(1e6 * level / hz), hz)["two_modes_by_clock"]
     assert not in_cycles([1e-3] * 30, np.full(30, 1.8e9))["two_modes_by_clock"]

@@ -149,7 +149,7 @@ FIELDS = {
     *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
     *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval", "two_modes"),
     *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),
-    *("call_clock_mhz", "cycles", "two_modes_by_clock"),
+    *("call_clock_mhz", "cycles", "cycles_interval", "two_modes_by_clock"),
 }
 
 

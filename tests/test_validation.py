@@ -68,15 +68,35 @@ def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
     assert "time x clock |  | 100 % |" in text
 
 
+def test_cycles_repeat_where_they_are_saved(saved):
+    def at(mhz, cycles):
+        def change(bench):
+            scaled(1.8 / mhz)(bench)
+            bench["extra_info"] |= {"call_clock_mhz": mhz, "cycles": cycles}
+
+        return change
+
+    def said(*counts):
+        saved_at = zip((1800.0, 1850.0, 1790.0), counts, strict=True)
+        runs = [validation.cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
+        return validation.repeatability(runs)
+
+    assert "in cycles |  | 100 % |" in said(1.8e6, 1.801e6, 1.79e6)
+    assert "in cycles |  | 0 % |" in said(1.8e6, 1.9e6, 1.79e6)
+
+
 def test_fewer_rounds_are_seen_not_to_hold(saved):
     def change(bench):
         bench["stats"] |= {"median": 1.0, "data": [1 + 0.012 * math.sin(i) for i in range(64)]}
         bench["stats"]["rounds"] = 64
-        bench["extra_info"] |= {"interval": 0.004, "two_modes": False}
+        bench["extra_info"] |= {"interval": 0.006, "cycles_interval": 0.004, "two_modes": False}
 
     text = validation.rounds(validation.cells_of(saved("r", change)))
-    assert "| all | 100 % | 64 |" in text
+    assert "| all | 0 % | 64 |" in text
+    assert "| all, in cycles | 100 % | 64 |" in text
     assert "| the first 1/4 | 0 % | 16 |" in text
+    uncounted = validation.cells_of(saved("r", change)).assign(cycles_interval=None)
+    assert "in cycles" not in validation.rounds(uncounted)
 
 
 def test_fidelity_names_cells_outside(saved):
