@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patterns.base import Mask, Span, require
 
-FAR = 2**29  # further than any pixel; a radius can be added to it in int32
+FAR = 2**29  # further than any pixel, and in int32 as much can be added
 
 
 def _pairs_within(n: int, reach: int) -> int:
@@ -204,7 +204,7 @@ class LocalAttention2D(Mask):
 
     def reach(self, q, k):
         # All pairs of rectangles at once: one by one they took the host longer than the device.
-        axes, r = max(q[0].ndim, k[0].ndim), self.radius
+        axes, r = max(q[0].ndim, k[0].ndim), min(self.radius, self.seq_len)
         top, bottom, left, right = (t[:, None] for t in self._rectangles(q, axes))
         k_top, k_bottom, k_left, k_right = self._rectangles(k, axes)
         near = top - r <= k_bottom

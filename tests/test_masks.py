@@ -243,6 +243,14 @@ def test_any_parameters_blocks_are_torchs_own(mask, block_size):
     assert_same_blocks(mask, block_size)
 
 
+def test_a_radius_beyond_the_image_is_everything():
+    wide = LocalAttention2D(width=16, radius=2**40, seq_len=1024)
+    for found, expected in zip(
+        wide.blocks("cpu", (128, 128)), Full(seq_len=1024).blocks("cpu", (128, 128)), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_rows_of_dense(name):
     mask = PATTERNS[name](seq_len=256, batch=2)
