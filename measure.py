@@ -296,13 +296,13 @@ def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostCloc
     first = clock.prepare(call)
     waits = first and first.host > first.wall / 2  # for the device: the pilot's to notice
     if first and first.wall * USUAL_ROUNDS > max_seconds and not waits:
-        # as many as there is time for, whatever a pilot would say
-        rounds, hosts = max(fewest, int(max_seconds / first.wall)), [first.host]
+        # as many rounds as there is time for, whatever a pilot would say
+        times, hosts, wall = [first.wall], [first.host], first.wall
     else:
         times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
         if clock.adapt(len(times)):
             times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
-        rounds = rounds_for(times, wall, fewest, max_seconds)
+    rounds = rounds_for(times, wall, fewest, max_seconds)
     clock.forget(rounds)
     before = clock.card()
     try:
