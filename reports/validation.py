@@ -93,13 +93,15 @@ def repeatability(runs: list[pd.DataFrame]) -> str | None:
     ]
     if "call_clock_mhz" in cells and cells["call_clock_mhz"].notna().all():
         rows += clocked(cells)
+    said = markdown(pd.DataFrame(rows, columns=["what", "target", "reached"]))
+    if held.all():
+        return said
     worst = spread[~held].div(middle).sort_values(ascending=False).head(12)
     table = medians.loc[worst.index].mul(1e6).map("{:.1f}".format)
     table.columns = [Path(name).stem for name in table.columns]
     table.insert(0, "cell", [name.rpartition("[")[2].rstrip("]") for name in table.index])
     table["direction"] = cells.groupby("fullname")["direction"].first()
     table["spread"] = worst.map("{:.1%}".format)
-    said = markdown(pd.DataFrame(rows, columns=["what", "target", "reached"]))
     return f"{said}\n\nThe widest of those outside, medians in us by run:\n\n{markdown(table)}"
 
 
@@ -251,11 +253,12 @@ def text(paths: list[Path]) -> str:
     cells = pd.concat([cells_of(path) for path in usual], ignore_index=True)
     groups = alike([load_run(path) for path in usual])
     most = max(groups, key=len)
-    newest = max(groups, key=lambda runs: (len(runs) > 1, runs[-1].saved))
+    repeated = max(groups, key=lambda runs: (min(len(runs), PROCESSES), runs[-1].saved))
+    widest = max(groups, key=lambda runs: len(runs[0].timed))
     sections = {
         "Fidelity: device time against CUPTI's": fidelity(cells),
-        "Repeatability: fresh processes": repeatability(of_one_card(newest)),
-        "Rounds": rounds(cells),
+        "Repeatability: fresh processes": repeatability(of_one_card(repeated)),
+        "Rounds": rounds(cells[cells["run"].isin([str(run.path) for run in widest])]),
         "Where the time of a run goes": speed(usual),
         "The gate": proof.text(most, [load_run(path) for path in slow]),
         "Long sequences": long_sequences(cells),

@@ -139,6 +139,24 @@ def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
     assert "| 95 % | 100 % |" in text
 
 
+def test_most_processes_repeat_and_the_widest_grid_has_its_rounds_judged(saved):
+    """Cold and warm runs of the whole grid are newer and wider than what was run for its spread."""
+
+    def change(bench):
+        scaled(1e-3)(bench)
+        bench["stats"] |= {"data": [1e-3] * 8, "rounds": 8}
+
+    paths = [saved(f"same{i}", change) for i in range(3)]
+    for path in paths:
+        run = json.loads(path.read_text())
+        count = len(run["benchmarks"])
+        run["benchmarks"] = run["benchmarks"][: count // 2]
+        path.write_text(json.dumps(run | {"datetime": "2020-01-01T00:00:00+00:00"}))
+    text = validation.text([*paths, *(saved(name, change) for name in ("cold", "warm"))])
+    assert f"| 60 or more, 5 | {count // 2}, 3 |" in text
+    assert f"for 90 % of the cells. {2 * count} cells." in text
+
+
 def test_a_run_without_times_is_refused(saved, tmp_path, capsys):
     run = json.loads(RUN.read_text()) | {"benchmarks": []}
     path = tmp_path / "empty.json"
