@@ -8,13 +8,13 @@ disk, as it takes seconds.
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+import numpy as np
 import pynvml
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -25,37 +25,47 @@ TOP = Path(__file__).parents[1]
 CODE = ("measure.py", "tests/cycles.py", "tests/calibration.py")
 ROUNDS, SETTLING = 60, 5  # the first rounds count not
 LONGEST = 5e-6  # s, that is believed
-BEFORE = ("spin_kernel", "FillFunctor<signed char>", "stamp")  # kernels of `settle`
+WATCHED_BLOCK = 5e-3  # s, of a blocker where the profiler slows the host
+AROUND = ("FillFunctor<signed char>", "stamp")  # a round's kernels beside the spin and the call's
 
 
-def cupti(clock: measure.DeviceClock, call, rounds: int) -> list[float]:
-    """Device s of each round from the first kernel's start to the last one's end, by CUPTI."""
+def cupti(clock: measure.DeviceClock, call, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Device s of the same calls by our events and by CUPTI.
+
+    By CUPTI from the first kernel's start to the last one's end. RuntimeError where it did not see
+    each call.
+    """
     # acc_events, as without it torch warns that a cycle's events end with it
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
-        for _ in range(rounds):
-            clock.settle()
-            call()
-            torch.cuda.synchronize()
+        ours = [clock.round(call)[0] for _ in range(rounds)]
+        torch.cuda.synchronize()
     cuda_type = torch.autograd.DeviceType.CUDA
     events = [e for e in profiled.events() if e.device_type == cuda_type]
     spans = []
     for event in sorted(events, key=lambda e: e.time_range.start):
         if "spin_kernel" in event.name:
-            spans.append([])  # only the first stamp is between the blocker and the call
-        elif spans and not any(name in event.name for name in BEFORE):
+            spans.append([])
+        elif spans and not any(name in event.name for name in AROUND):
             spans[-1].append(event.time_range)
     if len(spans) != rounds or not all(spans):
         raise RuntimeError(f"CUPTI saw {sum(map(bool, spans))} of {rounds} calls")
-    return [(s[-1].end - s[0].start) / 1e6 for s in spans]
+    theirs = [(max(t.end for t in span) - span[0].start) / 1e6 for span in spans]
+    return np.array(ours), np.array(theirs)
+
+
+def smallest():
+    """A call of one kernel that does next to nothing."""
+    one = torch.zeros(1, device="cuda")
+    return lambda: one.add_(1)
 
 
 def measured() -> float:
-    """s, of a kernel that does next to nothing; RuntimeError where it cannot be that."""
-    clock, one = measure.DeviceClock(torch.device("cuda")), torch.zeros(1, device="cuda")
-    clock.block_seconds = 5e-3  # the profiler slows the host
-    ours = [clock.round(lambda: one.add_(1))[0] for _ in range(ROUNDS)]
-    theirs = cupti(clock, lambda: one.add_(1), ROUNDS)
-    apart = statistics.median(ours[SETTLING:]) - statistics.median(theirs[SETTLING:])
+    """s, of the smallest kernel; RuntimeError where it cannot be that."""
+    clock, call = measure.DeviceClock(torch.device("cuda")), smallest()
+    clock.block_seconds = WATCHED_BLOCK
+    ours = [clock.round(call)[0] for _ in range(ROUNDS)]
+    _, theirs = cupti(clock, call, ROUNDS)
+    apart = float(np.median(ours[SETTLING:]) - np.median(theirs[SETTLING:]))
     if not 0 <= apart <= LONGEST:
         raise RuntimeError(f"events and CUPTI are {apart * 1e6:.2f} us apart for a tiny kernel")
     return apart

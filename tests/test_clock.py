@@ -206,10 +206,15 @@ class ToyCard:
     L2_cache_size, multi_processor_count = 1024, 4
 
     def __init__(self):
-        self.now, self.cycles = 0.0, ToyCycles(self)
+        self.now, self.cycles, self.kernels = 0.0, ToyCycles(self), []
 
     def work(self, seconds):
         self.now += seconds
+
+    def kernel(self, name, seconds):
+        """What the profiler sees, in us."""
+        self.kernels.append((name, 1e6 * self.now, 1e6 * (self.now + seconds)))
+        self.work(seconds)
 
     def event(self, enable_timing):
         return ToyEvent(self)
@@ -241,9 +246,11 @@ class ToyCycles:
         self.ns.clear()
 
     def begin(self):
+        self.card.kernel("stamp", 0.0)
         self.began = self.card.now
 
     def end(self):
+        self.card.kernel("stamp", 0.0)
         self.ns.append(round(1e9 * (self.card.now - self.began)))
 
     def taken(self):
@@ -259,8 +266,8 @@ def toy_card(monkeypatch):
     for name, value in {
         "get_device_properties": lambda device: card,
         "Event": card.event,
-        "_sleep": lambda cycles: card.work(cycles / 1.8e9),
-        "synchronize": lambda device: None,
+        "_sleep": lambda cycles: card.kernel("spin_kernel(long)", cycles / 1.8e9),
+        "synchronize": lambda device=None: None,
         "memory_allocated": lambda device: 100,
         "max_memory_allocated": lambda device: 164,
         "reset_peak_memory_stats": lambda device: None,
@@ -277,6 +284,15 @@ def test_a_device_clock_takes_off_events_and_a_launch(toy_card):
     unknown = measure.DeviceClock(torch.device("cpu"))
     assert unknown.timer.__name__ == "cuda_event_timer"
     assert unknown.round(lambda: toy_card.work(1e-3))[0] == pytest.approx(1e-3)
+
+
+def test_a_long_call_has_a_longer_blocker(toy_card, monkeypatch):
+    clock = measure.DeviceClock(torch.device("cpu"))
+    clock.prepare(lambda: None)
+    short = clock.block_seconds
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: time.sleep(0.1))
+    clock.prepare(lambda: None)
+    assert short < 1e-3 < clock.block_seconds < 0.01
 
 
 def test_what_a_device_clock_saves(toy_card, pytestconfig):
@@ -324,3 +340,51 @@ def test_a_pilot_is_run_where_it_has_a_say(
     monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.3")
     measure.measure(Timed(), lambda: None, clock, pytestconfig)
     assert (clock.asked, len(seen)) == (rounds, pilots)
+
+
+class ToyProfile:
+    """torch's profiler on the toy card: the kernels since it was entered."""
+
+    def __init__(self, card):
+        self.card = card
+
+    def __enter__(self):
+        self.card.kernels.clear()
+        return self
+
+    def __exit__(self, *failure):
+        pass
+
+    def events(self):
+        cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+        seen = [
+            SimpleNamespace(
+                name=name, device_type=cuda, time_range=SimpleNamespace(start=start, end=end)
+            )
+            for name, start, end in self.card.kernels
+        ]
+        return [SimpleNamespace(name="cudaLaunchKernel", device_type=cpu), *reversed(seen)]
+
+
+def test_cupti_and_the_events_see_the_same_calls(toy_card, monkeypatch):
+    monkeypatch.setattr(calibration, "profile", lambda **options: ToyProfile(toy_card))
+    clock, lasts = measure.DeviceClock(torch.device("cpu"), launch=0.0), iter([1e-3, 2e-3, 3e-3])
+
+    def call():
+        toy_card.work(1e-6)  # the launch
+        toy_card.kernel("attention", next(lasts))
+        toy_card.work(2e-6)
+        toy_card.kernel("reduce", 5e-6)
+
+    clock.forget(3)
+    ours, theirs = calibration.cupti(clock, call, 3)
+    assert theirs == pytest.approx([1.007e-3, 2.007e-3, 3.007e-3])
+    assert ours - theirs == pytest.approx([1e-6] * 3, abs=1e-9)
+    assert len(clock.call_hz()) == 3
+
+
+def test_a_call_that_cupti_did_not_see_has_no_time(toy_card, monkeypatch):
+    monkeypatch.setattr(calibration, "profile", lambda **options: ToyProfile(toy_card))
+    clock = measure.DeviceClock(torch.device("cpu"), launch=0.0)
+    with pytest.raises(RuntimeError, match="CUPTI saw 0 of 2 calls"):
+        calibration.cupti(clock, lambda: None, 2)

@@ -109,6 +109,18 @@ def test_fidelity_names_cells_outside(saved):
     text = validation.fidelity(validation.cells_of(saved("r", change)))
     assert "+2.00 | no |" in text
     assert "+0.50 | yes |" in text
+    assert "in turns" in text
+
+
+def test_fidelity_says_how_much_longer_a_call_takes_under_the_profiler(saved):
+    def change(bench):
+        median = bench["stats"]["median"]
+        bench["extra_info"] |= {"events_s": median, "cupti_s": median, "cycles": 1.0e6}
+        bench["extra_info"] |= {"direction": "fidelity_forward", "watched_cycles": 1.014e6}
+
+    text = validation.fidelity(validation.cells_of(saved("r", change)))
+    assert "+0.00 | yes | +1.40 |" in text
+    assert "of the same calls" in text
 
 
 def test_where_the_time_went_is_told_by_run(saved):
