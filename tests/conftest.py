@@ -1,4 +1,4 @@
-"""Runs made of a real one by seeded noise, for the tests of gate, history and compare."""
+"""Fixtures of several files: runs made of a real one by seeded noise, and a toy card."""
 
 import json
 import random
@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from tests.toy_card import toy_card  # noqa: F401
 
 RUN = Path(__file__).parent / "data" / "cpu_run.json"
 NOISE = 0.008

@@ -1,18 +1,13 @@
-"""The clock as far as it needs no device: a toy card stands in for one."""
+"""The clock as far as it needs no device: a toy card (tests/toy_card.py) stands in for one."""
 
 import statistics
-import subprocess
-import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import measure
-from tests import calibration
-from tests.test_rounds import stamps_of
 
 
 def test_a_time_that_was_cut_short_is_not_saved(pytestconfig):
@@ -173,109 +168,6 @@ def test_the_card_is_at_work_until_its_clock_is_steady(clocks, windows, monkeypa
     assert clock.windows == windows, "of 1.2 s, for 20 s at most"
 
 
-def launched(monkeypatch, tmp_path, done):
-    """What `launch_overhead` says, and how many processes it started; on a card by name alone."""
-    started = []
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    monkeypatch.setattr(calibration.pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(calibration.pynvml, "nvmlSystemGetDriverVersion", lambda: "1.0")
-    monkeypatch.setattr(calibration.subprocess, "run", lambda *a, **k: started.append(a) or done)
-    return calibration.launch_overhead(), calibration.launch_overhead(), len(started)
-
-
-def test_a_launch_is_measured_once(monkeypatch, tmp_path):
-    done = subprocess.CompletedProcess([], 0, "said before\n1.2e-06\n", "")
-    assert launched(monkeypatch, tmp_path, done) == ((1.2e-6, ""), (1.2e-6, ""), 1)
-
-
-def test_a_launch_that_cannot_be_measured_says_why(monkeypatch, tmp_path):
-    done = subprocess.CompletedProcess(
-        [], 1, "", "Traceback\nRuntimeError: CUPTI saw 0 of 60 calls\n"
-    )
-    why = None, "RuntimeError: CUPTI saw 0 of 60 calls"
-    assert launched(monkeypatch, tmp_path, done) == (why, why, 2), "and is tried again"
-
-
-class ToyCard:
-    """A card's stream as far as the clock uses it: what is put on it takes time at once.
-
-    Recording an event takes 1 us, a stamp nothing; its SMs run at 1.8 GHz.
-    """
-
-    L2_cache_size, multi_processor_count = 1024, 4
-
-    def __init__(self):
-        self.now, self.cycles, self.kernels = 0.0, ToyCycles(self), []
-
-    def work(self, seconds):
-        self.now += seconds
-
-    def kernel(self, name, seconds):
-        """What the profiler sees, in us."""
-        self.kernels.append((name, 1e6 * self.now, 1e6 * (self.now + seconds)))
-        self.work(seconds)
-
-    def event(self, enable_timing):
-        return ToyEvent(self)
-
-
-class ToyEvent:
-    def __init__(self, card):
-        self.card = card
-
-    def record(self):
-        self.card.work(1e-6)
-        self.at = self.card.now
-
-    def query(self):
-        return False  # the host is never late
-
-    def synchronize(self):
-        pass
-
-    def elapsed_time(self, end):
-        return 1e3 * (end.at - self.at)
-
-
-class ToyCycles:
-    def __init__(self, card):
-        self.card, self.ns = card, []
-
-    def reset(self, kept):
-        self.ns.clear()
-
-    def begin(self):
-        self.card.kernel("stamp", 0.0)
-        self.began = self.card.now
-
-    def end(self):
-        self.card.kernel("stamp", 0.0)
-        self.ns.append(round(1e9 * (self.card.now - self.began)))
-
-    def taken(self):
-        return np.concatenate([stamps_of((4, 1.8 * ns, ns)) for ns in self.ns])
-
-
-@pytest.fixture
-def toy_card(monkeypatch):
-    card = ToyCard()
-    stub = SimpleNamespace(Cycles=lambda device, kept: card.cycles)
-    monkeypatch.setitem(sys.modules, "tests.cycles", stub)
-    monkeypatch.setattr(measure.DeviceClock, "ask", lambda self, question, *arguments: None)
-    for name, value in {
-        "get_device_properties": lambda device: card,
-        "Event": card.event,
-        "_sleep": lambda cycles: card.kernel("spin_kernel(long)", cycles / 1.8e9),
-        "synchronize": lambda device=None: None,
-        "memory_allocated": lambda device: 100,
-        "max_memory_allocated": lambda device: 164,
-        "reset_peak_memory_stats": lambda device: None,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    return card
-
-
 def test_a_device_clock_takes_off_events_and_a_launch(toy_card):
     clock = measure.DeviceClock(torch.device("cpu"), launch=0.25e-6)
     assert clock.overhead == pytest.approx(1e-6)
@@ -340,51 +232,3 @@ def test_a_pilot_is_run_where_it_has_a_say(
     monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.3")
     measure.measure(Timed(), lambda: None, clock, pytestconfig)
     assert (clock.asked, len(seen)) == (rounds, pilots)
-
-
-class ToyProfile:
-    """torch's profiler on the toy card: the kernels since it was entered."""
-
-    def __init__(self, card):
-        self.card = card
-
-    def __enter__(self):
-        self.card.kernels.clear()
-        return self
-
-    def __exit__(self, *failure):
-        pass
-
-    def events(self):
-        cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
-        seen = [
-            SimpleNamespace(
-                name=name, device_type=cuda, time_range=SimpleNamespace(start=start, end=end)
-            )
-            for name, start, end in self.card.kernels
-        ]
-        return [SimpleNamespace(name="cudaLaunchKernel", device_type=cpu), *reversed(seen)]
-
-
-def test_cupti_and_the_events_see_the_same_calls(toy_card, monkeypatch):
-    monkeypatch.setattr(calibration, "profile", lambda **options: ToyProfile(toy_card))
-    clock, lasts = measure.DeviceClock(torch.device("cpu"), launch=0.0), iter([1e-3, 2e-3, 3e-3])
-
-    def call():
-        toy_card.work(1e-6)  # the launch
-        toy_card.kernel("attention", next(lasts))
-        toy_card.work(2e-6)
-        toy_card.kernel("reduce", 5e-6)
-
-    clock.forget(3)
-    ours, theirs = calibration.cupti(clock, call, 3)
-    assert theirs == pytest.approx([1.007e-3, 2.007e-3, 3.007e-3])
-    assert ours - theirs == pytest.approx([1e-6] * 3, abs=1e-9)
-    assert len(clock.call_hz()) == 3
-
-
-def test_a_call_that_cupti_did_not_see_has_no_time(toy_card, monkeypatch):
-    monkeypatch.setattr(calibration, "profile", lambda **options: ToyProfile(toy_card))
-    clock = measure.DeviceClock(torch.device("cpu"), launch=0.0)
-    with pytest.raises(RuntimeError, match="CUPTI saw 0 of 2 calls"):
-        calibration.cupti(clock, lambda: None, 2)

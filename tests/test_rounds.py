@@ -16,6 +16,7 @@ from tests.rounds import (
     rounds_for,
     two_modes,
 )
+from tests.toy_card import stamps_of
 
 
 def test_interval_of_equal_times_is_nothing():
@@ -86,16 +87,6 @@ def test_cycles_are_counted_where_the_clock_was_seen():
     nothing["two_modes_by_clock"] = False
     assert in_cycles([1e-6], np.array([np.nan])) == nothing
     assert in_cycles([1e-6], np.empty(0)) == nothing
-
-
-def stamps_of(*rounds):
-    """[rounds, 2, SMs, 3]; of each round (SMs, cycles passed, ns passed)."""
-    made = []
-    for sms, cycles, ns in rounds:
-        begin = [[sm, 1000 * sm, 5] for sm in range(sms)]
-        end = [[sm, 1000 * sm + cycles, 5 + ns] for sm in reversed(range(sms))]
-        made.append([begin, end])
-    return np.array(made)
 
 
 def test_the_clock_is_each_sms_own_cycles_over_time():
