@@ -132,6 +132,11 @@ def load(paths: list[Path]) -> pd.DataFrame:
     return table.drop(columns="order").reset_index(drop=True)
 
 
+def host_late(timed: pd.DataFrame | pd.Series) -> pd.Series | bool:
+    """Of cells, or of one, whether the device waited for the host in over a tenth of the rounds."""
+    return timed["late_rounds"] > timed["rounds"] / 10
+
+
 def shape_of(row: pd.Series) -> str:
     """The shape in the words of a title: B8 H16 D64 float16."""
     grouped = f" (kv {row['kv_heads']})" if row["kv_heads"] != row["heads"] else ""

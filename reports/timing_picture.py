@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.style import GREY, VERMILLION, looks, milliseconds, ordered, why_not
-from reports.table import DIRECTIONS, shape_of
+from reports.table import DIRECTIONS, host_late, shape_of
 
 CUT = 5  # times FlexAttention's: longer bars are cut
 CLEAR = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}  # behind text
@@ -29,7 +29,7 @@ def notes(row: pd.Series) -> str:
         flags.append("host-bound")
     if row["throttle"]:
         flags.append("throttled")
-    if row["late_rounds"] > row["rounds"] / 10:
+    if host_late(row):
         flags.append("host late")
     if row.get("two_modes") is True:  # not in older runs
         flags.append("two clocks" if row.get("two_modes_by_clock") is True else "two modes")

@@ -10,7 +10,15 @@ from scipy.stats import quantile_test
 
 from reports import proof
 from reports.evidence import Run, load_run
-from reports.table import DIRECTIONS, UnreadableRun, markdown, percent, read, rows_of
+from reports.table import (
+    DIRECTIONS,
+    UnreadableRun,
+    host_late,
+    markdown,
+    percent,
+    read,
+    rows_of,
+)
 
 TARGET = 0.005  # half-width of the interval of a median, of the median
 SHORT = 50e-6  # s: cells below are judged in us, not in percent
@@ -170,11 +178,9 @@ def rounds(cells: pd.DataFrame) -> str | None:
         rows.append([f"the first 1/{part}", percent(held), f"{fewer.map(len).median():g}"])
     table = markdown(pd.DataFrame(rows, columns=["rounds", "cells within 0.5 %", "median rounds"]))
     modes = found["two_modes"].fillna(False).astype(bool) if "two_modes" in found else False
-    late = found["late_rounds"] > found["rounds"] / 10
-    flags = f"Flagged: two modes {percent(modes, 1)}, host late {percent(late, 1)}, throttled "
-    flags += (
-        f"{percent(found['throttle'].map(bool), 1)}, host-bound {percent(found['host_bound'])}."
-    )
+    late, throttled = host_late(found), found["throttle"].map(bool)
+    flags = f"Flagged: two modes {percent(modes, 1)}, host late {percent(late, 1)}, "
+    flags += f"throttled {percent(throttled, 1)}, host-bound {percent(found['host_bound'])}."
     return f"Target: 0.5 % for 90 % of the cells. {len(found)} cells.\n\n{table}\n\n{flags}"
 
 
