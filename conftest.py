@@ -145,6 +145,7 @@ def pytest_collection_finish(session):
     config = session.config
     option = config.option
     idle = option.benchmark_skip or option.benchmark_disable or option.collectonly
+    idle |= session.testsfailed and not option.continue_on_collection_errors  # nothing will run
     if idle or hasattr(config, "workerinput"):  # or one of pytest-xdist's workers
         return
     timed = [item for item in session.items if {"clock", "benchmark"} <= {*item.fixturenames}]

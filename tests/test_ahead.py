@@ -110,3 +110,12 @@ def test_a_cache_that_cannot_be_written_is_a_usage_error(tmp_path, monkeypatch):
     assert f"TRITON_CACHE_DIR: {file / 'below'} cannot be written: Not a directory" in text
     assert "Traceback" not in text
     pytest_process.pytest_run(*few, "--backends", "sdpa", "--benchmark-disable")  # compiles nothing
+
+
+def test_a_test_file_that_cannot_be_read_is_told_before_minutes_of_compiling(tmp_path):
+    broken = tmp_path / "test_broken.py"
+    broken.write_text("import no_such_module")
+    few = ("--backends", "flex", "--masks", "causal", "--seq-lens", 256, "--device", "cpu")
+    text = pytest_process.pytest_run(*few, "tests/test_forward.py", broken, expect=2)
+    assert "No module named 'no_such_module'" in text
+    assert "compiling ahead" not in text
