@@ -11,6 +11,8 @@ on the same tensors, plus a floor of twice the data type's machine epsilon.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +91,25 @@ def attention(mask: Mask, q, k, v, dout, batches: Tensor, dtype: torch.dtype) ->
     return {name: t.to(dtype) for name, t in result.items()}
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Within it float32 is multiplied as that, not as TF32 or bfloat16.
+
+    After it all is as it was: torch's older functions for it leave "ieee" where nothing was set,
+    and as that is in the keys of torch.compile's caches, nothing compiled before is found again.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
+    """
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [product.fp32_precision for product in products]
+    try:
+        for product in products:
+            product.fp32_precision = "ieee"
+        yield
+    finally:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+
+
 def error(got: Tensor, reference: Tensor) -> float:
     """The error of the worst row, NaN where anything is not finite."""
     norms = reference.norm(dim=-1)
@@ -106,13 +127,9 @@ class Reference:
         self.checked += f"{q.shape[0] * q.shape[1]} heads"
         better = torch.float64 if q.dtype == torch.float32 else torch.float32
         chosen = [None if t is None else self._take(t) for t in (q, k, v, dout)]
-        asked = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # float32 is to be that, not TF32
-        try:
+        with whole_float32():
             self.exact = attention(mask, *chosen, self.pairs[0], better)
             plain = attention(mask, *chosen, self.pairs[0], q.dtype)
-        finally:
-            torch.set_float32_matmul_precision(asked)
         floor = FLOOR_EPS * torch.finfo(q.dtype).eps
         self.bounds = {n: FACTOR * error(plain[n], t) + floor for n, t in self.exact.items()}
 

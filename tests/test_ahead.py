@@ -119,3 +119,16 @@ def test_a_test_file_that_cannot_be_read_is_told_before_minutes_of_compiling(tmp
     text = pytest_process.pytest_run(*few, "tests/test_forward.py", broken, expect=2)
     assert "No module named 'no_such_module'" in text
     assert "compiling ahead" not in text
+
+
+def test_the_timing_process_compiles_nothing_anew(tmp_path, monkeypatch):
+    """What workers compiled is found by the same keys, which hold torch's settings of precision."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    assert ahead.compile_ahead([(PROBLEM, "flex")], 1) == []
+    compiled = sorted(cache.rglob("*"))
+    few = ("--masks", "causal", "--backends", "flex", "--seq-lens", 256, "--device", "cpu")
+    few = (*few, "--heads", 2, "--head-dim", 16, "tests/test_forward.py")
+    text = pytest_process.pytest_run("--benchmark-only", *few)
+    assert "1/1" in text, "as the worker's stamp says"
+    assert sorted(cache.rglob("*")) == compiled

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import backends
+from backends.reference import whole_float32
 from masks import (
     PATTERNS,
     Causal,
@@ -201,6 +202,19 @@ def test_reference_is_torchs_attention(name):
     for name, expected in zip(("out", "dq", "dk", "dv"), (out, *grads), strict=True):
         got = tensors.reference.exact[name].reshape(expected.shape)
         assert torch.allclose(got, expected, rtol=1e-9, atol=1e-12), name
+
+
+@pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
+def test_reference_leaves_torchs_precision_as_it_was(precision):
+    product = torch.backends.cuda.matmul
+    before, product.fp32_precision = product.fp32_precision, precision
+    try:
+        with whole_float32():
+            assert product.fp32_precision == "ieee"
+        drawn(Causal(seq_len=8), Shape(1, 1, 1, 4), "float32", "cpu", backward=False)
+        assert product.fp32_precision == precision
+    finally:
+        product.fp32_precision = before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
