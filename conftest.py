@@ -145,8 +145,8 @@ def pytest_collection_finish(session):
     config = session.config
     option = config.option
     idle = option.benchmark_skip or option.benchmark_disable or option.collectonly
-    idle |= session.testsfailed and not option.continue_on_collection_errors  # nothing will run
-    if idle or hasattr(config, "workerinput"):  # or one of pytest-xdist's workers
+    broken = session.testsfailed and not option.continue_on_collection_errors  # nothing will run
+    if idle or broken or hasattr(config, "workerinput"):  # or one of pytest-xdist's workers
         return
     timed = [item for item in session.items if {"clock", "benchmark"} <= {*item.fixturenames}]
     cells = [item.stash[CELL] for item in session.items if CELL in item.stash]
