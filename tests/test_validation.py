@@ -124,12 +124,23 @@ def test_fidelity_names_cells_outside(saved):
 
 def test_fidelity_says_how_much_longer_a_call_takes_under_the_profiler(saved):
     def change(fields, flex):
-        fields["watched_cycles"] = 1.014e6 if flex else 1.006e6
+        fields["watched_cycles"] = 1.014e6 if flex else 0.98e6
 
     text = fidelity_of(saved, change)
     assert "+0.00 | yes | +1.40 |" in text
     flex = sum("| flex |" in line for line in text.splitlines())
     assert f" {flex} take longer than unwatched ones" in text
+
+
+def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
+    def change(bench):
+        bench["extra_info"] |= {"direction": "fidelity_forward", "events_s": 1e-3, "cupti_s": 1e-3}
+
+    old = saved("old", change)
+    assert main(["validation", str(old)]) == 2
+    said = capsys.readouterr().err
+    assert f"{old}: its calls were not those that CUPTI timed" in said
+    assert "Traceback" not in said
 
 
 def test_where_the_time_went_is_told_by_run(saved):
