@@ -137,7 +137,10 @@ def load_in_this_process() -> None:
 
 @cache
 def surroundings() -> str:
-    """What kernels depend on beside their cell: versions, the card, and this suite's own code."""
+    """What kernels depend on beside their cell: versions, the card, and this suite's own code.
+
+    And where torch is: its include folders are in the commands that inductor's C++ is kept under.
+    """
     import torch
 
     there = torch.cuda.is_available()
@@ -147,7 +150,7 @@ def surroundings() -> str:
     for part in ("masks.py", "patterns/*.py", "backends/*.py", "tests/spellings.py"):
         for file in sorted(top.glob(part)):
             code.update(file.read_bytes())
-    return f"{card} {versions} {code.hexdigest()}"
+    return f"{card} {versions} {torch.__file__} {code.hexdigest()}"
 
 
 COMPILERS = {"torch", "triton", "flash-attn-4", "nvidia-cutlass-dsl"}

@@ -78,6 +78,16 @@ def test_what_was_compiled_once_starts_no_worker_again(odd_backends, monkeypatch
     assert again[1:] == cells
 
 
+def test_another_environments_torch_is_compiled_for_anew(odd_backends, monkeypatch):
+    ahead.surroundings.cache_clear()
+    here = ahead.stamp_of(PROBLEM, "dense")
+    monkeypatch.setattr("torch.__file__", "/elsewhere/torch/__init__.py")
+    ahead.surroundings.cache_clear()
+    elsewhere = ahead.stamp_of(PROBLEM, "dense")
+    ahead.surroundings.cache_clear()
+    assert here != elsewhere
+
+
 def test_what_a_cell_raises_is_sent_as_text(odd_backends):
     assert ahead.first_run(PROBLEM, "raising") == "Unsendable: said"
     assert ahead.first_run(PROBLEM, "dense") is None
