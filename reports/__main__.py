@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 
 from masks import PATTERNS
-from reports.table import DIRECTIONS, STORAGE, UnreadableRun, load, newest, shape_of
+from reports.runs import DIRECTIONS, STORAGE, UnreadableRun, load, newest, shape_of
 
 
 def problems_of(runs: list[Path], folder: Path) -> list[tuple[pd.DataFrame, Path]]:
@@ -29,16 +29,17 @@ def problems_of(runs: list[Path], folder: Path) -> list[tuple[pd.DataFrame, Path
 
 def plots(runs: list[Path], folder: Path) -> int:
     """Draw a run: fastest backends, mask and timing of each mask, speed-up, tables."""
-    from reports import fastest, mask_picture, matrix, overview, payback, timing_picture  # see main
-    from reports.style import save
+    from reports.plots import break_even, fastest, matrix, overview, timing  # see main
+    from reports.plots import mask as mask_plot
+    from reports.plots.style import save
 
     drawn = 0
     for every, into in problems_of(runs, folder):
         cells = every[every["direction"].isin(DIRECTIONS)]
         for mask, part in cells.groupby("mask", sort=False):
-            pictures = {"timing.png": timing_picture.draw(part)}
+            pictures = {"timing.png": timing.draw(part)}
             if mask in PATTERNS:  # a saved mask may be gone since
-                pictures = {"mask.png": mask_picture.draw(mask), **pictures}
+                pictures = {"mask.png": mask_plot.draw(mask), **pictures}
             for name, figure in pictures.items():
                 save(figure, into / mask / name)
             drawn += len(pictures)
@@ -50,7 +51,7 @@ def plots(runs: list[Path], folder: Path) -> int:
             figure = overview.speed_up(cells, direction)
             if figure is not None:
                 overviews[f"speedup_{direction}.png"] = figure
-        paid = payback.draw(every)
+        paid = break_even.draw(every)
         if paid is not None:
             overviews["payback.png"] = paid
         for name, figure in overviews.items():
@@ -63,8 +64,8 @@ def plots(runs: list[Path], folder: Path) -> int:
 
 def matrix(runs: list[Path], folder: Path) -> int:
     """Print how each backend computes each mask, or why not, and draw it as matrix.png."""
-    from reports import matrix  # see main
-    from reports.style import save
+    from reports.plots import matrix  # see main
+    from reports.plots.style import save
 
     for every, into in problems_of(runs, folder):
         cells = every[every["direction"].isin(DIRECTIONS)]
@@ -87,8 +88,8 @@ def validation(runs: list[Path], folder: Path) -> int:
 
 def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
     """Two runs side by side; without --history nothing is stronger than SUSPECT."""
+    from reports.comparability import load_history, load_run
     from reports.compare import compare  # see main
-    from reports.evidence import load_history, load_run
 
     one, other = load_run(base), load_run(new)
     past, notes = load_history(history, []) if history else ([], [])
@@ -101,12 +102,13 @@ def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
 
 def tell_changes(verdict, command: str, title: str, folder: Path) -> None:
     """What compare and gate leave behind."""
-    from reports import change_pictures, telling  # see main
-    from reports.style import save
+    from reports import writers  # see main
+    from reports.plots import changes as change_plots
+    from reports.plots.style import save
 
-    draw = {"changes.png": change_pictures.changes, "heat.png": change_pictures.heat}
+    draw = {"changes.png": change_plots.changes, "heat.png": change_plots.heat}
     pictures = {name: drawn(verdict.cells, f"{command} {title}") for name, drawn in draw.items()}
-    telling.tell(verdict, command, f"{command} {title}", folder)
+    writers.tell(verdict, command, f"{command} {title}", folder)
     found = [str(save(figure, folder / name)) for name, figure in pictures.items() if figure]
     print(f"in {folder}/: summary.md, verdict.json; {', '.join(found) or 'nothing to draw'}")
 
@@ -114,7 +116,7 @@ def tell_changes(verdict, command: str, title: str, folder: Path) -> None:
 def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: Path) -> int:
     """A verdict for CI. Exit status: 0 no regression, 1 confirmed regression, 2 bad usage or
     unreadable file, 3 (with --strict) nothing could be compared."""
-    from reports.evidence import load_history, load_run  # see main
+    from reports.comparability import load_history, load_run  # see main
     from reports.gate import gate
 
     run, again = load_run(new), load_run(confirm) if confirm else None
@@ -129,18 +131,19 @@ def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: P
 
 def history(folder: Path, into: Path) -> int:
     """All saved runs of one machine as trends, with the steps in them."""
-    from reports import change_pictures, telling  # see main
-    from reports.evidence import load_history
+    from reports import writers  # see main
+    from reports.comparability import load_history
     from reports.history import history
-    from reports.style import save
+    from reports.plots import changes as change_plots
+    from reports.plots.style import save
 
     runs, notes = load_history(folder, [])
     verdict, trends = history(runs)
     verdict.notes += notes
-    telling.tell(verdict, "history", f"history of {folder}", into)
+    writers.tell(verdict, "history", f"history of {folder}", into)
     pages = verdict.cells.groupby(["mask", "direction"], sort=False)
     for (mask, direction), cells in pages:
-        figure = change_pictures.trend(trends, cells, f"{mask} {direction}, {verdict.word}")
+        figure = change_plots.trend(trends, cells, f"{mask} {direction}, {verdict.word}")
         save(figure, into / "trends" / f"{mask}_{direction}.png")
     print(f"in {into}/: summary.md, verdict.json, and {len(pages)} pictures in trends/")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from reports.evidence import (
+from reports.comparability import (
     NORMAL_95,
     Run,
     cell_difference,
@@ -14,7 +14,7 @@ from reports.evidence import (
     standard_error,
 )
 from reports.gate import EFFECT, FLOOR, LEAST, Verdict
-from reports.table import UnreadableRun
+from reports.runs import UnreadableRun
 
 CLOCK = 0.01  # a change of the SM clock that is one
 BETWEEN = 3.0  # noises that a change must exceed to be more than suspect

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, t
 
-from reports.evidence import (
+from reports.comparability import (
     Run,
     cell_difference,
     differences,
@@ -22,8 +22,8 @@ from reports.evidence import (
     soft_differences,
     standard_error,
 )
+from reports.runs import UnreadableRun
 from reports.steps import STEP, steps
-from reports.table import UnreadableRun
 
 FEWEST, MOST = 5, 20  # comparable runs that a cell is judged by
 EFFECT, LEAST = 0.05, 1e-6  # a smaller change, relative or in s, is none

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from reports.evidence import Run, cell_difference, differences, soft_differences
+from reports.comparability import Run, cell_difference, differences, soft_differences
 from reports.gate import Verdict
 from reports.steps import NOTE, STEP, noise_of, steps
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import quantile_test
 
-from reports import proof
-from reports.evidence import Run, load_run
-from reports.table import (
+from reports import power_analysis
+from reports.comparability import Run, load_run
+from reports.runs import (
     DIRECTIONS,
     UnreadableRun,
     host_late,
@@ -280,7 +280,7 @@ def text(paths: list[Path]) -> str:
         "Repeatability: fresh processes": repeatability(of_one_card(repeated)),
         "Rounds": rounds(cells[cells["run"].isin([str(run.path) for run in widest])]),
         "Where the time of a run goes": speed(usual),
-        "The gate": proof.text(most, [load_run(path) for path in slow]),
+        "The gate": power_analysis.text(most, [load_run(path) for path in slow]),
         "Long sequences": long_sequences(cells),
         "How a mask is written": spellings(cells),
     }

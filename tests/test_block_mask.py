@@ -1,81 +1,37 @@
-"""Building a BlockMask: ours from block bounds, torch's by search, torch's search compiled."""
+"""Time to build a BlockMask: from block bounds, by torch's search, by torch's compiled search."""
 
-from dataclasses import replace
-from functools import lru_cache
-
-import torch
-import torch.nn.functional as F
-from torch.nn.attention.flex_attention import create_block_mask
-
-from backends.flex import compiler_found
-from tests.ahead import spent
-from tests.cells import size_of, time_call
-
-BUILDERS = {  # and how each is told the mask
-    "ours": "block bounds",
-    "torch_eager": "create_block_mask",
-    "torch_compiled": "torch.compile(create_block_mask)",
-}
-BLOCK = 128
+from maskbench.backends.flex import cpp_compiler
+from maskbench.records import Outcome
+from maskbench.suite.block_masks import BUILDERS, blocks_by_brute_force, listed_blocks
+from maskbench.suite.cell import WrongResult, time_call
+from maskbench.suite.stages import stage_timer
+from maskbench.suite.workload import mask_statistics
 
 
-@lru_cache(maxsize=1)  # the builders of one problem follow each other
-def searched(mask, device):
-    """(partial, full) blocks, found by looking at every pair, a row of blocks at a time."""
-    found = []
-    columns = -(-mask.seq_len // BLOCK)
-    for start in range(0, mask.seq_len, BLOCK):
-        rows = mask.rows(start, min(start + BLOCK, mask.seq_len), device)
-        wide = F.pad(rows, (0, columns * BLOCK - mask.seq_len, 0, BLOCK - rows.shape[2]))
-        found.append(wide.unflatten(-1, (columns, BLOCK)).sum((-3, -1)))
-    pairs = torch.stack(found, 2)
-    return (pairs > 0) & (pairs < BLOCK * BLOCK), pairs == BLOCK * BLOCK
-
-
-def blocks_of(block_mask):
-    """(partial, full) blocks that a BlockMask lists."""
-    for count, order in (
-        (block_mask.kv_num_blocks, block_mask.kv_indices),
-        (block_mask.full_kv_num_blocks, block_mask.full_kv_indices),
-    ):
-        listed = torch.arange(order.shape[-1], device=order.device) < count[..., None]
-        yield torch.zeros_like(listed).scatter_(-1, order.long(), listed)
-
-
-def builder_of(name, mask, device):
-    """A call without arguments that gives the BlockMask."""
-    if name == "ours":
-        return lambda: replace(mask).block_mask(device)  # a new one: a mask keeps what it found
-    mod, n = mask.mask_mod(device), mask.seq_len
-    create = create_block_mask
-    if name == "torch_compiled":
-        torch.compiler.reset()
-        create = torch.compile(create_block_mask, fullgraph=True, dynamic=False)
-    return lambda: create(mod, mask.batch, None, n, n, device=device)
-
-
-def test_block_mask(builder, problem, outcome, clock, benchmark, pytestconfig):
+def test_block_mask(builder, workload, cell_status, clock, benchmark, pytestconfig):
     try:
-        mask = problem.build()
+        mask = workload.build_mask()
     except ValueError as error:
-        outcome.leave("skipped", str(error))
-    if builder == "torch_compiled" and problem.device == "cpu" and not compiler_found():
-        outcome.leave("unsupported", "torch.compile on a CPU needs a C++ compiler")
+        cell_status.skip(Outcome.SKIPPED, str(error))
+    if BUILDERS[builder].compiles and workload.device == "cpu" and not cpp_compiler():
+        cell_status.skip(Outcome.UNSUPPORTED, "torch.compile on a CPU needs a C++ compiler")
 
     def check_and_time():
-        with spent("compile"):
-            build = builder_of(builder, mask, problem.device)
-            built = build()
-        with spent("check"):
-            pairs = zip(blocks_of(built), searched(mask, problem.device), strict=True)
-            wrong = sum(int((found != expected).sum()) for found, expected in pairs)
-        assert wrong == 0, f"{wrong} blocks are not what the mask says"
+        with stage_timer("compile"):
+            build = BUILDERS[builder].prepare(mask, workload.device)
+            block_mask = build()
+        with stage_timer("check"):
+            expected = blocks_by_brute_force(mask, workload.device)
+            pairs = zip(listed_blocks(block_mask), expected, strict=True)
+            wrong = sum(int((found != blocks).sum()) for found, blocks in pairs)
+        if wrong:
+            raise WrongResult(f"{wrong} blocks are not what the mask says")
         benchmark.extra_info |= {
-            **problem.fields(),
-            **size_of(problem.mask, problem.seq_len, problem.shape.batch),
-            **{"backend": builder, "form": BUILDERS[builder], "flops": 0, "tflops": 0.0},
+            **workload.fields(),
+            **mask_statistics(workload.mask, workload.seq_len, workload.shape.batch),
+            **{"backend": builder, "form": BUILDERS[builder].form, "flops": 0, "tflops": 0.0},
             **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
         }
         benchmark.extra_info |= time_call(benchmark, build, clock, pytestconfig)
 
-    outcome.of(check_and_time)
+    cell_status.run_guarding_oom(check_and_time)

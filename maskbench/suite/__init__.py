@@ -1,0 +1,1 @@
+"""One benchmark cell: its options, its inputs, its check, its timing and its compilation."""

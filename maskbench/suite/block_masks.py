@@ -1,0 +1,76 @@
+"""How a BlockMask can be built: from block bounds, by torch's search, by the compiled search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from maskbench.masks import Mask
+
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class BlockMaskBuilder:
+    """`prepare(mask, device)` returns the call that builds the BlockMask."""
+
+    form: str
+    prepare: Callable[[Mask, str], Callable[[], BlockMask]]
+    compiles: bool = False
+
+
+def _from_bounds(mask: Mask, device: str) -> Callable[[], BlockMask]:
+    return lambda: replace(mask).block_mask(device)  # a new mask, as a mask caches what it found
+
+
+def _by_search(mask: Mask, device: str) -> Callable[[], BlockMask]:
+    mask_mod, n = mask.mask_mod(device), mask.seq_len
+    return lambda: create_block_mask(mask_mod, mask.batch, None, n, n, device=device)
+
+
+def _by_compiled_search(mask: Mask, device: str) -> Callable[[], BlockMask]:
+    mask_mod, n = mask.mask_mod(device), mask.seq_len
+    torch.compiler.reset()
+    create = torch.compile(create_block_mask, fullgraph=True, dynamic=False)
+    return lambda: create(mask_mod, mask.batch, None, n, n, device=device)
+
+
+BUILDERS = {
+    "ours": BlockMaskBuilder("block bounds", _from_bounds),
+    "torch_eager": BlockMaskBuilder("create_block_mask", _by_search),
+    "torch_compiled": BlockMaskBuilder(
+        "torch.compile(create_block_mask)", _by_compiled_search, compiles=True
+    ),
+}
+
+
+@lru_cache(maxsize=1)  # the builders of one workload run one after the other
+def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
+    """(partial, full) blocks, bool [1 or B, 1, query blocks, key blocks], from every pair.
+
+    Evaluates one row of blocks at a time.
+    """
+    found = []
+    columns = -(-mask.seq_len // BLOCK)
+    for start in range(0, mask.seq_len, BLOCK):
+        rows = mask.rows(start, min(start + BLOCK, mask.seq_len), device)
+        padded = F.pad(rows, (0, columns * BLOCK - mask.seq_len, 0, BLOCK - rows.shape[2]))
+        found.append(padded.unflatten(-1, (columns, BLOCK)).sum((-3, -1)))
+    pairs = torch.stack(found, 2)
+    return (pairs > 0) & (pairs < BLOCK * BLOCK), pairs == BLOCK * BLOCK
+
+
+def listed_blocks(block_mask: BlockMask) -> Iterator[Tensor]:
+    """The partial blocks, then the full blocks, that a BlockMask lists; shapes as above."""
+    for count, order in (
+        (block_mask.kv_num_blocks, block_mask.kv_indices),
+        (block_mask.full_kv_num_blocks, block_mask.full_kv_indices),
+    ):
+        listed = torch.arange(order.shape[-1], device=order.device) < count[..., None]
+        yield torch.zeros_like(listed).scatter_(-1, order.long(), listed)

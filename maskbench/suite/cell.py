@@ -1,0 +1,178 @@
+"""A cell: one backend on one workload, checked on the tensors that are timed, then timed."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from maskbench.attention import Bind, BoundAttention, Unsupported
+from maskbench.backends import registry
+from maskbench.masks import Mask
+from maskbench.records import Outcome
+from maskbench.reference import Comparison
+from maskbench.suite.mask_mod_variants import VARIANTS
+from maskbench.suite.stages import STAGE_SECONDS, stage_timer
+from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs, mask_statistics
+from maskbench.timing import runner
+
+MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
+BACKWARD_FLOPS = 2.5  # times the forward's: five matrix products for two, one of them recomputed
+
+
+class WrongResult(Exception):
+    """A backend's result is further from the reference than its bound."""
+
+
+def run_attention(
+    call: BoundAttention, dout: Tensor | None
+) -> tuple[dict[str, Tensor], Callable[[], object]]:
+    """Run `call` once; return its results and the function to be timed.
+
+    The results are "out", and with `dout` also "dq", "dk" and "dv", each
+    [B, heads or kv_heads, S, head_dim]. This is the first call, so it includes compilation.
+    """
+    out = call.forward(*call.inputs)
+    results = {"out": call.unpack(out)}
+    if dout is None:
+        return results, lambda: call.forward(*call.inputs)
+    packed_dout = call.pack(dout)
+
+    def backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(out, call.inputs, packed_dout, retain_graph=True)
+
+    names = ("dq", "dk", "dv")
+    gradients = {n: call.unpack(g) for n, g in zip(names, backward(), strict=True)}
+    return results | gradients, backward
+
+
+def check_attention(
+    call: BoundAttention, checked: CheckedInputs
+) -> tuple[Comparison, Callable[[], object]]:
+    """Compare one run of `call` with the reference; also return the function to be timed."""
+    results, timed = run_attention(call, checked.inputs.dout)
+    return checked.reference.compare(results), timed
+
+
+def time_call(benchmark: BenchmarkFixture, call, clock, config) -> dict[str, object]:
+    """Time `call` on a warm device; return the fields to save beside the time."""
+    if benchmark.enabled and not clock.warm:
+        with stage_timer("warm up"):
+            clock.warm_up()
+    with stage_timer("time"):
+        return runner.measure(benchmark, call, clock, config)
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What was requested, in torch's words; None if the error is another one."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return text.split(" GPU ")[0].strip()
+    if "you tried to allocate" in text:  # on a CPU torch raises a plain RuntimeError
+        return text[text.index("you tried") :].splitlines()[0]
+    is_cuda = re.search(r"out of memory|ALLOC_FAILED", text)  # errors of CUDA and cuBLAS
+    return text.split("\n")[0] if is_cuda or isinstance(error, MemoryError) else None
+
+
+class CellStatus:
+    """Records in `fields` why a cell was not timed."""
+
+    def __init__(self, fields: dict[str, object]) -> None:
+        self.fields = fields
+
+    def skip(self, outcome: Outcome, reason: str) -> NoReturn:
+        """Skip the test and record the reason."""
+        self.fields |= {"outcome": outcome.value, "reason": reason}
+        pytest.skip(f"{outcome}: {reason}")
+
+    def run_guarding_oom(self, work: Callable[[], None]) -> None:
+        """Run `work`; if memory runs out, free the inputs and skip with the size requested."""
+        reason = None
+        try:
+            work()
+        except (RuntimeError, MemoryError) as error:
+            reason = out_of_memory(error)
+            if reason is None:
+                raise
+        if reason is not None:  # outside the except block, whose traceback holds the tensors
+            cached_inputs.cache_clear()
+            gc.collect()
+            self.skip(Outcome.OUT_OF_MEMORY, reason or "MemoryError")
+
+
+def get_bind(workload: Workload, name: str) -> Bind:
+    """The backend's `bind`, or FlexAttention's with another mask_mod of the mask."""
+    if workload.phase.is_mask_mod_variant:
+        return VARIANTS[workload.mask][name]
+    return registry.load(name)
+
+
+class Cell:
+    """One backend on one workload, with what pytest knows about it."""
+
+    def __init__(self, workload, backend, named, benchmark, clock, config, status):
+        self.workload, self.backend, self.named = workload, backend, named
+        self.benchmark, self.clock, self.config = benchmark, clock, config
+        self.status = status
+
+    def check_and_time(self) -> None:
+        """Skip the cell if it cannot run, fail it if its result is wrong, else time it."""
+        spec = registry.BACKENDS.get(self.backend)
+        too_long = self.workload.seq_len > MAX_SEQ_LEN_WITH_SCORES
+        if spec and spec.materializes_scores and too_long and not self.named:
+            reason = f"holds S x S scores, by default up to S = {MAX_SEQ_LEN_WITH_SCORES}"
+            self.status.skip(Outcome.SKIPPED, f"{reason}; name it in --backends to measure it")
+        try:
+            mask = self.workload.build_mask()
+            bind = get_bind(self.workload, self.backend)
+        except (ValueError, registry.BackendUnavailable) as error:
+            self.status.skip(Outcome.SKIPPED, str(error))
+        self.status.run_guarding_oom(lambda: self._run(mask, bind))
+
+    def _run(self, mask: Mask, bind: Bind) -> None:
+        with stage_timer("check"):
+            checked = cached_inputs(self.workload)
+        before = STAGE_SECONDS["compile"]
+        with stage_timer("compile"):
+            try:
+                call = bind(mask, *checked.inputs[:3])
+            except Unsupported as reason:
+                self.status.skip(Outcome.UNSUPPORTED, str(reason))
+            results, timed = run_attention(call, checked.inputs.dout)
+        with stage_timer("check"):
+            comparison = checked.reference.compare(results)
+            del results
+            if not comparison.within_tolerance:
+                raise WrongResult(
+                    f"{comparison.of} differs from the reference: error {comparison.error:.3g}, "
+                    f"bound {comparison.bound:.3g} ({comparison.checked})"
+                )
+            info = self.benchmark.extra_info
+            info |= self._metadata(call, comparison)
+            info["first_call_s"] = STAGE_SECONDS["compile"] - before
+        measured = time_call(self.benchmark, timed, self.clock, self.config)
+        info |= measured
+        if measured:
+            info["tflops"] = info["flops"] / self.benchmark.stats["median"] / 1e12
+
+    def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+        shape = self.workload.shape
+        statistics = mask_statistics(self.workload.mask, self.workload.seq_len, shape.batch)
+        flops = 4 * statistics["area"] * shape.heads * shape.head_dim
+        return {
+            **self.workload.fields(),
+            "backend": self.backend,
+            "form": call.form,
+            **statistics,
+            "flops": flops * (BACKWARD_FLOPS if self.workload.phase.needs_gradients else 1),
+            "error": comparison.error,
+            "error_bound": comparison.bound,
+            "error_of": comparison.of,
+            "checked": comparison.checked,
+        }

@@ -1,0 +1,174 @@
+"""Compiling ahead: worker processes fill the on-disk caches before one process times.
+
+torch.compile, Triton and CuTe cache what they compile on disk. So every cell that compiles is
+run once by one of --jobs workers before the first cell is timed. What a worker cannot compile,
+the timing process compiles, and the run says so. A stamp in the cache folder lets a later run
+skip a cell: starting workers takes longer than loading its kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from concurrent.futures import Future, as_completed
+from concurrent.futures import TimeoutError as WorkerTimeout
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
+
+from maskbench.attention import Unsupported
+from maskbench.backends import registry
+from maskbench.masks import Mask
+from maskbench.records import Phase
+from maskbench.suite.block_masks import BUILDERS
+from maskbench.suite.cell import get_bind, run_attention
+from maskbench.suite.kernel_cache import stamp_path
+from maskbench.suite.workload import Workload, make_inputs
+
+WORKER_TIMEOUT_S = 300  # for one cell
+
+
+@dataclass(frozen=True)
+class CompileTask:
+    """A cell to compile. The mask travels as a value: a worker may not know its name."""
+
+    workload: Workload
+    mask: Mask
+    variant: str  # a backend, a builder of block masks or a mask_mod variant
+
+    def __str__(self) -> str:
+        phase = f"{self.workload.phase} S={self.workload.seq_len}"
+        return f"{self.workload.mask} {self.variant} {phase}"
+
+
+def compile_task(workload: Workload, variant: str) -> CompileTask | None:
+    """The task for a cell; None if the cell does not compile or cannot run here."""
+    try:
+        mask = workload.build_mask()
+        if workload.phase is Phase.BLOCK_MASK:
+            compiles = BUILDERS[variant].compiles
+        elif workload.phase.is_mask_mod_variant:
+            compiles = True
+        else:
+            registry.load(variant)
+            compiles = registry.BACKENDS[variant].compiles
+    except (ValueError, registry.BackendUnavailable):
+        return None  # the cell is skipped with this reason
+    return CompileTask(workload, mask, variant) if compiles else None
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a worker reports: whether the cell is finished with, and how it went.
+
+    `detail` is "compiled", "unsupported: ..." or the exception as text, because not every
+    exception can be pickled.
+    """
+
+    finished: bool
+    detail: str
+
+
+def compile_cell(task: CompileTask) -> CompileResult:
+    """Run a cell once in a worker, unchecked and untimed."""
+    workload, mask = task.workload, task.mask
+    try:
+        if workload.phase is Phase.BLOCK_MASK:
+            BUILDERS[task.variant].prepare(mask, workload.device)()
+            return CompileResult(True, "compiled")
+        needs_gradients = workload.phase.needs_gradients
+        inputs = make_inputs(mask, workload.shape, workload.dtype, workload.device, needs_gradients)
+        run_attention(get_bind(workload, task.variant)(mask, *inputs[:3]), inputs.dout)
+        if workload.device == "cuda":
+            torch.cuda.empty_cache()  # the workers share the GPU
+    except Unsupported as reason:
+        return CompileResult(True, f"unsupported: {reason}")
+    except Exception as error:  # the timing process meets it again and saves it
+        return CompileResult(False, f"{type(error).__name__}: {error}")
+    return CompileResult(True, "compiled")
+
+
+def use_one_compile_thread() -> None:
+    """Keep inductor from starting a pool of compiler processes in this process.
+
+    A worker must not: there is one worker per CPU already. The timing process must not: on an
+    H100 first calls of precompiled cells took 2.5 to 6 s each with the pool, 0.3 to 1.1 s without.
+    """
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    # Private, for when a library has imported inductor, which reads the variable once (seen on
+    # torch 2.11 and 2.13).
+    if config := sys.modules.get("torch._inductor.config"):
+        config.compile_threads = 1
+
+
+def init_worker(backends: dict[str, registry.BackendSpec]) -> None:
+    """Prepare a worker; `backends` has those that a plugin registered in the parent."""
+    use_one_compile_thread()
+    warnings.simplefilter("ignore")  # the timing process shows them
+    for spec in backends.values():
+        registry.register(spec)
+
+
+def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
+    """Compile each task that has no stamp in `jobs` workers, with a progress bar on stderr.
+
+    Returns a line for each cell whose worker died or timed out; the timing process compiles it.
+    An exception of the cell itself is not reported: the cell raises it again when it is timed.
+    """
+    use_one_compile_thread()
+    cold = [t for t in tasks if not stamp_path(t.workload, t.mask, t.variant).exists()]
+    done, style = len(tasks) - len(cold), {"unit": "cell", "mininterval": 1}
+    with tqdm(total=len(tasks), initial=done, desc="compiling ahead", **style) as bar:
+        return _compile_in_workers(cold, jobs, bar) if cold else []
+
+
+def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm) -> list[str]:
+    failures: list[str] = []
+    workers = ProcessPool(
+        min(jobs, len(tasks)),
+        initializer=init_worker,
+        initargs=(registry.BACKENDS,),
+        context=get_context("spawn"),
+    )
+    try:
+        with workers as pool:
+            futures = {
+                pool.schedule(compile_cell, args=(task,), timeout=WORKER_TIMEOUT_S): task
+                for task in tasks
+            }
+            for future in as_completed(futures):
+                task = futures[future]
+                bar.set_postfix_str(str(task), refresh=False)  # the last one the run waited for
+                result, failure = _result(future)
+                if failure:
+                    failures.append(f"{task}: {failure}")
+                if result and result.finished:
+                    stamp = stamp_path(task.workload, task.mask, task.variant)
+                    stamp.parent.mkdir(parents=True, exist_ok=True)
+                    stamp.write_text(result.detail)
+                bar.update()
+    except BrokenProcessPool as error:  # no worker could start; the timing process compiles all
+        failures.append(f"all that was not compiled yet: {error}")
+    except BaseException:
+        workers.stop()  # otherwise an interrupt waits for the whole list
+        raise
+    return failures
+
+
+def _result(future: Future[CompileResult]) -> tuple[CompileResult | None, str | None]:
+    """The worker's result, and why it left the cell to the timing process."""
+    error = future.exception()
+    if isinstance(error, ProcessExpired):
+        return None, f"its worker died (exit code {error.exitcode})"
+    if isinstance(error, WorkerTimeout):
+        return None, f"its worker took more than {WORKER_TIMEOUT_S} s"
+    if error is not None:
+        raise error
+    result = future.result()
+    out_of_memory = not result.finished and "out of memory" in result.detail
+    return result, result.detail.splitlines()[0] if out_of_memory else None

@@ -1,0 +1,115 @@
+"""What a cell computes, and the tensors that it computes it on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskbench.masks import Mask
+from maskbench.records import Phase
+from maskbench.reference import Reference
+from masks import PATTERNS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Batch, heads and head dimension. `str()` is the form that node ids have."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    def __str__(self) -> str:
+        grouped = f"kv{self.kv_heads}" if self.kv_heads != self.heads else ""
+        return f"b{self.batch}h{self.heads}{grouped}d{self.head_dim}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is computed, whichever backend computes it."""
+
+    mask: str  # a name in PATTERNS
+    seq_len: int
+    shape: Shape
+    dtype: str  # "float16", "bfloat16" or "float32"
+    device: str  # "cuda" or "cpu"
+    phase: Phase
+
+    def build_mask(self) -> Mask:
+        """Build the mask. Raises ValueError if the mask does not exist at this length."""
+        return PATTERNS[self.mask](seq_len=self.seq_len, batch=self.shape.batch)
+
+    def fields(self) -> dict[str, object]:
+        """The fields of a saved cell that name the workload."""
+        own = {"mask": self.mask, "direction": self.phase.value, "seq_len": self.seq_len}
+        return {**own, **asdict(self.shape), "dtype": self.dtype}
+
+    def __str__(self) -> str:
+        return f"{self.mask} {self.phase} S={self.seq_len}"
+
+
+class Inputs(NamedTuple):
+    """q [B, heads, S, head_dim], k and v [B, kv_heads, S, head_dim], dout like q.
+
+    dout is None if no gradients are needed.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    dout: Tensor | None
+
+
+def make_inputs(mask: Mask, shape: Shape, dtype: str, device: str, backward: bool) -> Inputs:
+    """Draw normal tensors with a fixed seed; q, k and v require gradients if `backward`."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(heads: int) -> Tensor:
+        size = (shape.batch, heads, mask.seq_len, shape.head_dim)
+        return torch.randn(size, generator=generator, device=device, dtype=getattr(torch, dtype))
+
+    q, k, v = (normal(n) for n in (shape.heads, shape.kv_heads, shape.kv_heads))
+    dout = normal(shape.heads) if backward else None
+    return Inputs(*(t.requires_grad_(backward) for t in (q, k, v)), dout)
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """Inputs with the reference results for them."""
+
+    inputs: Inputs
+    reference: Reference
+
+
+def make_inputs_with_reference(
+    mask: Mask, shape: Shape, dtype: str, device: str, backward: bool
+) -> CheckedInputs:
+    inputs = make_inputs(mask, shape, dtype, device, backward)
+    return CheckedInputs(inputs, Reference(mask, *inputs))
+
+
+@lru_cache(maxsize=1)  # the backends of one workload run one after the other
+def cached_inputs(workload: Workload) -> CheckedInputs:
+    """The same tensors for every backend."""
+    return make_inputs_with_reference(
+        workload.build_mask(),
+        workload.shape,
+        workload.dtype,
+        workload.device,
+        workload.phase.needs_gradients,
+    )
+
+
+@lru_cache(maxsize=64)
+def mask_statistics(mask: str, seq_len: int, batch: int) -> dict[str, float]:
+    """Exact attended pairs, and the shares of pairs and of 128 x 128 blocks that they touch."""
+    built = PATTERNS[mask](seq_len=seq_len, batch=batch)
+    area = built.area(batch)
+    partial, full = built.partial_and_full_blocks("cpu", (128, 128))
+    touched = (partial | full).float().mean().item()
+    return {"area": area, "density": area / (batch * seq_len**2), "block_density": touched}

@@ -1,0 +1,255 @@
+"""The gate's verdicts, on runs made of a real one by seeded noise."""
+
+import json
+from datetime import datetime
+
+import pytest
+
+from reports import power_analysis
+from reports.comparability import load_run
+from tests.unit.seeded_runs import CELL, other_card, run_gate, status_of
+
+
+def test_nothing_changed_is_no_regression(make, history, tmp_path, capsys):
+    code, verdict = run_gate(make(20, "new"), history, tmp_path)
+    assert (code, verdict["verdict"]) == (0, "NO REGRESSION")
+    assert not {"SLOW", "REGRESSION"} & verdict["counts"].keys()
+    assert all(c["detectable"] >= 0.05 for c in verdict["cells"] if c["status"] == "same")
+    assert "NO REGRESSION" in capsys.readouterr().out
+    for picture in ("changes.png", "heat.png"):
+        assert (tmp_path / "out" / picture).stat().st_size > 5000
+
+
+def test_slow_once_is_not_yet_a_regression(make, history, tmp_path):
+    slow = make(20, "new", [(CELL, 1.12)])
+    code, verdict = run_gate(slow, history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+    assert verdict["cells"][0]["status"] == "SLOW", "what matters comes first"
+
+
+def test_slow_in_the_confirming_run_too_is_a_regression(make, history, tmp_path):
+    slow, again = (make(day, "new", [(CELL, 1.12)]) for day in (20, 21))
+    code, verdict = run_gate(slow, history, tmp_path, "--confirm", str(again))
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+    assert verdict["counts"]["REGRESSION"] == 1
+    quiet = make(22, "new")
+    code, verdict = run_gate(slow, history, tmp_path, "--confirm", str(quiet))
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+    assert "did not repeat in the confirming run" in verdict["cells"][0]["reason"]
+
+
+def test_slow_the_next_night_is_a_regression(make, history, tmp_path):
+    make(19, scale=[(CELL, 1.12)])
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+    code, verdict = run_gate(make(20, "new"), history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"same"}), "one slow night, gone again"
+
+
+def test_a_fast_night_confirms_no_slow_one(make, history, tmp_path):
+    make(19, scale=[(CELL, 0.85)])
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+
+
+def test_three_runs_of_one_night_are_no_new_level_yet(make, history, tmp_path):
+    for hour in range(3):
+        make(19 + hour / 24, scale=[(CELL, 1.12)])
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+
+
+def test_a_run_saved_twice_does_not_confirm_itself(make, history, tmp_path):
+    slow = make(20, "new", [(CELL, 1.12)])
+    twin = json.loads(slow.read_text())
+    twin["datetime"] = (datetime(2026, 1, 20, 23, 59)).isoformat()
+    (history / "twin.json").write_text(json.dumps(twin))
+    code, verdict = run_gate(slow, history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+
+
+@pytest.mark.parametrize("which", ["itself", "another card"])
+def test_what_cannot_confirm_is_status_2(which, make, history, tmp_path, capsys):
+    slow = make(20, "new", [(CELL, 1.12)])
+    other = slow if which == "itself" else make(21, "new", change=other_card)
+    assert run_gate(slow, history, tmp_path, "--confirm", str(other))[0] == 2
+    assert f"--confirm {other}: is " in capsys.readouterr().err
+
+
+def test_a_cell_that_the_confirming_run_lacks_stays_slow(make, history, tmp_path):
+    def without(run):
+        run["benchmarks"] = [b for b in run["benchmarks"] if CELL not in b["fullname"]]
+
+    slow, again = make(20, "new", [(CELL, 1.12)]), make(21, "new", change=without)
+    code, verdict = run_gate(slow, history, tmp_path, "--confirm", str(again))
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+    assert verdict["cells"][0]["reason"] == "not judged in the confirming run"
+
+
+def test_faster_is_found_the_same_way(make, history, tmp_path):
+    fast, again = (make(day, "new", [(CELL, 0.85)]) for day in (20, 21))
+    code, verdict = run_gate(fast, history, tmp_path, "--confirm", str(again))
+    assert (code, status_of(verdict)) == (0, {"IMPROVEMENT"})
+
+
+def test_a_new_level_counts_once_three_runs_hold_it(make, history, tmp_path):
+    for day in range(11, 18):
+        make(day, scale=[(CELL, 1.2)])
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.2)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"same"})
+    cell = next(c for c in verdict["cells"] if CELL in c["fullname"])
+    assert cell["n"] == 7
+
+
+def test_small_or_short_changes_are_none(make, history, tmp_path):
+    _, verdict = run_gate(make(20, "new", [(CELL, 1.03)]), history, tmp_path)
+    assert status_of(verdict) == {"same"}
+
+
+def test_two_modes_and_noise_do_not_gate(make, tmp_path):
+    def modes(run):
+        for bench in run["benchmarks"]:
+            bench["extra_info"]["two_modes"] = CELL in bench["fullname"]
+
+    folder = [make(day, change=modes) for day in range(8)][-1].parent
+    slow = make(20, "new", [(CELL, 1.5)], change=modes)
+    code, verdict = run_gate(slow, folder, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"noisy"})
+    wild = [make(day, "wild", noise=0.06) for day in range(8)][-1].parent
+    code, verdict = run_gate(make(20, "new", noise=0.06), wild, tmp_path, "--strict")
+    assert verdict["counts"].keys() <= {"noisy", "too few runs"}, "chance steps shorten a past"
+    assert (code, verdict["verdict"]) == (3, "NOT JUDGED: TOO NOISY")
+
+
+def test_few_runs_are_no_all_clear(make, tmp_path, capsys):
+    folder = [make(day) for day in range(3)][-1].parent
+    new = make(20, "new")
+    code, verdict = run_gate(new, folder, tmp_path)
+    assert (code, verdict["verdict"]) == (0, "NOT ENOUGH HISTORY")
+    assert "this is no all-clear" in capsys.readouterr().out
+    assert run_gate(new, folder, tmp_path, "--strict")[0] == 3
+
+
+def test_another_card_is_not_comparable(make, history, tmp_path):
+    new = make(20, "new", change=other_card)
+    code, verdict = run_gate(new, history, tmp_path, "--strict")
+    assert (code, verdict["verdict"]) == (3, "NOT COMPARABLE")
+    assert any("gpu: None and another card" in note for note in verdict["notes"])
+    assert run_gate(new, history, tmp_path)[0] == 0
+
+
+def test_another_form_is_another_cell(make, history, tmp_path):
+    def change(run):
+        for bench in run["benchmarks"]:
+            if CELL in bench["fullname"]:
+                bench["extra_info"]["form"] = "another form"
+
+    _, verdict = run_gate(make(20, "new", change=change), history, tmp_path)
+    assert status_of(verdict) == {"not comparable"}
+    (cell,) = (c for c in verdict["cells"] if CELL in c["fullname"])
+    assert "is another form" in cell["reason"]
+
+
+def test_another_driver_is_a_new_segment(make, tmp_path):
+    def change(run, driver="999.9"):
+        run["machine_info"] |= {"gpu": "a card", "driver": driver}
+
+    def older(run):
+        change(run, "580.1")
+
+    history = [make(day, change=older) for day in range(10)][-1].parent
+    code, verdict = run_gate(make(20, "new", change=change), history, tmp_path, "--strict")
+    assert (code, verdict["verdict"]) == (3, "NOT ENOUGH HISTORY")
+    assert any("new segment" in note and "999.9" in note for note in verdict["notes"])
+
+
+def test_torch_is_the_subject_and_in_no_key(make, history, tmp_path):
+    def change(run):
+        run["commit_info"] |= {"torch": "9.9", "triton": "9"}
+        run["machine_info"]["node"] = "another host"
+
+    code, verdict = run_gate(make(20, "new", [(CELL, 1.2)], change=change), history, tmp_path)
+    assert (code, status_of(verdict)) == (0, {"SLOW"})
+
+
+def test_cells_that_are_gone_or_fail_are_named(make, history, tmp_path, capsys):
+    def change(run):
+        first, _, *rest = run["benchmarks"]
+        run["benchmarks"] = rest
+        keep = {k: first["extra_info"][k] for k in ("mask", "backend", "direction", "seq_len")}
+        shape = {
+            k: first["extra_info"][k] for k in ("batch", "heads", "kv_heads", "head_dim", "dtype")
+        }
+        about = {"fullname": first["fullname"], **keep, **shape}
+        untimed = run["maskbench"]["untimed"]
+        untimed.append({**about, "outcome": "failed", "reason": "AssertionError: wrong"})
+
+    code, verdict = run_gate(make(20, "new", change=change), history, tmp_path)
+    assert code == 0
+    assert verdict["counts"]["failing"] == verdict["counts"]["vanished"] == 1
+    assert [c["status"] for c in verdict["cells"][:2]] == ["failing", "vanished"]
+    assert "failed: AssertionError: wrong" in capsys.readouterr().out
+    make(19, change=change)
+    _, verdict = run_gate(make(20, "new", change=change), history, tmp_path)
+    assert verdict["counts"]["failing"] == verdict["counts"]["vanished"] == 1, "the next night, too"
+
+
+def test_the_same_run_twice_counts_once(make, history, tmp_path):
+    make(3, name="copy.json")
+    _, verdict = run_gate(make(20, "new"), history, tmp_path)
+    assert any("copy.json" in note and "counted once" in note for note in verdict["notes"])
+    assert {c["n"] for c in verdict["cells"]} == {10}
+
+
+def test_runs_after_the_gated_one_are_left_out(make, history, tmp_path):
+    _, verdict = run_gate(make(7.5, "new"), history, tmp_path)
+    assert any("2 runs saved after" in note for note in verdict["notes"])
+
+
+def test_a_run_of_one_cell_is_judged(make, tmp_path):
+    def one(run):
+        run["benchmarks"] = [b for b in run["benchmarks"] if CELL in b["fullname"]][:1]
+        run["maskbench"]["untimed"] = []
+
+    folder = [make(day, change=one) for day in range(8)][-1].parent
+    slow = make(20, "new", [(CELL, 1.2)], change=one)
+    code, verdict = run_gate(slow, folder, tmp_path)
+    assert (code, verdict["counts"]) == (0, {"SLOW": 1})
+
+
+def test_two_modes_confirm_by_their_fastest_round(make, history, tmp_path):
+    def bimodal(fastest):
+        def change(run):
+            for bench in run["benchmarks"]:
+                if CELL in bench["fullname"]:
+                    bench["extra_info"]["two_modes"] = True
+                    bench["stats"]["min"] = fastest * bench["stats"]["median"]
+
+        return change
+
+    slow = make(20, "new", [(CELL, 1.2)])
+    for day, fastest, code in ((21, 0.98, 1), (22, 0.8, 0)):
+        again = make(day, "new", [(CELL, 1.2)], change=bimodal(fastest))
+        found, verdict = run_gate(slow, history, tmp_path, "--confirm", str(again))
+        assert found == code, f"the fastest round is {fastest} of the median"
+    fast = make(23, "new", [(CELL, 0.8)])
+    again = make(24, "new", [(CELL, 0.8)], change=bimodal(0.98))
+    _, verdict = run_gate(fast, history, tmp_path, "--confirm", str(again))
+    assert status_of(verdict) == {"FAST"}, "that a round is fast confirms nothing"
+
+
+def test_the_proof_counts_what_the_gate_says(make):
+    runs = [load_run(make(day)) for day in range(12)]
+    cells = power_analysis.pairs(runs)
+    assert "| confirmed red suites | at most 2 % | 0 of 12 |" in power_analysis.nothing_changed(
+        cells, 2
+    )
+    table = power_analysis.detection(cells)
+    assert "x1.15 | 99% | 100.0 %" in table
+    assert power_analysis.text(runs[:11], []) is None
+    slower = [load_run(make(day, "slower", [(CELL, 1.5)])) for day in (20, 21)]
+    told = power_analysis.text(runs, slower).partition("Slower code")[2]
+    named = [line for line in told.splitlines() if CELL in line]
+    hit = [name for name in runs[0].timed.index if CELL in name]
+    assert len(named) == len(hit) >= 1
+    assert f"{len(hit)} of {len(runs[0].timed)} cells are a REGRESSION, 0 SLOW once" in told

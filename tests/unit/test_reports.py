@@ -1,0 +1,245 @@
+"""Reports on a small saved run (tests/data, made by a real one) and on bad input."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reports import runs as table
+from reports.__main__ import main
+from reports.plots import fastest, matrix
+from reports.plots.style import milliseconds
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "tests" / "unit" / "data" / "cpu_run.json"
+MASKS = ["causal", "global_local_sliding_window", "causal_padding"]
+OVERVIEWS = ["fastest.png", "matrix.png", "speedup_forward.png", "table.png"]
+
+
+@pytest.fixture
+def saved():
+    return json.loads(RUN.read_text())
+
+
+def write(path, run):
+    path.write_text(run if isinstance(run, str) else json.dumps(run))
+    return path
+
+
+def test_table_has_one_row_a_cell(saved):
+    cells = table.load([RUN])
+    timed, untimed = len(saved["benchmarks"]), len(saved["maskbench"]["untimed"])
+    assert (cells["is_timed"].sum(), len(cells)) == (timed, timed + untimed)
+    assert len(cells) == 3 * 2 * 7 * 2
+    bench = saved["benchmarks"][0]
+    row = cells.set_index("fullname").loc[bench["fullname"]]
+    assert row["median_s"] == bench["stats"]["median"]
+    assert row["backend"] == bench["extra_info"]["backend"]
+    flex = cells[(cells["backend"] == "flex") & (cells["direction"] == "backward")]
+    assert set(flex["reason"]) == {"FlexAttention does not support backward on CPU."}
+
+
+def test_parts_make_one_run(tmp_path, saved):
+    half = len(saved["benchmarks"]) // 2
+    first = {**saved, "benchmarks": saved["benchmarks"][:half]}
+    second = {**saved, "benchmarks": saved["benchmarks"][half:]}
+    paths = [write(tmp_path / f"{i}.json", part) for i, part in enumerate((first, second))]
+    together, whole = table.load(paths), table.load([RUN])
+    columns = ["fullname", "median_s", "outcome"]
+    by_name = together[columns].sort_values("fullname", ignore_index=True)
+    assert by_name.equals(whole[columns].sort_values("fullname", ignore_index=True))
+
+
+def test_of_a_cell_in_two_parts_the_timed_and_then_the_later_counts(tmp_path, saved):
+    later = json.loads(json.dumps({**saved, "datetime": "2999-01-01T00:00:00+00:00"}))
+    name = saved["benchmarks"][0]["fullname"]
+    later["benchmarks"] = later["benchmarks"][:1]
+    later["benchmarks"][0]["stats"]["median"] = 123.0
+    other = saved["benchmarks"][1]
+    lost = {**other["extra_info"], "fullname": other["fullname"], "outcome": "failed"}
+    later["maskbench"]["untimed"] = [{**lost, "reason": "it broke"}]
+    path = write(tmp_path / "later.json", later)
+    for order in ([RUN, path], [path, RUN]):
+        cells = table.load(order).set_index("fullname")
+        assert cells.loc[name, "median_s"] == 123.0
+        assert cells.loc[other["fullname"], "outcome"] == "timed"
+
+
+def test_plots_draw_every_mask_and_the_overviews(tmp_path, capsys):
+    assert main(["plots", str(RUN), "-o", str(tmp_path / "out")]) == 0
+    drawn = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
+    each = [f"{mask}/{name}" for mask in MASKS for name in ("mask.png", "timing.png")]
+    # no backward speed-up: on a CPU FlexAttention has none
+    assert drawn == sorted(each + OVERVIEWS)
+    for path in (tmp_path / "out").rglob("*.png"):
+        assert path.stat().st_size < 150_000
+        with Image.open(path) as picture:
+            assert min(picture.size) > 250
+            assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
+    assert f"10 pictures of {RUN} are in {tmp_path / 'out'}/" in capsys.readouterr().out
+
+
+def test_matrix_says_of_each_cell_how_or_why_not(tmp_path, capsys):
+    assert main(["matrix", str(RUN), "-o", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    blocks = dict(block.split("\n", 1) for block in said.split("\n\n")[1:-1])
+    assert list(blocks) == MASKS
+    for block in blocks.values():
+        entries = dict(line.split(maxsplit=1) for line in block.splitlines())
+        assert len(entries) == 7
+        assert all(entries.values())
+        assert "does not support backward on CPU" in entries["flex"]
+        assert entries["flex"].startswith("fwd block_mask 128x128; bwd unsupported: ")
+        assert entries["sdpa_cudnn"].startswith("unsupported: SDPA's CUDNN_ATTENTION kernel needs")
+    assert "  sdpa_flash      is_causal=True" in blocks["causal"]
+    assert (tmp_path / "matrix.png").stat().st_size > 10_000
+
+
+def test_a_form_that_changes_with_the_length_says_at_which():
+    cells = table.load([RUN])
+    cells = cells[(cells["mask"] == "causal") & (cells["backend"] == "sdpa")].copy()
+    lengths = sorted(cells["seq_len"].unique())
+    assert matrix.entry(cells) == "is_causal=True"
+    cells.loc[(cells["direction"] == "forward") & (cells["seq_len"] == lengths[-1]), "form"] = "2"
+    shorter = "/".join(map(str, lengths[:-1]))
+    expected = f"fwd S={shorter} is_causal=True, S={lengths[-1]} 2; bwd is_causal=True"
+    assert matrix.entry(cells) == expected
+
+
+def test_a_cell_that_was_not_in_the_run_says_so():
+    cells = table.load([RUN])
+    cells = cells[(cells["mask"] != "causal") | (cells["backend"] != "dense")]
+    assert matrix.entries(cells)["causal", "dense"] == "not in this run"
+
+
+def test_fastest_is_the_least_time_with_its_ratio():
+    cells = table.load([RUN])
+    for row in fastest.winners(cells).itertuples():
+        same = cells[cells["is_timed"]].query(
+            "mask == @row.mask and direction == @row.direction and seq_len == @row.seq_len"
+        )
+        assert row.median_s == same["median_s"].min()
+        flex = same[same["backend"] == "flex"]["median_s"]
+        if len(flex):
+            assert row.over_flex == row.median_s / flex.item()
+        else:
+            assert math.isnan(row.over_flex)
+
+
+def test_plots_keep_what_a_mask_that_is_gone_was_timed_at(tmp_path, capsys):
+    text = RUN.read_text().replace("causal_padding", "retired_mask")
+    run = write(tmp_path / "old.json", text)
+    assert main(["plots", str(run), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "retired_mask" / "timing.png").exists()
+    assert not (tmp_path / "out" / "retired_mask" / "mask.png").exists()
+
+
+def test_two_shapes_get_a_folder_each(tmp_path, saved):
+    other = json.loads(json.dumps(saved))
+    for cell in [b["extra_info"] for b in other["benchmarks"]] + other["maskbench"]["untimed"]:
+        cell["batch"] = 2
+    for cell in [*other["benchmarks"], *other["maskbench"]["untimed"]]:
+        cell["fullname"] = cell["fullname"].replace("-b1h", "-b2h")
+    path = write(tmp_path / "other.json", other)
+    assert main(["plots", str(RUN), str(path), "-o", str(tmp_path / "out")]) == 0
+    folders = {p.name for p in (tmp_path / "out").iterdir()}
+    assert folders == {"B1_H4_D64_float32", "B2_H4_D64_float32"}
+
+
+def test_newest_is_the_run_saved_last(tmp_path):
+    (tmp_path / "card" / "Linux").mkdir(parents=True)
+    older = write(tmp_path / "card" / "Linux" / "0002_b.json", "{}")
+    newer = write(tmp_path / "card" / "Linux" / "0001_a.json", "{}")
+    os.utime(older, (1, 1))
+    os.utime(newer, (2, 2))
+    assert table.newest(tmp_path) == newer
+
+
+EMPTY = {"format": table.FORMAT, "untimed": []}
+BAD = {
+    "empty": ("", "is empty"),
+    "truncated": (RUN.read_text()[:2000], "is not JSON or is truncated"),
+    "not JSON": ("mask,ms\ncausal,1.0\n", "is not JSON or is truncated"),
+    "a list": ("[1, 2]", "is JSON, but not saved by pytest-benchmark"),
+    "another suite": ('{"benchmarks": [{"name": "x"}]}', "but not from this suite"),
+    "unknown format": ('{"benchmarks": [], "maskbench": {"format": 99}}', "has format 99"),
+    "no benchmarks": (
+        json.dumps({**json.loads(RUN.read_text()), "benchmarks": []}),
+        "has no benchmarks: nothing was timed",
+    ),
+    "nothing at all": (
+        json.dumps({**json.loads(RUN.read_text()), "benchmarks": [], "maskbench": EMPTY}),
+        "has no benchmarks: nothing was timed",
+    ),
+    "half a run": (
+        '{"benchmarks": [{"name": "x"}], "maskbench": {"format": 1, "untimed": []}}',
+        "is not as this suite saves runs",
+    ),
+    "a cell without its flags": (
+        RUN.read_text().replace('"host_bound"', '"host_bond"'),
+        "has cells without host_bound",
+    ),
+    "a median that is no number": (
+        re.sub(r'"median": [^,]+', '"median": "fast"', RUN.read_text()),
+        "is not as this suite saves runs",
+    ),
+    "a median of 0": (re.sub(r'"median": [^,]+', '"median": 0.0', RUN.read_text()), "above 0"),
+    "binary": (b"\x89PNG\xff\xfe", "codec can't decode"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_gets_one_line_and_exit_status_2(name, tmp_path, capsys):
+    content, message = BAD[name]
+    path = tmp_path / "run.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main(["plots", str(path), "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"reports: {path}: ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_and_an_empty_store(tmp_path, capsys, monkeypatch):
+    assert main(["plots", str(tmp_path / "none.json")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"reports: {tmp_path / 'none.json'}: No such file or directory\n"
+    monkeypatch.chdir(tmp_path)
+    assert main(["plots"]) == 2
+    assert "no saved run; make one with `pytest" in capsys.readouterr().err
+
+
+def test_parts_of_two_devices_are_refused(tmp_path, saved, capsys):
+    other = write(tmp_path / "o.json", {**saved, "machine_info": {"gpu": "NVIDIA H100"}})
+    assert main(["plots", str(RUN), str(other)]) == 2
+    said = capsys.readouterr().err
+    assert "not parts of one run: device is CPU, 2 threads, NVIDIA H100" in said
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    blocked = write(tmp_path / "file", "")
+    assert main(["plots", str(RUN), "-o", str(blocked)]) == 2
+    assert str(blocked) in capsys.readouterr().err
+
+
+def test_a_wrong_command_is_exit_status_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "reports", "paint"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "invalid choice: 'paint'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.733e-5, "0.0373 ms"), (0.00207, "2.07 ms"), (0.1302, "130 ms"), (1.5, "1,500 ms")],
+)
+def test_milliseconds(seconds, text):
+    assert milliseconds(seconds) == text

@@ -1,0 +1,237 @@
+"""The suite itself: its outcomes, and what it saves."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from maskbench.suite.cell import out_of_memory
+from masks import PATTERNS
+from reports.runs import UnreadableRun, load
+from tests.unit.broken_backends import NAMES as BROKEN
+from tests.unit.pytest_process import CELLS, ROOT, pytest_run, strict_json
+
+# --- outcomes ---
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One run with right, unsupported, skipped, missing, failing and greedy cells."""
+    path = tmp_path_factory.mktemp("run") / "run.json"
+    grid = ("--device", "cpu", "--masks", "causal,causal_sliding_window", "--seq-lens", "256,300")
+    names = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", *BROKEN)
+    text = pytest_run(
+        *("-p", "tests.unit.broken_backends", "--benchmark-only", f"--benchmark-json={path}"),
+        *("--benchmark-max-time=0.05", *grid, "--batch", 2, "--backends", ",".join(names)),
+        *("-k", "not torch_compiled", *CELLS, "tests/test_block_mask.py"),
+        expect=1,
+    )
+    return SimpleNamespace(text=text, saved=strict_json(path))
+
+
+def outcomes(run, direction="forward", mask="causal", seq_len=256):
+    chosen = {}
+    for cell in run.saved["maskbench"]["untimed"]:
+        if (cell["direction"], cell["mask"], cell["seq_len"]) == (direction, mask, seq_len):
+            chosen[cell["backend"]] = (cell["outcome"], cell["reason"])
+    return chosen
+
+
+def timed(run, direction="forward", mask="causal"):
+    cells = [bench["extra_info"] for bench in run.saved["benchmarks"]]
+    return {c["backend"] for c in cells if (c["direction"], c["mask"]) == (direction, mask)}
+
+
+def test_the_right_cells_are_timed_though_others_fail(run):
+    assert timed(run) == {"dense", "flex", "sdpa", "sdpa_flash", "transposed"}
+    assert timed(run, "backward") == {"dense", "sdpa", "sdpa_flash", "transposed"}
+    assert timed(run, mask="causal_sliding_window") == {"dense", "flex", "sdpa", "transposed"}
+
+
+def test_a_wrong_backend_fails_and_leaves_no_time_behind(run):
+    for direction in ("forward", "backward"):
+        for backend in ("wrong", "nan"):
+            cell_status, reason = outcomes(run, direction)[backend]
+            assert cell_status == "failed"
+            assert "differs from the reference: error" in reason
+    assert "nan" in outcomes(run)["nan"][1]
+
+
+def test_an_exception_fails_its_cell_with_the_reason(run):
+    assert outcomes(run)["raising"] == ("failed", "RuntimeError: this library broke")
+
+
+def test_the_eager_fallback_of_flex_attention_fails_its_cell(run):
+    cell_status, reason = outcomes(run)["eager_flex"]
+    assert cell_status == "failed"
+    assert "FlexAttention fell back to eager" in reason
+
+
+def test_out_of_memory_says_what_was_asked_for_and_the_next_cell_runs(run):
+    cell_status, reason = outcomes(run)["greedy"]
+    assert cell_status == "out of memory"
+    assert "tried to allocate" in reason
+    assert str(4 * 2**50) in reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 32.00 GiB. GPU 0 has a total capacity of 80"
+            ),
+            "CUDA out of memory. Tried to allocate 32.00 GiB.",
+        ),
+        (RuntimeError("CUDA error: out of memory\nmore"), "CUDA error: out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), "CUDA error: CUBLAS_STATUS"),
+        (MemoryError(), ""),
+        (RuntimeError("shape mismatch"), None),
+    ],
+)
+def test_every_kind_of_out_of_memory_is_known(error, reason):
+    said = out_of_memory(error)
+    assert said is reason is None or said.startswith(reason)
+
+
+def test_where_nothing_is_timed_the_reasons_are_saved(tmp_path):
+    path = tmp_path / "run.json"
+    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--backends", "sdpa_cudnn")
+    pytest_run("--benchmark-only", f"--benchmark-json={path}", *grid, *CELLS)
+    kept = strict_json(path)["maskbench"]["untimed"]
+    assert [cell["outcome"] for cell in kept] == ["unsupported"] * 2
+    with pytest.raises(UnreadableRun, match="nothing was timed in that run"):
+        load([path])
+    # as a part of a run it tells why
+    other = tmp_path / "other.json"
+    grid = (*grid[:-1], "sdpa", "--benchmark-max-time=0.01")
+    pytest_run("--benchmark-only", f"--benchmark-json={other}", *grid, *CELLS)
+    cells = load([path, other])
+    assert set(cells["outcome"]) == {"unsupported", "timed"}
+
+
+def test_a_missing_package_is_skipped_with_the_imports_message(run):
+    message = "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
+    assert outcomes(run)["absent"] == ("skipped", message)
+    assert f"absent ({message})" in run.text.split("missing: ")[1]
+
+
+def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
+    assert outcomes(run)["sdpa_cudnn"] == (
+        "unsupported",
+        "SDPA's CUDNN_ATTENTION kernel needs CUDA",
+    )
+    assert outcomes(run, "backward")["flex"] == (
+        "unsupported",
+        "FlexAttention does not support backward on CPU.",
+    )
+    windows = outcomes(run, mask="causal_sliding_window")
+    assert windows["sdpa_flash"][1] == "SDPA's FlashAttention takes no mask but is_causal"
+
+
+def test_a_length_that_a_pattern_cannot_take_is_skipped_with_the_reason(run):
+    expected = ("skipped", "seq_len is 300, patterns take powers of two from 256")
+    assert outcomes(run, seq_len=300)["sdpa"] == expected
+    assert outcomes(run, "block_mask", seq_len=300) == {"ours": expected, "torch_eager": expected}
+    assert timed(run, "block_mask") == {"ours", "torch_eager"}
+
+
+def test_every_cell_is_timed_or_has_its_outcome(run):
+    untimed = {cell["fullname"] for cell in run.saved["maskbench"]["untimed"]}
+    names = {bench["fullname"] for bench in run.saved["benchmarks"]}
+    assert not untimed & names
+    attention, construction = 2 * 2 * 2 * (5 + len(BROKEN)), 2 * 2 * 2
+    assert len(untimed) + len(names) == attention + construction
+
+
+FIELDS = {
+    *("mask", "backend", "form", "direction", "batch", "heads", "kv_heads", "seq_len"),
+    *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
+    *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval", "two_modes"),
+    *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),
+    *("call_clock_mhz", "cycles", "cycles_interval", "two_modes_by_clock"),
+}
+
+
+def test_cells_of_one_problem_are_a_group(run):
+    for bench in run.saved["benchmarks"]:
+        info = bench["extra_info"]
+        assert bench["group"] == f"{info['mask']} {info['direction']} {info['seq_len']}"
+        assert bench["options"]["timer"] == "perf_counter"
+
+
+def test_saved_fields(run):
+    for bench in run.saved["benchmarks"]:
+        info = bench["extra_info"]
+        own = set() if info["direction"] == "block_mask" else {"first_call_s"}
+        assert info.keys() == FIELDS | own
+        assert info["error"] <= info["error_bound"]
+        area = PATTERNS[info["mask"]](seq_len=256, batch=2).area(2)
+        assert info["area"] == area
+        factor = {"forward": 4, "backward": 10, "block_mask": 0}[info["direction"]]
+        assert info["flops"] == factor * area * 4 * 64
+        tflops = info["flops"] / bench["stats"]["median"] / 1e12
+        assert info["tflops"] == pytest.approx(tflops)
+        assert len(bench["stats"]["data"]) == bench["stats"]["rounds"] >= 6
+    assert run.saved["machine_info"]["device"] == "cpu"
+    commit = run.saved["commit_info"]
+    assert commit["torch"] == torch.__version__
+    assert {"torch_git", "cuda", "cudnn", "triton", "xformers", "flash_attn"} <= commit.keys()
+
+
+def test_header_says_device_torch_and_backends(run):
+    line = next(row for row in run.text.splitlines() if row.startswith("maskbench: device"))
+    assert f"torch {torch.__version__}" in line
+    assert "backends found: dense, flex, sdpa, sdpa_flash" in line
+    assert "cells that were not timed" in run.text
+    assert "unsupported: FlexAttention does not support backward on CPU." in run.text
+
+
+def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
+    path = tmp_path / "run.json"
+    grid = ("--device", "cpu", "--masks", "full", "--seq-lens", "256,4096", "--heads", 1)
+    only = ("-k", "256 and sdpa_math or 4096 and (dense or sdpa_math)")
+    quick = ("--benchmark-only", f"--benchmark-json={path}", "--benchmark-max-time=0.01")
+    text = pytest_run(*quick, *grid, *only, CELLS[0], "-rs")
+    reason = "skipped: holds S x S scores, by default up to S = 2048; name it in --backends"
+    assert reason in text
+    kept = [cell["backend"] for cell in strict_json(path)["maskbench"]["untimed"]]
+    assert sorted(kept) == ["dense", "sdpa_math"]
+
+
+# --- pytest-benchmark as its users know it ---
+
+
+def test_autosave_compare_and_disable(tmp_path):
+    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", "256", "-k", "causal and sdpa")
+    store = (f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.01")
+    few = ("--backends", "sdpa", *grid, *store, CELLS[0])
+    for _ in range(2):
+        assert "Saved benchmark data in" in pytest_run("--benchmark-autosave", *few)
+    saved = sorted(tmp_path.rglob("*.json"))
+    assert [p.name[:5] for p in saved] == ["0001_", "0002_"]
+    text = pytest_run("--benchmark-compare", *few)
+    assert "Comparing against benchmarks from" in text
+    assert "(NOW)" in text
+    assert "(0002_" in text
+    off = pytest_run("--benchmark-disable", *few)
+    assert "1 passed" in off
+    assert "Min" not in off
+
+
+def test_benchmark_only_chooses_the_benchmarks():
+    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
+    text = pytest_run(
+        "--benchmark-only", "--collect-only", *grid, CELLS[0], "tests/unit/test_statistics.py"
+    )
+    assert "test_rounds" not in text
+    assert "1/" in text
+    assert "deselected" in text
+
+
+def test_saved_runs_lie_in_a_folder_of_their_device(tmp_path):
+    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
+    here = (f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}", ROOT / CELLS[0])
+    pytest_run("--benchmark-autosave", *grid, *here, cwd=tmp_path)
+    (saved,) = (tmp_path / ".benchmarks").rglob("*.json")
+    assert saved.relative_to(tmp_path).parts[1].startswith("cpu_")

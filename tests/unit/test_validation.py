@@ -1,0 +1,251 @@
+"""The tables of reports/validation.md, and what FlexAttention costs before its first call."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reports import validation
+from reports.__main__ import main
+from reports.plots.break_even import draw, payback
+
+RUN = Path(__file__).parent / "data" / "cpu_run.json"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves the run of the tests' data again, changed by a function of each benchmark."""
+
+    def save(name, change, **about):
+        run = json.loads(RUN.read_text())
+        run["maskbench"] |= about
+        for bench in run["benchmarks"]:
+            change(bench)
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(run))
+        return path
+
+    return save
+
+
+def scaled(factor):
+    def change(bench):
+        bench["stats"]["median"] = factor
+        bench["extra_info"]["two_modes"] = False
+
+    return change
+
+
+def test_cells_that_repeat_within_one_percent_are_counted(saved):
+    near = [saved(f"near{i}", scaled(1e-3 * (1 + 0.004 * i))) for i in range(3)]
+    assert "| 100 % |" in validation.repeatability([validation.cells_of(p) for p in near])
+    far = [*near, saved("far", scaled(1.02e-3))]
+    text = validation.repeatability([validation.cells_of(p) for p in far])
+    assert "| 95 % | 0 % |" in text
+    assert "| cell | far | near0 | near1 | near2 |" in text
+
+
+def test_short_cells_are_judged_in_microseconds(saved):
+    runs = [validation.cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
+    assert "| 95 % | 100 % |" in validation.repeatability(runs), "4.5 %, but 0.9 us"
+
+
+def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
+    def at(mhz):
+        def change(bench):
+            scaled(1.8 / mhz)(bench)
+            bench["extra_info"]["call_clock_mhz"] = mhz
+
+        return change
+
+    clocks = (1800.0, 1850.0, 1790.0)
+    runs = [validation.cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
+    text = validation.repeatability(runs)
+    assert "highest less lowest | 95 % | 0 % |" in text
+    assert "| correlation of that clock and time |  | -1.00 |" in text
+    assert "time x clock |  | 100 % |" in text
+
+
+def test_cycles_repeat_where_they_are_saved(saved):
+    def at(mhz, cycles):
+        def change(bench):
+            scaled(1.8 / mhz)(bench)
+            bench["extra_info"] |= {"call_clock_mhz": mhz, "cycles": cycles}
+
+        return change
+
+    def said(*counts):
+        saved_at = zip((1800.0, 1850.0, 1790.0), counts, strict=True)
+        runs = [validation.cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
+        return validation.repeatability(runs)
+
+    text = said(1.8e6, 1.801e6, 1.79e6)
+    assert "in cycles |  | 100 % |" in text
+    assert "outside, in cycles |  | none |" in text
+    text = said(1.8e6, 1.9e6, 1.79e6)
+    assert "in cycles |  | 0 % |" in text
+    assert "-s512-b1h4d64-float32] 6.1%" in text
+
+
+def test_fewer_rounds_are_seen_not_to_hold(saved):
+    def change(bench):
+        bench["stats"] |= {"median": 1.0, "data": [1 + 0.012 * math.sin(i) for i in range(64)]}
+        bench["stats"]["rounds"] = 64
+        bench["extra_info"] |= {"interval": 0.006, "cycles_interval": 0.004, "two_modes": False}
+
+    text = validation.rounds(validation.cells_of(saved("r", change)))
+    assert "| all | 0 % | 64 |" in text
+    assert "| all, in cycles | 100 % | 64 |" in text
+    assert "| the first 1/4 | 0 % | 16 |" in text
+    uncounted = validation.cells_of(saved("r", change)).assign(cycles_interval=None)
+    assert "in cycles" not in validation.rounds(uncounted)
+
+
+def fidelity_of(saved, change):
+    def cells(bench):
+        median, flex = bench["stats"]["median"], bench["extra_info"]["backend"] == "flex"
+        bench["extra_info"] |= {"direction": "fidelity_forward", "cycles": 1.0e6}
+        bench["extra_info"] |= {"watched_cycles": 1.0e6, "cupti_s": median, "events_s": median}
+        change(bench["extra_info"], flex)
+
+    return validation.fidelity(validation.cells_of(saved("r", cells)))
+
+
+def test_fidelity_names_cells_outside(saved):
+    def change(fields, flex):
+        fields["cupti_s"] = fields["events_s"] / (1.02 if flex else 1.005)
+
+    text = fidelity_of(saved, change)
+    assert "+2.00 | no |" in text
+    assert "+0.50 | yes |" in text
+
+
+def test_fidelity_says_how_much_longer_a_call_takes_under_the_profiler(saved):
+    def change(fields, flex):
+        fields["watched_cycles"] = 1.014e6 if flex else 0.98e6
+
+    text = fidelity_of(saved, change)
+    assert "+0.00 | yes | +1.40 |" in text
+    flex = sum("| flex |" in line for line in text.splitlines())
+    assert f" {flex} take longer than unwatched ones" in text
+
+
+def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
+    def change(bench):
+        bench["extra_info"] |= {"direction": "fidelity_forward", "events_s": 1e-3, "cupti_s": 1e-3}
+
+    old = saved("old", change)
+    assert main(["validation", str(old)]) == 2
+    said = capsys.readouterr().err
+    assert f"{old}: its calls were not those that CUPTI timed" in said
+    assert "Traceback" not in said
+
+
+def test_where_the_time_went_is_told_by_run(saved):
+    seconds = {"warm up": 1.0, "compile ahead": 9.0, "time": 19.5, "other": 0.5, "total": 30.0}
+    path = saved("cold", lambda bench: None, seconds=seconds, jobs=16)
+    count = len(json.loads(path.read_text())["benchmarks"])
+    row = f"| cold | {count} | 16 | 1 | 9 | 0 | 0 | 20 | 0 | 30 | {2 * count} |"
+    assert row in validation.speed([path])
+
+
+def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
+    runs = [saved(f"r{i}", scaled(1e-3)) for i in range(2)]
+    assert main(["validation", *map(str, runs), "-o", str(tmp_path / "to")]) == 0
+    text = (tmp_path / "to" / "validation.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "Not in these runs: Fidelity" in text
+    assert "## Repeatability" in text
+
+
+def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
+    paths = [saved(f"a{i}", scaled(1e-3 * (1 + i / 500))) for i in range(3)]
+    paths += [saved("b", scaled(2e-3)), saved("slow", scaled(3e-3), slower="by a table")]
+    run = json.loads(paths[3].read_text())
+    run["machine_info"]["gpu_uuid"] = "another"
+    paths[3].write_text(json.dumps(run))
+    text = validation.text(paths)
+    assert f"| 60 or more, 5 | {len(run['benchmarks'])}, 3 |" in text
+    assert "| 95 % | 100 % |" in text
+
+
+def test_most_processes_repeat_and_the_widest_grid_has_its_rounds_judged(saved):
+    """Cold and warm runs of the whole grid are newer and wider than what was run for its spread."""
+
+    def change(bench):
+        scaled(1e-3)(bench)
+        bench["stats"] |= {"data": [1e-3] * 8, "rounds": 8}
+
+    paths = [saved(f"same{i}", change) for i in range(3)]
+    for path in paths:
+        run = json.loads(path.read_text())
+        count = len(run["benchmarks"])
+        run["benchmarks"] = run["benchmarks"][: count // 2]
+        path.write_text(json.dumps(run | {"datetime": "2020-01-01T00:00:00+00:00"}))
+    text = validation.text([*paths, *(saved(name, change) for name in ("cold", "warm"))])
+    assert f"| 60 or more, 5 | {count // 2}, 3 |" in text
+    assert f"for 90 % of the cells. {2 * count} cells." in text
+
+
+def test_a_run_without_times_is_refused(saved, tmp_path, capsys):
+    run = json.loads(RUN.read_text()) | {"benchmarks": []}
+    path = tmp_path / "empty.json"
+    path.write_text(json.dumps(run))
+    assert main(["validation", str(path), "-o", str(tmp_path)]) == 2
+    assert "nothing was timed" in capsys.readouterr().err
+
+
+def cell(backend, direction, seconds, form=""):
+    about = {"mask": "causal", "seq_len": 512, "batch": 1, "heads": 4, "kv_heads": 4}
+    about |= {"head_dim": 64, "dtype": "float32", "device": "a card", "torch": "2.13.0"}
+    return {**about, "backend": backend, "direction": direction, "median_s": seconds, "form": form}
+
+
+COSTS = [
+    cell("flex", "compile_forward", 5.9, "cold cache"),
+    cell("flex", "compile_forward", 0.2, "warm cache"),
+    cell("flex", "compile_backward", 9.9, "cold cache"),
+    cell("ours", "block_mask", 0.1),
+    cell("flex", "forward", 0.010),
+    cell("flex", "backward", 0.030),
+]
+
+
+def paid(*more):
+    found = payback(pd.DataFrame([*COSTS, *more]).assign(is_timed=True))
+    return found.set_index("work")
+
+
+def test_what_was_compiled_pays_by_what_each_call_saves():
+    rivals = (cell("sdpa", "forward", 0.012), cell("sdpa", "backward", 0.033))
+    dense = (
+        cell("sdpa_math", "forward", 0.001, "dense bias"),
+        cell("flash_attn_4", "forward", 0.001),
+    )
+    found = paid(*rivals, *dense)
+    assert found.loc["inference", "calls"] == pytest.approx(6.0 / 0.002)
+    assert found.loc["training", "calls"] == pytest.approx(10.0 / 0.005)
+    assert set(found["rival"]) == {"sdpa"}
+    assert draw(pd.DataFrame([*COSTS, *rivals]).assign(is_timed=True)) is not None
+
+
+def test_what_is_slower_never_pays():
+    assert math.isinf(paid(cell("sdpa", "forward", 0.009)).loc["inference", "calls"])
+
+
+def test_a_block_mask_that_was_not_timed_costs_nothing():
+    rows = [c for c in COSTS if c["direction"] != "block_mask"]
+    rows.append(cell("sdpa", "forward", 0.012))
+    found = payback(pd.DataFrame(rows).assign(is_timed=True)).set_index("work")
+    assert found.loc["inference", "cost_s"] == pytest.approx(5.9)
+    text = draw(pd.DataFrame(rows).assign(is_timed=True)).axes[0].get_xlabel()
+    assert text == "calls until a cold compilation is paid for"
+
+
+def test_without_a_rival_there_is_no_number():
+    found = paid()
+    assert found["calls"].isna().all()
+    assert draw(pd.DataFrame(COSTS).assign(is_timed=True)) is not None
+    assert draw(pd.DataFrame(COSTS[3:]).assign(is_timed=True)) is None

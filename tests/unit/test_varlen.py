@@ -1,0 +1,133 @@
+"""The forms in windows and packed sequences, proved with a library in plain torch on any device.
+
+What the real libraries do with the same forms is tests/test_correctness.py's matter.
+"""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from maskbench.attention import Unsupported
+from maskbench.masks import (
+    Causal,
+    DilatedSlidingWindow,
+    Documents,
+    Full,
+    GlobalLocalSlidingWindow,
+    LocalAttention2D,
+    Padded,
+    PrefixLM,
+    SlidingWindow,
+)
+from maskbench.varlen.lowering import lower
+from maskbench.varlen.ops import CAUSAL, FULL, AttentionOp, FlashLibrary
+from masks import PATTERNS
+from tests.unit.plain_library import EXACT, PLAIN, difference
+
+
+def assert_exact(mask, kv_heads=2):
+    form, apart = difference(partial(lower, PLAIN), mask, kv_heads=kv_heads)
+    assert apart < EXACT, form
+    return form
+
+
+@pytest.mark.parametrize("name", [n for n in PATTERNS if n != "standalone_self_attention"])
+def test_each_pattern_has_an_exact_form(name):
+    assert_exact(PATTERNS[name](seq_len=1024, batch=2), kv_heads=1)
+    assert_exact(PATTERNS[name].example)
+
+
+def test_what_has_no_form_says_so():
+    probe = torch.zeros(1, 1, 12, 16)
+    for mask, reason in {
+        LocalAttention2D(4, 1, seq_len=12): "no form of LocalAttention2D in windows and packed",
+        DilatedSlidingWindow(4, 5, seq_len=12): "12 is no multiple of 5",
+        GlobalLocalSlidingWindow(6, (6,), seq_len=12): "every global token lies in every query",
+        Padded(SlidingWindow(2, 0, seq_len=12), torch.arange(12)[None] == 4): "at the ends alone",
+    }.items():
+        with pytest.raises(Unsupported, match=reason):
+            lower(PLAIN, mask, probe, probe, probe)
+
+
+N = 60
+
+
+@st.composite
+def masks(draw):
+    number = st.integers(0, N)
+    cuts = sorted({0, N, *draw(st.lists(st.integers(1, N - 1), max_size=4))})
+    lengths = tuple(b - a for a, b in pairwise(cuts))
+    plain = [Full(seq_len=N), Causal(seq_len=N), PrefixLM(draw(number), seq_len=N)]
+    inner = draw(st.sampled_from([*plain, SlidingWindow(draw(number), draw(number), seq_len=N)]))
+    holes = torch.rand(2, N, generator=torch.Generator().manual_seed(draw(number))) < 0.4
+    ends = torch.tensor([[draw(number), draw(number)] for _ in range(2)]).sort().values
+    at = torch.arange(N)
+    one_run = (at < ends[:, :1]) | (at >= ends[:, 1:])
+    padding = draw(st.sampled_from([holes, one_run]))
+    return draw(
+        st.sampled_from(
+            [
+                inner,
+                Documents(lengths, inner),
+                Padded(inner, padding),
+                DilatedSlidingWindow(draw(number), draw(st.sampled_from([1, 2, 3, 5])), seq_len=N),
+                GlobalLocalSlidingWindow(
+                    draw(number),
+                    tuple(draw(st.lists(st.integers(0, N - 1), max_size=4))),
+                    seq_len=N,
+                ),
+            ]
+        )
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(masks())
+def test_forms_are_exact_for_any_parameters(mask):
+    try:
+        assert_exact(mask)
+    except Unsupported:
+        reject()
+
+
+def test_a_split_that_loses_the_merge_is_wrong():
+    """The proof can fail: backward with each call's own log-sum-exp is not the gradient."""
+    mask = PATTERNS["global_local_sliding_window"](seq_len=1024)
+    right = PLAIN.packed
+
+    def own_lse(q_lengths, k_lengths, window):
+        kernel = right(q_lengths, k_lengths, window)
+
+        def backward(dout, q, k, v, out, lse):
+            return kernel.backward(dout, q, k, v, *kernel.forward(q, k, v))
+
+        return AttentionOp(kernel.form, kernel.attend, kernel.forward, backward)
+
+    _, apart = difference(partial(lower, FlashLibrary(PLAIN.batched, own_lse)), mask, 1, 1)
+    assert apart > 0.01
+
+
+def test_forms_say_how():
+    forms = {
+        name: assert_exact(PATTERNS[name].example)
+        for name in (
+            "bidirectional_dilated_sliding_window",
+            "prefix_lm",
+            "multi_document_causal",
+            "global_local_sliding_window",
+            "causal_padding",
+            "causal_sliding_window",
+        )
+    }
+    assert forms["bidirectional_dilated_sliding_window"] == (
+        "2 residue streams as heads, window (4, 4)"
+    )
+    assert forms["prefix_lm"] == "2 calls: the prefix's queries full, the rest causal"
+    assert forms["multi_document_causal"] == f"packed, window {CAUSAL}"
+    assert "merged by log-sum-exp" in forms["global_local_sliding_window"]
+    assert forms["causal_padding"] == f"valid tokens alone, packed, window {CAUSAL}"
+    assert lower(PLAIN, Full(seq_len=8), *[torch.zeros(1, 1, 8, 16)] * 3).form == f"window {FULL}"
