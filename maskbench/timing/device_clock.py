@@ -175,8 +175,8 @@ class DeviceClock:
             hosts_s.append(time.perf_counter() - host_start)
             torch.cuda.synchronize(self.device)  # or a call that synchronizes waits for this one
         wall_s, host_s = (time.perf_counter() - start) / len(hosts_s), statistics.median(hosts_s)
-        margin_s = STAMP_LAUNCH_S + WALL_TIME_MARGIN * wall_s
-        self.blocking_kernel_s = HOST_TIME_MARGIN * host_s + margin_s
+        enqueue_s = HOST_TIME_MARGIN * host_s + STAMP_LAUNCH_S
+        self.blocking_kernel_s = enqueue_s + WALL_TIME_MARGIN * wall_s
         self.late_rounds = 0
         return DryRun(wall_s, host_s, torch.cuda.max_memory_allocated(self.device) - allocated)
 
