@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pynvml
 import torch
 
-FALLBACK_MAX_SM_CLOCK_MHZ = 3000  # above that of any GPU so far; used if NVML reports none
+FALLBACK_MAX_SM_CLOCK_MHZ = 3000  # if NVML reports none: above that of data-center GPUs
 THROTTLE_REASONS = {
     "power cap": pynvml.nvmlClocksEventReasonSwPowerCap,
     "hardware slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,

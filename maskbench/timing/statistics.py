@@ -18,7 +18,7 @@ NORMAL_MEDIAN_SE = 1.2533  # sqrt(pi / 2): standard error of its median, over si
 # Times the rounds that normal times need. The interval by order statistics is a fifth wider than
 # theirs, and a pilot has too few rounds to give sigma precisely.
 ROUNDS_MARGIN = 4
-MIN_MODE_GAP = 0.01  # between two modes, over the median: a smaller gap changes no comparison
+MIN_MODE_GAP = 0.01  # between two modes, over the median: smaller gaps hardly move the median
 
 
 def relative_median_ci(seconds: Sequence[float]) -> float:
