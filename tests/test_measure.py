@@ -1,100 +1,32 @@
-"""The clock on CUDA: what it takes for nothing, and its device times against CUPTI's."""
+"""The device times of the clock against the kernel times of CUPTI, on CUDA.
 
-import statistics
-import time
+Run it with `python -m pytest tests/test_measure.py -s --device cuda`. It prints both times of each
+cell and fails where they are more than 1 us and more than 1 % apart.
+"""
+
 from functools import cache
 
 import numpy as np
 import pytest
-import torch
 
 from maskbench.backends import registry
 from maskbench.records import Phase
 from maskbench.suite.cell import run_attention
 from maskbench.suite.workload import Shape, Workload, cached_inputs
-from maskbench.timing import clock as clocks
 from maskbench.timing import runner
 from maskbench.timing.calibration import (
     DISCARDED_ROUNDS,
     PROFILED_BLOCKING_KERNEL_S,
     ROUNDS,
-    cupti,
+    measure_with_cupti,
     tiny_kernel,
 )
 from masks import PATTERNS
 
-
-@pytest.fixture
-def cuda(clock, pytestconfig):
-    if not isinstance(clock, clocks.DeviceClock):
-        pytest.skip("device time is measured on CUDA only")
-    if pytestconfig.getoption("benchmark_only"):
-        pytest.skip("a test of the clock, not a benchmark: run without --benchmark-only")
-    if not clock.warm:
-        clock.warm_up()
-    return clock
-
-
-def test_empty_call_takes_no_time(cuda):
-    cuda.size_blocking_kernel(lambda: None)
-    median = statistics.median(cuda.round(lambda: None)[0] for _ in range(50))
-    assert abs(median + cuda.launch_overhead_s) < 0.5e-6, "no kernel, so no launch to take off"
-
-
-def test_a_host_that_is_late_is_noticed(cuda):
-    x = torch.zeros(1024, device="cuda")
-    cuda.size_blocking_kernel(lambda: x.add_(1))
-    cuda.late_rounds = 0
-    for _ in range(20):
-        cuda.round(lambda: x.add_(1))
-    assert cuda.late_rounds <= 1
-    cuda.late_rounds = 0
-    cuda.round(lambda: time.sleep(0.05))
-    assert cuda.late_rounds == 1
-
-
-def test_a_host_that_sleeps_is_host_bound(cuda, benchmark, pytestconfig):
-    x = torch.zeros(1024, device="cuda")
-
-    def call():
-        time.sleep(0.003)
-        x.add_(1)
-
-    measured = runner.measure(benchmark, call, cuda, pytestconfig)
-    assert measured["host_bound"]
-    assert measured["host_us"] > 3000
-    assert benchmark.stats["median"] < 1e-3, "its device time is the addition's"
-    benchmark.has_error = True  # no cell, so not to be saved
-
-
-def test_cycles_of_a_call_are_counted(cuda):
-    """torch's spinning kernel returns after so many cycles, whatever the clock."""
-    cycles = 2_000_000
-    cuda.size_blocking_kernel(lambda: torch.cuda._sleep(cycles))
-    cuda.reset_counters(20)
-    times = [cuda.round(lambda: torch.cuda._sleep(cycles))[0] for _ in range(20)]
-    assert len(cuda.sm_clock_hz()) == 20
-    assert np.median(times * cuda.sm_clock_hz()) == pytest.approx(cycles, rel=0.005)
-
-
-def test_l2_is_cold(cuda):
-    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-    source = torch.ones(l2_bytes // 8, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    cuda.size_blocking_kernel(lambda: target.copy_(source))
-    cold = statistics.median(cuda.round(lambda: target.copy_(source))[0] for _ in range(20))
-
-    def twice():
-        target.copy_(source)
-        target.copy_(source)
-
-    warm = statistics.median(cuda.round(twice)[0] for _ in range(20)) - cold
-    assert warm < cold
-
-
-FIDELITY = [
-    (*place, backend, direction)
-    for place in (
+SHAPE = Shape(8, 16, 16, 64)
+FIDELITY_CELLS = [
+    (mask, seq_len, backend, direction)
+    for mask, seq_len in (
         ("causal", 256),
         ("causal_sliding_window", 1024),
         ("multi_document_causal", 4096),
@@ -103,62 +35,74 @@ FIDELITY = [
     for backend in ("flex", "flex_flash", "sdpa_cudnn", "flash_attn")
     for direction in ("forward", "backward")
 ]
+PROFILED_ROUNDS = 30
 
 
-WATCHED_ROUNDS = 30
+@pytest.fixture
+def cuda_clock(clock, pytestconfig):
+    """The session's clock, warmed up; skips on a CPU, and with --benchmark-only."""
+    if not clock.is_device_time:
+        pytest.skip("device time is measured on CUDA only")
+    if pytestconfig.getoption("benchmark_only"):
+        pytest.skip("a test of the clock, not a benchmark: run without --benchmark-only")
+    if not clock.warm:
+        clock.warm_up()
+    return clock
 
 
 @cache
-def watched_launch(clock) -> float:
-    """Beyond its launch, s that a pair of events reads around the smallest kernel under CUPTI.
+def profiled_launch_overhead(clock) -> float:
+    """What a pair of events reads beyond a tiny kernel's own time under CUPTI, in seconds.
 
-    CUPTI puts work of its own on the stream, before and after each kernel.
+    It comes on top of the clock's launch overhead: CUPTI enqueues work of its own before and after
+    each kernel.
     """
     clock.blocking_kernel_s = PROFILED_BLOCKING_KERNEL_S
-    ours, theirs = cupti(clock, tiny_kernel(), ROUNDS)
-    return float(np.median((ours - theirs)[DISCARDED_ROUNDS:]))
+    events_s, cupti_s = measure_with_cupti(clock, tiny_kernel(), ROUNDS)
+    return float(np.median((events_s - cupti_s)[DISCARDED_ROUNDS:]))
 
 
-def watched(clock, call) -> dict[str, float]:
-    """Median device s of the same calls by our events and by CUPTI, and the SM cycles they took.
+def profiled_times(clock, call) -> dict[str, float]:
+    """Median device times of `call` by the clock and by CUPTI in seconds, and its SM cycles.
 
-    Of the same calls: at a card's power cap two groups of calls were up to 5 % apart.
+    Both time the same calls. At the power cap of a GPU, two groups of calls were up to 5 % apart.
     """
-    launch_overhead_s = watched_launch(clock)
+    launch_overhead_s = profiled_launch_overhead(clock)
     clock.blocking_kernel_s = PROFILED_BLOCKING_KERNEL_S
-    clock.reset_counters(WATCHED_ROUNDS)
-    ours, theirs = cupti(clock, call, WATCHED_ROUNDS)
-    cycles = ours * clock.sm_clock_hz()
+    clock.reset_counters(PROFILED_ROUNDS)
+    events_s, cupti_s = measure_with_cupti(clock, call, PROFILED_ROUNDS)
+    cycles = events_s * clock.sm_clock_hz()
     return {
-        "events_s": float(np.median(ours[DISCARDED_ROUNDS:])) - launch_overhead_s,
-        "cupti_s": float(np.median(theirs[DISCARDED_ROUNDS:])),
+        "events_s": float(np.median(events_s[DISCARDED_ROUNDS:])) - launch_overhead_s,
+        "cupti_s": float(np.median(cupti_s[DISCARDED_ROUNDS:])),
         "watched_cycles": float(np.nanmedian(cycles[DISCARDED_ROUNDS:])),
         "watched_launch_s": launch_overhead_s,
     }
 
 
-# by CUDA's events, so that pytest-benchmark's own figures are the device's, too
-@pytest.mark.parametrize(("mask", "seq_len", "backend", "direction"), FIDELITY)
-def test_device_time_is_cuptis(mask, seq_len, backend, direction, cuda, benchmark, pytestconfig):
-    workload = Workload(mask, seq_len, Shape(8, 16, 16, 64), "float16", "cuda", Phase(direction))
-    tensors = cached_inputs(workload)
-    built = PATTERNS[mask](seq_len=seq_len, batch=8)
+@pytest.mark.parametrize(("mask", "seq_len", "backend", "direction"), FIDELITY_CELLS)
+def test_device_time_is_cuptis(
+    mask, seq_len, backend, direction, cuda_clock, benchmark, pytestconfig
+):
+    workload = Workload(mask, seq_len, SHAPE, "float16", "cuda", Phase(direction))
+    checked = cached_inputs(workload)
+    inputs = checked.inputs
     try:
         bind = registry.load(backend)
-    except registry.BackendUnavailable as said:
-        pytest.skip(str(said))
-    results, call = run_attention(
-        bind(built, tensors.inputs.q, tensors.inputs.k, tensors.inputs.v), tensors.inputs.dout
-    )
-    assert tensors.reference.compare(results).within_tolerance
+    except registry.BackendUnavailable as error:
+        pytest.skip(str(error))
+    bound = bind(PATTERNS[mask](seq_len=seq_len, batch=SHAPE.batch), inputs.q, inputs.k, inputs.v)
+    results, call = run_attention(bound, inputs.dout)
+    assert checked.reference.compare(results).within_tolerance
     benchmark.extra_info |= {**workload.fields(), "direction": f"fidelity_{direction}"}
     benchmark.extra_info |= {
         "backend": backend,
-        **runner.measure(benchmark, call, cuda, pytestconfig),
+        **runner.measure(benchmark, call, cuda_clock, pytestconfig),
     }
-    found = watched(cuda, call)
-    benchmark.extra_info |= found
-    ours, theirs = found["events_s"], found["cupti_s"]
+    profiled = profiled_times(cuda_clock, call)
+    benchmark.extra_info |= profiled
+    events_s, cupti_s = profiled["events_s"], profiled["cupti_s"]
+    difference_us = (events_s - cupti_s) * 1e6
     row = f"{mask} {backend} {direction} S={seq_len}"
-    print(f"{row:60} {ours * 1e6:9.1f} {theirs * 1e6:9.1f} {(ours - theirs) * 1e6:+7.2f} us")
-    assert abs(ours - theirs) <= max(1e-6, 0.01 * theirs)
+    print(f"{row:60} {events_s * 1e6:9.1f} {cupti_s * 1e6:9.1f} {difference_us:+7.2f} us")
+    assert abs(events_s - cupti_s) <= max(1e-6, 0.01 * cupti_s)

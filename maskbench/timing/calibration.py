@@ -1,8 +1,9 @@
-"""What a pair of CUDA events reads beyond a kernel's own time, by CUPTI's: `launch_overhead`.
+"""The launch overhead: what a pair of CUDA events reads beyond a kernel's own time by CUPTI.
 
-Events lie around a kernel's launch and completion, too. In a process of its own, as each launch
-after a use of the profiler takes longer (on an H100 9.6 us for the host, 7.5 before), and kept on
-disk, as it takes seconds.
+The time between two events around a kernel includes parts of its launch and completion.
+`launch_overhead` measures them in a process of its own, because kernel launches are slower for the
+rest of a process that has used the profiler (on an H100 9.6 us of host time instead of 7.5). This
+takes seconds, so the result is kept on disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,68 +19,93 @@ from tempfile import NamedTemporaryFile
 import numpy as np
 import pynvml
 import torch
+from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile
 
-from maskbench.timing import clock as clocks
+from maskbench.timing.device_clock import DeviceClock
 
-TOP = Path(__file__).parents[2]
-CODE = ("clock.py", "sm_cycles.py", "calibration.py")
-ROUNDS, DISCARDED_ROUNDS = 60, 5  # the first rounds count not
-LONGEST = 5e-6  # s, that is believed
-PROFILED_BLOCKING_KERNEL_S = 5e-3  # s, of a blocker where the profiler slows the host
-HARNESS_KERNELS = (
-    "FillFunctor<signed char>",
-    "stamp",
-)  # a round's kernels beside the spin and the call's
+REPOSITORY = Path(__file__).parents[2]
+# The modules that decide what is measured: their text is part of the key of the stored result.
+SOURCES = [
+    Path(__file__).with_name(name)
+    for name in ("device_clock.py", "nvml.py", "sm_cycles.py", "calibration.py")
+]
+ROUNDS, DISCARDED_ROUNDS = 60, 5  # the first rounds are discarded
+MAX_LAUNCH_OVERHEAD_S = 5e-6  # more is an error: three H100s had 0.9 to 1.2 us
+PROFILED_BLOCKING_KERNEL_S = 5e-3  # the profiler slows the host down
+# The kernels of a round, by parts of their names as CUPTI gives them
+BLOCKING_KERNEL = "spin_kernel"
+FLUSH_AND_STAMP_KERNELS = ("FillFunctor<signed char>", "stamp")
 
 
-def cupti(clock: clocks.DeviceClock, call, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Device s of the same calls by our events and by CUPTI.
+def measure_with_cupti(
+    clock: DeviceClock, call: Callable[[], object], rounds: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Time the same calls by the clock and by CUPTI.
 
-    By CUPTI from the first kernel's start to the last one's end. RuntimeError where it did not see
-    each call.
+    Returns
+    -------
+    tuple of arrays
+        [rounds] device times in seconds by the clock, and by CUPTI from the start of the call's
+        first kernel to the end of its last.
+
+    Raises
+    ------
+    RuntimeError
+        If CUPTI did not record the kernels of every call.
     """
-    # acc_events, as without it torch warns that a cycle's events end with it
+    # Without acc_events torch warns that the events of a profiling cycle are cleared at its end.
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
-        ours = [clock.round(call)[0] for _ in range(rounds)]
+        events_s = [clock.round(call)[0] for _ in range(rounds)]
         torch.cuda.synchronize()
-    cuda_type = torch.autograd.DeviceType.CUDA
-    events = [e for e in profiled.events() if e.device_type == cuda_type]
-    spans = []
-    for event in sorted(events, key=lambda e: e.time_range.start):
-        if "spin_kernel" in event.name:
-            spans.append([])
-        elif spans and not any(name in event.name for name in HARNESS_KERNELS):
-            spans[-1].append(event.time_range)
-    if len(spans) != rounds or not all(spans):
-        raise RuntimeError(f"CUPTI saw {sum(map(bool, spans))} of {rounds} calls")
-    theirs = [(max(t.end for t in span) - span[0].start) / 1e6 for span in spans]
-    return np.array(ours), np.array(theirs)
+    cuda = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]  # not in its __all__
+    kernels = [event for event in profiled.events() if event.device_type == cuda]
+    call_spans: list[list[tuple[float, float]]] = []  # per call, (start, end) of its kernels in us
+    for kernel in sorted(kernels, key=lambda kernel: kernel.time_range.start):
+        if BLOCKING_KERNEL in kernel.name:
+            call_spans.append([])
+        elif call_spans and not any(name in kernel.name for name in FLUSH_AND_STAMP_KERNELS):
+            call_spans[-1].append((kernel.time_range.start, kernel.time_range.end))
+    if len(call_spans) != rounds or not all(call_spans):
+        raise RuntimeError(f"CUPTI saw {sum(map(bool, call_spans))} of {rounds} calls")
+    cupti_s = [(max(end for _, end in spans) - spans[0][0]) / 1e6 for spans in call_spans]
+    return np.array(events_s), np.array(cupti_s)
 
 
-def tiny_kernel():
-    """A call of one kernel that does next to nothing."""
+def tiny_kernel() -> Callable[[], object]:
+    """A call of one kernel that does almost nothing."""
     one = torch.zeros(1, device="cuda")
     return lambda: one.add_(1)
 
 
 def measure_launch_overhead() -> float:
-    """s, of the smallest kernel; RuntimeError where it cannot be that."""
-    clock, call = clocks.DeviceClock(torch.device("cuda")), tiny_kernel()
+    """The launch overhead of a tiny kernel in seconds.
+
+    The events of calls that are not profiled are compared with CUPTI's times of others, because
+    CUPTI itself lengthens what the events read.
+
+    Raises
+    ------
+    RuntimeError
+        If CUPTI did not record the calls, or the result is not plausible.
+    """
+    clock, call = DeviceClock(torch.device("cuda")), tiny_kernel()
     clock.blocking_kernel_s = PROFILED_BLOCKING_KERNEL_S
-    ours = [clock.round(call)[0] for _ in range(ROUNDS)]
-    _, theirs = cupti(clock, call, ROUNDS)
-    overhead = float(np.median(ours[DISCARDED_ROUNDS:]) - np.median(theirs[DISCARDED_ROUNDS:]))
-    if not 0 <= overhead <= LONGEST:
+    events_s = [clock.round(call)[0] for _ in range(ROUNDS)]
+    _, cupti_s = measure_with_cupti(clock, call, ROUNDS)
+    overhead = float(np.median(events_s[DISCARDED_ROUNDS:]) - np.median(cupti_s[DISCARDED_ROUNDS:]))
+    if not 0 <= overhead <= MAX_LAUNCH_OVERHEAD_S:
         raise RuntimeError(f"events and CUPTI are {overhead * 1e6:.2f} us apart for a tiny kernel")
     return overhead
 
 
 def cache_path() -> Path:
-    """Where it is kept: of this card, driver, torch and this code, beside what was compiled."""
-    code = sha256(
-        b"".join(Path(__file__).with_name(name).read_bytes() for name in CODE)
-    ).hexdigest()
+    """The file of the result for this GPU, driver, torch and code, beside the compiled kernels.
+
+    `maskbench.suite.kernel_cache` sets TORCHINDUCTOR_CACHE_DIR when it is imported, unless the user
+    has set it.
+    """
+    code = sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
     driver = pynvml.nvmlSystemGetDriverVersion()
     key = f"{torch.cuda.get_device_name()} {driver} {torch.__version__} {code}"
     name = f"launch_{sha256(key.encode()).hexdigest()}"
@@ -86,22 +113,29 @@ def cache_path() -> Path:
 
 
 def launch_overhead() -> tuple[float | None, str]:
-    """(s, ""), or (None, why) where it cannot be measured."""
+    """The launch overhead in seconds, from disk or measured in a process of its own.
+
+    Returns
+    -------
+    tuple
+        (seconds, ""), or (None, the reason) if it cannot be measured. A failure is not stored.
+    """
     try:
         pynvml.nvmlInit()
-        kept = cache_path()
+        path = cache_path()
     except pynvml.NVMLError as error:
         return None, f"NVML: {error}"
-    if not kept.exists():
+    if not path.exists():
+        # From the top of the repository, where Python finds the package without installing it.
         command = [sys.executable, "-m", "maskbench.timing.calibration"]
-        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
-        if done.returncode:
-            return None, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
-            file.write(done.stdout.split()[-1])
-        os.replace(file.name, kept)  # whole or not at all
-    return float(kept.read_text()), ""
+        process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        if process.returncode:
+            return None, (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(process.stdout.split()[-1])
+        os.replace(file.name, path)  # atomic: another process never reads half a number
+    return float(path.read_text()), ""
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pynvml
 import torch
 
-FALLBACK_MAX_SM_CLOCK_MHZ = 3000  # if NVML does not report the highest SM clock
+FALLBACK_MAX_SM_CLOCK_MHZ = 3000  # if NVML reports none: above that of data-center GPUs
 THROTTLE_REASONS = {
     "power cap": pynvml.nvmlClocksEventReasonSwPowerCap,
     "hardware slowdown": pynvml.nvmlClocksThrottleReasonHwSlowdown,
@@ -20,26 +20,31 @@ THROTTLE_REASONS = {
 
 
 class GPUClockState(NamedTuple):
-    """The SM clock in MHz, None if unknown, and why the GPU limits it now."""
+    """The SM clock in MHz, None if unknown, and the reasons why the GPU limits it now."""
 
     sm_clock_mhz: int | None
     throttle: list[str]
 
 
 class NVMLDevice:
-    """NVML's view of a CUDA device."""
+    """NVML's view of a CUDA device.
+
+    NVML is initialized by the first query. Every query gives None if this GPU, driver or MIG
+    partition does not support it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     @cached_property
-    def _handle(self):
+    def _handle(self) -> Any:
+        """By UUID, because NVML and CUDA may number the GPUs differently."""
         pynvml.nvmlInit()
         uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
         return pynvml.nvmlDeviceGetHandleByUUID(uuid)
 
-    def query(self, function: Callable, *arguments):
-        """What NVML answers; None if this GPU, driver or partition has no answer."""
+    def query(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Call `function(handle, *arguments)`; return None if NVML raises an error."""
         try:
             return function(self._handle, *arguments)
         except pynvml.NVMLError:
@@ -47,11 +52,12 @@ class NVMLDevice:
 
     @cached_property
     def max_sm_clock_hz(self) -> float:
-        """The highest SM clock, so that a spin of n cycles lasts at least n / this seconds."""
-        highest = self.query(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM)
-        return (highest or FALLBACK_MAX_SM_CLOCK_MHZ) * 1e6
+        """The highest SM clock in Hz: a spin of n cycles lasts at least n / this seconds."""
+        max_mhz: int | None = self.query(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM)
+        return (max_mhz or FALLBACK_MAX_SM_CLOCK_MHZ) * 1e6
 
     def clock_state(self) -> GPUClockState:
+        """The SM clock and the throttle reasons now."""
         reasons = self.query(pynvml.nvmlDeviceGetCurrentClocksEventReasons) or 0
         return GPUClockState(
             self.query(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
@@ -59,8 +65,11 @@ class NVMLDevice:
         )
 
     def power_limit_w(self) -> float | None:
-        milliwatts = self.query(pynvml.nvmlDeviceGetEnforcedPowerLimit)
+        """The enforced power limit in watts."""
+        milliwatts: int | None = self.query(pynvml.nvmlDeviceGetEnforcedPowerLimit)
         return milliwatts and milliwatts / 1e3
 
     def driver_version(self) -> str | None:
-        return self.query(lambda handle: pynvml.nvmlSystemGetDriverVersion())
+        """The version of the NVIDIA driver."""
+        version: str | None = self.query(lambda handle: pynvml.nvmlSystemGetDriverVersion())
+        return version

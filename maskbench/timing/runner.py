@@ -1,12 +1,17 @@
-"""How many rounds a cell gets, and what is saved beside its time."""
+"""How many rounds a cell gets, and the fields that are saved beside its time."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from maskbench.timing.clock import DeviceClock, HostClock
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from maskbench.timing.clock import Clock
+from maskbench.timing.device_clock import DryRun
 from maskbench.timing.statistics import (
     TYPICAL_ROUNDS,
     cycle_statistics,
@@ -15,65 +20,110 @@ from maskbench.timing.statistics import (
     required_rounds,
 )
 
-PILOT_ROUNDS, MIN_ROUNDS = 10, 6
-PILOT_SHARE = 0.2  # of the seconds that a cell's rounds may take
-CPU_SHARE = 1 / 3  # of --benchmark-max-time: a CPU cell takes longer to set up than it is worth
+PILOT_ROUNDS = 10
+MIN_ROUNDS = 6  # the confidence interval of the median does not exist for fewer
+PILOT_SHARE = 0.2  # of the time that the rounds of a cell may take
+SYNCHRONIZING_SHARE = 1 / 2  # a call waits for the device if the host takes this much of its time
 
 
-def pilot(clock: DeviceClock | HostClock, call, affordable: float) -> tuple[list, list, float]:
-    """Device s and host s of a few rounds, and the wall s of one.
+class Pilot(NamedTuple):
+    """The rounds from which the number of rounds is chosen: their times in seconds."""
 
-    Stops early once it has taken `affordable` s: of calls that long few rounds can be had.
-    """
-    times, hosts, began = [], [], time.perf_counter()
-    while len(times) < PILOT_ROUNDS:
-        device, host = clock.round(call)
-        times.append(device)
-        hosts.append(host)
-        if time.perf_counter() - began > affordable:
+    device_s: list[float]
+    host_s: list[float]
+    round_wall_s: float  # of one round, with its flush and blocking kernel
+
+
+def run_pilot(clock: Clock, call: Callable[[], object], max_seconds: float) -> Pilot:
+    """Run up to `PILOT_ROUNDS` rounds; stop after the first that ends beyond `max_seconds`."""
+    device_times: list[float] = []
+    host_times: list[float] = []
+    start = time.perf_counter()
+    while len(device_times) < PILOT_ROUNDS:
+        device_s, host_s = clock.round(call)
+        device_times.append(device_s)
+        host_times.append(host_s)
+        if time.perf_counter() - start > max_seconds:
             break
-    return times, hosts, (time.perf_counter() - began) / len(times)
+    round_wall_s = (time.perf_counter() - start) / len(device_times)
+    return Pilot(device_times, host_times, round_wall_s)
 
 
-def measure(benchmark, call: Callable[[], object], clock: DeviceClock | HostClock, options) -> dict:
-    """Time `call` with pytest-benchmark's `benchmark` and return what belongs beside the time.
+def choose_pilot(
+    clock: Clock, call: Callable[[], object], dry_run: DryRun | None, max_seconds: float
+) -> Pilot:
+    """Run a pilot, twice if its blocking kernel was too short; the dry run instead if it is long.
 
-    `options` is pytest's config: --benchmark-min-rounds and --benchmark-max-time bound the
-    rounds. Returns an empty dict under --benchmark-disable, where the call just runs once.
+    If `max_seconds` holds fewer than `TYPICAL_ROUNDS` rounds, the call gets as many as it holds,
+    and a pilot could not change that. A call that seems to wait for the device still gets a pilot,
+    because only that can remove its blocking kernel (see `DeviceClock.blocker_too_short`).
+    """
+    if dry_run:
+        synchronizes = dry_run.host_s > SYNCHRONIZING_SHARE * dry_run.wall_s
+        if dry_run.wall_s * TYPICAL_ROUNDS > max_seconds and not synchronizes:
+            return Pilot([dry_run.wall_s], [dry_run.host_s], dry_run.wall_s)
+    pilot = run_pilot(clock, call, PILOT_SHARE * max_seconds)
+    if clock.blocker_too_short(len(pilot.device_s)):
+        pilot = run_pilot(clock, call, PILOT_SHARE * max_seconds)
+    return pilot
+
+
+def measure(
+    benchmark: BenchmarkFixture, call: Callable[[], object], clock: Clock, config: pytest.Config
+) -> dict[str, object]:
+    """Time `call` with pytest-benchmark.
+
+    Parameters
+    ----------
+    benchmark
+        The fixture of pytest-benchmark, with `clock.timer` as its timer.
+    call
+        The function to be timed. It has run before, so that nothing is compiled here.
+    clock
+        The clock of the device, warmed up.
+    config
+        Its --benchmark-min-rounds and --benchmark-max-time bound the number of rounds.
+
+    Returns
+    -------
+    dict
+        The fields to be saved beside the time. Empty with --benchmark-disable, where `call` runs
+        once.
+
+    Raises
+    ------
+    BaseException
+        Whatever `call` raises. pytest-benchmark then saves no time.
     """
     if not benchmark.enabled:
-        benchmark.pedantic(call)
+        benchmark.pedantic(call)  # type: ignore[no-untyped-call]  # it has no annotations
         return {}
-    max_seconds = float(options.getoption("benchmark_max_time"))
-    max_seconds *= CPU_SHARE if isinstance(clock, HostClock) else 1
-    fewest = max(MIN_ROUNDS, options.getoption("benchmark_min_rounds"))
-    first = clock.size_blocking_kernel(call)
-    synchronizes = first and first.host > first.wall / 2  # for the device: the pilot's to notice
-    if first and first.wall * TYPICAL_ROUNDS > max_seconds and not synchronizes:
-        # as many rounds as there is time for, whatever a pilot would say
-        times, hosts, wall = [first.wall], [first.host], first.wall
-    else:
-        times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
-        if clock.blocker_too_short(len(times)):
-            times, hosts, wall = pilot(clock, call, PILOT_SHARE * max_seconds)
-    rounds = required_rounds(times, wall, fewest, max_seconds)
+    max_seconds = float(config.getoption("benchmark_max_time")) * clock.time_budget_share
+    min_rounds = max(MIN_ROUNDS, config.getoption("benchmark_min_rounds"))
+    dry_run = clock.size_blocking_kernel(call)
+    pilot = choose_pilot(clock, call, dry_run, max_seconds)
+    rounds = required_rounds(pilot.device_s, pilot.round_wall_s, min_rounds, max_seconds)
     clock.reset_counters(rounds)
     before = clock.clock_state()
     try:
-        benchmark.pedantic(call, setup=clock.flush_and_block, rounds=rounds)
+        benchmark.pedantic(  # type: ignore[no-untyped-call]
+            call, setup=clock.flush_and_block, rounds=rounds
+        )
         after = clock.clock_state()
     except BaseException:
         benchmark.has_error = True  # pytest-benchmark then saves no time
         raise
-    median, host = benchmark.stats["median"], statistics.median(hosts)
+    assert benchmark.stats is not None  # set by pedantic
+    seconds: list[float] = benchmark.stats["data"]
+    host_s = statistics.median(pilot.host_s)
     return {
-        "interval": relative_median_ci(benchmark.stats["data"]),
-        "two_modes": is_bimodal(benchmark.stats["data"]),
-        "host_us": host * 1e6,
-        "host_bound": isinstance(clock, DeviceClock) and host > median,
+        "interval": relative_median_ci(seconds),
+        "two_modes": is_bimodal(seconds),
+        "host_us": host_s * 1e6,
+        "host_bound": clock.is_device_time and host_s > benchmark.stats["median"],
         "late_rounds": clock.late_rounds,
-        "peak_memory_bytes": first and first.peak,
+        "peak_memory_bytes": dry_run and dry_run.peak_bytes,
         "sm_clock_mhz": [before.sm_clock_mhz, after.sm_clock_mhz],
-        **cycle_statistics(benchmark.stats["data"], clock.sm_clock_hz()),
+        **cycle_statistics(seconds, clock.sm_clock_hz()),
         "throttle": sorted({*before.throttle, *after.throttle}),
     }

@@ -1,4 +1,4 @@
-"""A card without a card: what the clock, the stamps and torch's profiler see of one."""
+"""A GPU without a GPU: what the clock and torch's profiler see of one."""
 
 import sys
 from types import SimpleNamespace
@@ -7,25 +7,34 @@ import numpy as np
 import pytest
 import torch
 
-from maskbench.timing import clock as clocks
+from maskbench.timing.nvml import NVMLDevice
+
+SM_CLOCK_HZ = 1.8e9
+EVENT_S = 1e-6  # how long the stream takes to record an event
 
 
 class FakeGPU:
-    """A card's stream as far as the clock uses it: what is put on it takes time at once.
+    """The stream of a GPU, on which work takes its time as soon as it is enqueued.
 
-    Recording an event takes 1 us, a stamp nothing; its SMs run at 1.8 GHz.
+    Recording an event takes 1 us and a stamp takes nothing. The SMs run at 1.8 GHz. `trace` lists
+    what was enqueued, and when the host waited. It also stands in for the properties of a device.
     """
 
     L2_cache_size, multi_processor_count = 1024, 4
 
     def __init__(self):
-        self.now, self.cycles, self.kernels = 0.0, FakeCycleCounter(self), []
+        self.now = 0.0  # s
+        self.kernels = []  # (name, start in us, end in us), as the profiler gives them
+        self.trace = []
+        self.host_is_late = False
+        self.cycle_counter = FakeCycleCounter(self)
 
     def work(self, seconds):
+        """Work on the stream that the profiler does not see."""
         self.now += seconds
 
     def kernel(self, name, seconds):
-        """What the profiler sees, in us."""
+        self.trace.append(name)
         self.kernels.append((name, 1e6 * self.now, 1e6 * (self.now + seconds)))
         self.work(seconds)
 
@@ -34,90 +43,100 @@ class FakeGPU:
 
 
 class FakeEvent:
-    def __init__(self, card):
-        self.clock_state = card
+    """A CUDA event on the stream of a `FakeGPU`."""
+
+    def __init__(self, gpu):
+        self.gpu = gpu
 
     def record(self):
-        self.clock_state.work(1e-6)
-        self.at = self.clock_state.now
+        self.gpu.trace.append("record event")
+        self.gpu.work(EVENT_S)
+        self.recorded_at = self.gpu.now
 
     def query(self):
-        return False  # the host is never late
+        self.gpu.trace.append("query event")
+        return self.gpu.host_is_late
 
     def synchronize(self):
-        pass
+        self.gpu.trace.append("wait for event")
 
     def elapsed_time(self, end):
-        return 1e3 * (end.at - self.at)
+        """In ms, as torch has it."""
+        return 1e3 * (end.recorded_at - self.recorded_at)
 
 
-def stamps_of(*rounds):
-    """[rounds, 2, SMs, 3]; of each round (SMs, cycles passed, ns passed)."""
-    made = []
+def make_stamps(*rounds):
+    """Stamps of rounds, [rounds, 2, SMs, 3]; a round is (SMs, cycles passed, ns passed)."""
+    stamps = []
     for sms, cycles, ns in rounds:
         begin = [[sm, 1000 * sm, 5] for sm in range(sms)]
         end = [[sm, 1000 * sm + cycles, 5 + ns] for sm in reversed(range(sms))]
-        made.append([begin, end])
-    return np.array(made)
+        stamps.append([begin, end])
+    return np.array(stamps)
 
 
 class FakeCycleCounter:
-    def __init__(self, card):
-        self.clock_state, self.ns = card, []
+    """`SMCycleCounter` on a `FakeGPU`."""
+
+    def __init__(self, gpu):
+        self.gpu, self.passed_ns = gpu, []
 
     def reset(self, capacity):
-        self.ns.clear()
+        self.passed_ns.clear()
 
     def begin(self):
-        self.clock_state.kernel("stamp", 0.0)
-        self.began = self.clock_state.now
+        self.gpu.kernel("stamp", 0.0)
+        self.began_at = self.gpu.now
 
     def end(self):
-        self.clock_state.kernel("stamp", 0.0)
-        self.ns.append(round(1e9 * (self.clock_state.now - self.began)))
+        self.gpu.kernel("stamp", 0.0)
+        self.passed_ns.append(round(1e9 * (self.gpu.now - self.began_at)))
 
     def read(self):
-        return np.concatenate([stamps_of((4, 1.8 * ns, ns)) for ns in self.ns])
+        return np.concatenate(
+            [make_stamps((4, SM_CLOCK_HZ / 1e9 * ns, ns)) for ns in self.passed_ns]
+        )
 
 
 class FakeProfile:
-    """torch's profiler on the toy card: the kernels since it was entered."""
+    """torch's profiler on a `FakeGPU`: the kernels since it was entered."""
 
-    def __init__(self, card):
-        self.clock_state = card
+    def __init__(self, gpu):
+        self.gpu = gpu
 
     def __enter__(self):
-        self.clock_state.kernels.clear()
+        self.gpu.kernels.clear()
         return self
 
-    def __exit__(self, *failure):
+    def __exit__(self, *error):
         pass
 
     def events(self):
         cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
-        seen = [
+        events = [
             SimpleNamespace(
                 name=name, device_type=cuda, time_range=SimpleNamespace(start=start, end=end)
             )
-            for name, start, end in self.clock_state.kernels
+            for name, start, end in self.gpu.kernels
         ]
-        return [SimpleNamespace(name="cudaLaunchKernel", device_type=cpu), *reversed(seen)]
+        return [SimpleNamespace(name="cudaLaunchKernel", device_type=cpu), *reversed(events)]
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    card = FakeGPU()
-    stub = SimpleNamespace(SMCycleCounter=lambda device, capacity: card.cycles)
-    monkeypatch.setitem(sys.modules, "maskbench.timing.sm_cycles", stub)
-    monkeypatch.setattr(clocks.DeviceClock, "ask", lambda self, question, *arguments: None)
+    """A `FakeGPU` that torch.cuda uses; NVML has no answer for it."""
+    gpu = FakeGPU()
+    module = SimpleNamespace(SMCycleCounter=lambda device, capacity: gpu.cycle_counter)
+    monkeypatch.setitem(sys.modules, "maskbench.timing.sm_cycles", module)
+    monkeypatch.setattr(NVMLDevice, "query", lambda self, function, *arguments: None)
     for name, value in {
-        "get_device_properties": lambda device: card,
-        "Event": card.event,
-        "_sleep": lambda cycles: card.kernel("spin_kernel(long)", cycles / 1.8e9),
+        "get_device_properties": lambda device: gpu,
+        "Event": gpu.event,
+        "_sleep": lambda cycles: gpu.kernel("spin_kernel(long)", cycles / SM_CLOCK_HZ),
         "synchronize": lambda device=None: None,
         "memory_allocated": lambda device: 100,
         "max_memory_allocated": lambda device: 164,
         "reset_peak_memory_stats": lambda device: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    return card
+    return gpu

@@ -1,105 +1,37 @@
-"""The clock as far as it needs no device: a toy card (tests/toy_card.py) stands in for one."""
+"""The clocks and the runner, as far as a fake GPU can show (tests/unit/fake_gpu.py)."""
 
-import statistics
 import time
 
 import numpy as np
+import pynvml
 import pytest
 import torch
 
-from maskbench.timing import clock as clocks
 from maskbench.timing import runner
+from maskbench.timing.clock import HostClock, make_clock
+from maskbench.timing.device_clock import DeviceClock, DryRun
+from maskbench.timing.nvml import FALLBACK_MAX_SM_CLOCK_MHZ, GPUClockState, NVMLDevice
+from tests.unit.fake_benchmark import BrokenRounds, FixedTimes, TimedRounds
+
+CPU = torch.device("cpu")
 
 
-def test_a_time_that_was_cut_short_is_not_saved(pytestconfig):
-    class Benchmark:
-        enabled, has_error = True, False
-
-        def pedantic(self, *arguments, **options):
-            raise RuntimeError("the card fell off the bus")
-
-    benchmark = Benchmark()
-    with pytest.raises(RuntimeError, match="fell off the bus"):
-        runner.measure(benchmark, lambda: None, clocks.HostClock(), pytestconfig)
-    assert benchmark.has_error, "pytest-benchmark leaves such a cell out"
+def nvml_device():
+    """An `NVMLDevice` whose handle is a string: NVML itself crashes without a GPU."""
+    nvml = NVMLDevice(torch.device("cuda"))
+    nvml._handle = "handle"
+    return nvml
 
 
-def test_pilot_of_a_slow_call_is_one_round():
-    times, hosts, wall = runner.pilot(clocks.HostClock(), lambda: time.sleep(0.02), 0.001)
-    assert len(times) == len(hosts) == 1
-    assert wall >= 0.02
+class ConstantClock(DeviceClock):
+    """A `DeviceClock` without a device: a call takes 1 ms there, and `host_s` to enqueue."""
 
-
-def test_host_clock_times_the_call_alone():
-    seconds, host = clocks.HostClock().round(lambda: time.sleep(0.02))
-    assert 0.02 <= seconds == host < 0.2
-
-
-def device_clock(blocking_kernel_s=1e-3, late_rounds=0):
-    """A DeviceClock without its device, for what needs none."""
-    clock = object.__new__(clocks.DeviceClock)
-    clock.blocking_kernel_s, clock.late_rounds, clock._nvml = (
-        blocking_kernel_s,
-        late_rounds,
-        "the card",
-    )
-    return clock
-
-
-@pytest.mark.parametrize(
-    ("late", "adapted", "blocker"),
-    [(0, False, 1e-3), (2, False, 4e-3), (3, True, 8e-3), (7, True, 20e-3), (10, True, 0.0)],
-    ids=["never", "no quartile sees so few", "longer", "no longer than this", "waits"],
-)
-def test_blocker_after_a_pilot(late, adapted, blocker):
-    clock = device_clock()
-    for _ in range(late):
-        clock.record_late_round()
-    assert clock.blocker_too_short(10) is adapted
-    assert (clock.late_rounds, clock.blocking_kernel_s) == (0, blocker)
-
-
-def test_card_says_its_clock_and_why_it_is_held_down(monkeypatch):
-    both = clocks.pynvml.nvmlClocksEventReasonSwPowerCap
-    both |= clocks.pynvml.nvmlClocksEventReasonGpuIdle
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda card: both)
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetClockInfo", lambda card, which: 1755)
-    assert device_clock().clock_state() == {"sm_clock_mhz": 1755, "throttle": ["power cap"]}
-
-
-def test_a_spin_is_counted_by_the_highest_clock(monkeypatch):
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetMaxClockInfo", lambda card, which: 1980)
-    assert device_clock().max_sm_clock_hz == 1.98e9
-
-
-def test_card_that_does_not_answer_stops_nothing(monkeypatch):
-    def refuse(*arguments):
-        raise clocks.pynvml.NVMLError(clocks.pynvml.NVML_ERROR_NOT_SUPPORTED)
-
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetCurrentClocksEventReasons", refuse)
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetClockInfo", refuse)
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetMaxClockInfo", refuse)
-    assert device_clock().max_sm_clock_hz == clocks.FALLBACK_MAX_SM_CLOCK_MHZ * 1e6
-    assert device_clock().clock_state() == {"sm_clock_mhz": None, "throttle": []}
-
-
-class Timed:
-    """pytest-benchmark's fixture, of which each round took 1 ms."""
-
-    enabled, stats = True, {"median": 1e-3, "data": [1e-3] * 20}
-
-    def pedantic(self, call, setup, rounds):
-        setup()
-
-
-class Card(clocks.DeviceClock):
-    """A device clock without a device: each round takes 1 ms there and `host` s to enqueue."""
-
-    def __init__(self, host):
-        self.host, self.late_rounds, self._nvml = host, 0, "the card"
+    def __init__(self, host_s=1e-4):
+        self.host_s, self.late_rounds, self.blocking_kernel_s = host_s, 0, 1e-3
+        self.nvml = nvml_device()
 
     def round(self, call):
-        return 1e-3, self.host
+        return 1e-3, self.host_s
 
     def flush_and_block(self):
         pass
@@ -111,43 +43,139 @@ class Card(clocks.DeviceClock):
         return np.full(20, 1.8e9)
 
     def size_blocking_kernel(self, call):
-        return clocks.DryRun(self.host + 1e-3, self.host, 0)
+        return DryRun(self.host_s + 1e-3, self.host_s, 0)
 
 
 @pytest.fixture
-def quiet_card(monkeypatch):
-    """Not asked: a card that is not there crashes the driver's own library."""
-    monkeypatch.setattr(Card, "card", lambda self: {"sm_clock_mhz": None, "throttle": []})
+def nvml_unsupported(monkeypatch):
+    """NVML answers no query."""
+
+    def refuse(*arguments):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    for name in (
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetClockInfo",
+        "nvmlDeviceGetMaxClockInfo",
+        "nvmlDeviceGetEnforcedPowerLimit",
+        "nvmlSystemGetDriverVersion",
+    ):
+        monkeypatch.setattr(pynvml, name, refuse)
 
 
-@pytest.mark.parametrize(("host", "bound"), [(2e-3, True), (0.5e-3, False)])
-def test_a_call_that_its_host_takes_longer_for_is_host_bound(host, bound, quiet_card, pytestconfig):
-    measured = runner.measure(Timed(), lambda: None, Card(host), pytestconfig)
-    assert measured["host_bound"] is bound
-    assert measured["host_us"] == pytest.approx(host * 1e6)
-    assert measured["call_clock_mhz"] == 1800
-    assert measured["cycles"] == pytest.approx(1.8e6)
+def test_time_of_failed_call_is_not_saved(pytestconfig):
+    benchmark = BrokenRounds()
+    with pytest.raises(RuntimeError, match="fallen off the bus"):
+        runner.measure(benchmark, lambda: None, HostClock(), pytestconfig)
+    assert benchmark.has_error, "pytest-benchmark leaves such a cell out"
 
 
-def test_a_throttled_cell_says_so(monkeypatch, pytestconfig):
-    """Held down while it was timed: before the cell the card said nothing."""
-    said = iter([0, clocks.pynvml.nvmlClocksEventReasonSwThermalSlowdown])
-    reasons = "nvmlDeviceGetCurrentClocksEventReasons"
-    monkeypatch.setattr(clocks.pynvml, reasons, lambda card: next(said))
-    monkeypatch.setattr(clocks.pynvml, "nvmlDeviceGetClockInfo", lambda card, which: 1980)
-    measured = runner.measure(Timed(), lambda: None, Card(1e-4), pytestconfig)
-    assert measured["throttle"] == ["software thermal"]
-    assert measured["sm_clock_mhz"] == [1980, 1980]
+def test_pilot_of_slow_call_is_one_round():
+    pilot = runner.run_pilot(HostClock(), lambda: time.sleep(0.02), 0.001)
+    assert len(pilot.device_s) == len(pilot.host_s) == 1
+    assert pilot.round_wall_s >= 0.02
 
 
-class Warming(Card):
-    """Rounds of 0.3 s by a clock of its own; the SM clock in GHz by second, then again."""
+def test_host_clock_times_the_call_alone():
+    seconds, host_s = HostClock().round(lambda: time.sleep(0.02))
+    assert 0.02 <= seconds == host_s < 0.2
+
+
+def test_host_clock_saves_no_facts_of_a_gpu(monkeypatch, pytestconfig):
+    monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.06")
+    clock = make_clock(CPU)
+    assert clock.timer.__name__ == "perf_counter"
+    saved = runner.measure(TimedRounds(clock), lambda: time.sleep(1e-3), clock, pytestconfig)
+    assert saved["host_us"] >= 1000
+    assert not saved["host_bound"], "wall time always includes the host's"
+    assert saved["peak_memory_bytes"] is None
+    assert (saved["call_clock_mhz"], saved["cycles"], saved["throttle"]) == (None, None, [])
+    assert saved["sm_clock_mhz"] == [None, None]
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(1.0, 30), (1 / 3, 10)], ids=["gpu", "cpu"])
+def test_cpu_cell_gets_a_third_of_the_time(share, rounds, monkeypatch, pytestconfig):
+    class NoisyClock(HostClock):
+        time_budget_share = share
+
+        def reset_counters(self, rounds):
+            self.rounds = rounds
+
+    clock, pilot = NoisyClock(), runner.Pilot([1e-2, 2e-2] * 5, [1e-2] * 10, 1e-2)
+    monkeypatch.setattr(runner, "run_pilot", lambda *arguments: pilot)
+    monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.3001")
+    runner.measure(FixedTimes(), lambda: None, clock, pytestconfig)
+    assert clock.rounds == rounds
+    assert (DeviceClock.time_budget_share, HostClock.time_budget_share) == (1.0, 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("late", "too_short", "blocking_kernel_s"),
+    [(0, False, 1e-3), (2, False, 4e-3), (3, True, 8e-3), (7, True, 20e-3), (10, True, 0.0)],
+    ids=["none late", "too few to matter", "longer", "longest", "call synchronizes"],
+)
+def test_blocking_kernel_after_a_pilot(late, too_short, blocking_kernel_s):
+    clock = ConstantClock()
+    for _ in range(late):
+        clock.record_late_round()
+    assert clock.blocker_too_short(10) is too_short
+    assert (clock.late_rounds, clock.blocking_kernel_s) == (0, blocking_kernel_s)
+
+
+def test_nvml_gives_clock_and_throttle_reasons(monkeypatch):
+    reasons = pynvml.nvmlClocksEventReasonSwPowerCap | pynvml.nvmlClocksEventReasonGpuIdle
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda handle: reasons)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lambda handle, domain: 1755)
+    assert ConstantClock().clock_state() == GPUClockState(1755, ["power cap"])
+
+
+def test_spin_is_counted_by_the_highest_clock(monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMaxClockInfo", lambda handle, domain: 1980)
+    assert nvml_device().max_sm_clock_hz == 1.98e9
+
+
+def test_power_limit_is_in_watts(monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetEnforcedPowerLimit", lambda handle: 700_000)
+    assert nvml_device().power_limit_w() == 700
+
+
+def test_gpu_without_nvml_can_be_timed(nvml_unsupported):
+    nvml = nvml_device()
+    assert nvml.max_sm_clock_hz == FALLBACK_MAX_SM_CLOCK_MHZ * 1e6
+    assert nvml.clock_state() == GPUClockState(None, [])
+    assert (nvml.power_limit_w(), nvml.driver_version()) == (None, None)
+
+
+@pytest.mark.parametrize(("host_s", "host_bound"), [(2e-3, True), (0.5e-3, False)])
+@pytest.mark.usefixtures("nvml_unsupported")
+def test_call_with_longer_host_time_is_host_bound(host_s, host_bound, pytestconfig):
+    saved = runner.measure(FixedTimes(), lambda: None, ConstantClock(host_s), pytestconfig)
+    assert saved["host_bound"] is host_bound
+    assert saved["host_us"] == pytest.approx(host_s * 1e6)
+    assert saved["call_clock_mhz"] == 1800
+    assert saved["cycles"] == pytest.approx(1.8e6)
+
+
+def test_throttle_reasons_of_a_cell_are_saved(monkeypatch, pytestconfig):
+    """The GPU was throttled while the cell was timed, and not before."""
+    reasons = iter([0, pynvml.nvmlClocksEventReasonSwThermalSlowdown])
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetCurrentClocksEventReasons", lambda handle: next(reasons)
+    )
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lambda handle, domain: 1980)
+    saved = runner.measure(FixedTimes(), lambda: None, ConstantClock(), pytestconfig)
+    assert saved["throttle"] == ["software thermal"]
+    assert saved["sm_clock_mhz"] == [1980, 1980]
+
+
+class WarmingClock(ConstantClock):
+    """Rounds of 0.3 s by a time of its own; one SM clock per window, in GHz, repeated."""
 
     device, warm = "cpu", False
 
-    def __init__(self, clocks):
-        super().__init__(1e-4)
-        self.clocks, self.now, self.windows = clocks, 0.0, 0
+    def __init__(self, sm_clocks_ghz):
+        super().__init__()
+        self.sm_clocks_ghz, self.now, self.windows = sm_clocks_ghz, 0.0, 0
 
     def perf_counter(self):
         return self.now
@@ -157,83 +185,135 @@ class Warming(Card):
 
     def sm_clock_hz(self):
         self.windows += 1
-        return np.array([self.clocks[(self.windows - 1) % len(self.clocks)] * 1e9, np.nan])
+        ghz = self.sm_clocks_ghz[(self.windows - 1) % len(self.sm_clocks_ghz)]
+        return np.array([ghz * 1e9, np.nan])
 
 
 @pytest.mark.parametrize(
-    ("clocks", "windows"),
+    ("sm_clocks_ghz", "windows"),
     [([1.83, 1.79, 1.81, 1.8001, 1.8, 1.8, 1.8001], 7), ([1.8], 4), ([1.7, 1.8], 17)],
-    ids=["settles", "has settled", "never settles"],
+    ids=["becomes stable", "is stable", "never stable"],
 )
-def test_the_card_is_at_work_until_its_clock_is_steady(clocks, windows, monkeypatch):
-    clock = Warming(clocks)
-    monkeypatch.setattr(clocks.time, "perf_counter", clock.perf_counter)
+def test_warm_up_ends_when_the_clock_is_stable(sm_clocks_ghz, windows, monkeypatch):
+    clock = WarmingClock(sm_clocks_ghz)
+    monkeypatch.setattr(time, "perf_counter", clock.perf_counter)
     clock.warm_up()
     assert clock.warm
-    assert clock.windows == windows, "of 1.2 s, for 20 s at most"
+    assert clock.windows == windows, "windows of 1.2 s, for at most 20 s"
 
 
-def test_a_device_clock_takes_off_events_and_a_launch(fake_gpu):
-    clock = clocks.DeviceClock(torch.device("cpu"), launch_overhead_s=0.25e-6)
-    assert clock.overhead == pytest.approx(1e-6)
+ROUND = [
+    *("spin_kernel(long)", "stamp", "record event", "attention", "record event"),
+    *("query event", "stamp", "wait for event"),
+]
+
+
+@pytest.mark.parametrize("by", ["the clock", "pytest-benchmark"])
+def test_order_of_a_round(by, fake_gpu):
+    clock = DeviceClock(CPU, launch_overhead_s=0.0)
+    clock.flush_buffer.fill_(1)
+    fake_gpu.trace.clear()
+
+    def call():
+        assert not clock.flush_buffer.any(), "the L2 is flushed first"
+        fake_gpu.kernel("attention", 1e-3)
+
+    if by == "the clock":
+        clock.round(call)
+    else:
+        TimedRounds(clock).pedantic(call, clock.flush_and_block, rounds=1)
+    assert fake_gpu.trace == ROUND
+
+
+def test_flush_buffer_is_twice_the_l2(fake_gpu):
+    assert DeviceClock(CPU).flush_buffer.nbytes == 2 * fake_gpu.L2_cache_size
+
+
+def test_spin_lasts_at_least_as_long_as_the_blocking_kernel(fake_gpu):
+    clock = DeviceClock(CPU)
+    fake_gpu.kernels.clear()
+    clock.blocking_kernel_s = 2e-3
+    clock.flush_and_block()
+    name, start_us, end_us = fake_gpu.kernels[0]
+    assert name == "spin_kernel(long)"
+    assert end_us - start_us == pytest.approx(2e3 * FALLBACK_MAX_SM_CLOCK_MHZ / 1800)
+
+
+def test_late_round_is_counted(fake_gpu):
+    clock = DeviceClock(CPU)
+    fake_gpu.host_is_late = True
+    clock.round(lambda: None)
+    assert (clock.late_rounds, clock.blocking_kernel_s) == (1, 2e-3)
+    clock.reset_counters(1)
+    assert clock.late_rounds == 0
+
+
+def test_overheads_are_subtracted(fake_gpu):
+    clock = DeviceClock(CPU, launch_overhead_s=0.25e-6)
+    assert clock.event_overhead_s == pytest.approx(1e-6)
     assert clock.timer.__name__ == "cuda_kernel_timer"
     assert clock.round(lambda: fake_gpu.work(1e-3))[0] == pytest.approx(1e-3 - 0.25e-6)
-    unknown = clocks.DeviceClock(torch.device("cpu"))
-    assert unknown.timer.__name__ == "cuda_event_timer"
-    assert unknown.round(lambda: fake_gpu.work(1e-3))[0] == pytest.approx(1e-3)
+    uncalibrated = DeviceClock(CPU)
+    assert uncalibrated.timer.__name__ == "cuda_event_timer"
+    assert uncalibrated.round(lambda: fake_gpu.work(1e-3))[0] == pytest.approx(1e-3)
 
 
-def test_a_long_call_has_a_longer_blocker(fake_gpu, monkeypatch):
-    clock = clocks.DeviceClock(torch.device("cpu"))
+def test_long_call_has_a_longer_blocking_kernel(fake_gpu, monkeypatch):
+    clock = DeviceClock(CPU)
     clock.size_blocking_kernel(lambda: None)
-    short = clock.blocking_kernel_s
+    short_s = clock.blocking_kernel_s
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: time.sleep(0.1))
     clock.size_blocking_kernel(lambda: None)
-    assert short < 1e-3 < clock.blocking_kernel_s < 0.01
+    assert short_s < 1e-3 < clock.blocking_kernel_s < 0.01
 
 
-def test_what_a_device_clock_saves(fake_gpu, pytestconfig):
-    clock = clocks.DeviceClock(torch.device("cpu"), launch_overhead_s=0.0)
-
-    class Rounds(Timed):
-        def pedantic(self, call, setup, rounds):
-            self.stats = {"data": []}
-            for _ in range(rounds):
-                setup()
-                start = clock.timer()
-                call()
-                self.stats["data"].append(clock.timer() - start)
-            self.stats["median"] = statistics.median(self.stats["data"])
-
-    measured = runner.measure(Rounds(), lambda: fake_gpu.work(1e-3), clock, pytestconfig)
-    assert measured["call_clock_mhz"] == pytest.approx(1800)
-    assert measured["cycles"] == pytest.approx(1.8e6, rel=1e-3)
-    assert measured["peak_memory_bytes"] == 64
-    assert measured["late_rounds"] == 0
-    assert measured["interval"] < 1e-6
+def test_saved_fields_of_a_device_clock(fake_gpu, pytestconfig):
+    clock = DeviceClock(CPU, launch_overhead_s=0.0)
+    saved = runner.measure(TimedRounds(clock), lambda: fake_gpu.work(1e-3), clock, pytestconfig)
+    assert saved["call_clock_mhz"] == pytest.approx(1800)
+    assert saved["cycles"] == pytest.approx(1.8e6, rel=1e-3)
+    assert saved["peak_memory_bytes"] == 64
+    assert saved["late_rounds"] == 0
+    assert saved["interval"] < 1e-6
 
 
 @pytest.mark.parametrize(
-    ("wall", "host", "rounds", "pilots"),
+    ("wall_s", "host_s", "rounds", "pilots"),
     [(0.01, 1e-3, 20, 1), (0.03, 1e-3, 10, 0), (0.1, 1e-3, 6, 0), (0.1, 0.09, 6, 1)],
-    ids=["short", "few rounds", "fewest rounds", "waits for the device"],
+    ids=["short", "few rounds", "fewest rounds", "synchronizes"],
 )
-def test_a_pilot_is_run_where_it_has_a_say(
-    wall, host, rounds, pilots, quiet_card, monkeypatch, pytestconfig
+@pytest.mark.usefixtures("nvml_unsupported")
+def test_pilot_is_run_if_it_can_change_the_rounds(
+    wall_s, host_s, rounds, pilots, monkeypatch, pytestconfig
 ):
-    class Long(Card):
+    class LongCallClock(ConstantClock):
         def size_blocking_kernel(self, call):
-            return clocks.DryRun(wall, host, 0)
+            return DryRun(wall_s, host_s, 0)
 
         def reset_counters(self, rounds):
-            self.asked = rounds
+            self.rounds = rounds
 
-    def one(*arguments):
-        seen.append(arguments)
-        return [wall] * 10, [host], wall
+    def run_pilot(*arguments):
+        calls.append(arguments)
+        return runner.Pilot([wall_s] * 10, [host_s], wall_s)
 
-    seen, clock = [], Long(host)
-    monkeypatch.setattr(runner, "pilot", one)
+    calls, clock = [], LongCallClock(host_s)
+    monkeypatch.setattr(runner, "run_pilot", run_pilot)
     monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.3")
-    runner.measure(Timed(), lambda: None, clock, pytestconfig)
-    assert (clock.asked, len(seen)) == (rounds, pilots)
+    runner.measure(FixedTimes(), lambda: None, clock, pytestconfig)
+    assert (clock.rounds, len(calls)) == (rounds, pilots)
+
+
+@pytest.mark.usefixtures("nvml_unsupported")
+def test_pilot_with_late_rounds_is_repeated(monkeypatch, pytestconfig):
+    class LateClock(ConstantClock):
+        def round(self, call):
+            if self.blocking_kernel_s < 8e-3:  # three rounds of ten
+                self.record_late_round()
+            calls.append(call)
+            return super().round(call)
+
+    calls = []
+    monkeypatch.setattr(pytestconfig.option, "benchmark_max_time", "0.3")
+    runner.measure(FixedTimes(), lambda: None, LateClock(), pytestconfig)
+    assert len(calls) == 2 * runner.PILOT_ROUNDS
