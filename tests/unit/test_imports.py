@@ -89,7 +89,8 @@ def imported_modules(source: str, package: str) -> Iterator[str]:
             isinstance(target, ast.Name) and target.id == "pytest_plugins"
             for target in node.targets
         ):
-            names = list(ast.literal_eval(node.value))
+            plugins = ast.literal_eval(node.value)
+            names = [plugins] if isinstance(plugins, str) else list(plugins)
         yield from filter(is_ours, names)
 
 
