@@ -1,24 +1,33 @@
-# make bench    set up, measure every mask on this machine's GPU (or CPU), draw the pictures
-# make test     set up, pass the suite's own tests
-# make lint     set up, ruff
-# make releases the same grid under each torch of TORCHES, three fresh processes each, in turn, and its trends
-# TORCH chooses torch, as pip would have it: TORCH="torch==2.13.0", or a nightly,
+# Type `make` for the list of targets.
+#
+# TORCH chooses torch, as a requirement for pip: TORCH="torch==2.13.0", or for a nightly build
 #   TORCH="--pre torch --index-url https://download.pytorch.org/whl/nightly/cu130"
-# Without it an installed torch is left alone. PYTHON is the Python that makes .venv.
+# Without TORCH an installed torch is kept. PYTHON is the interpreter that makes .venv.
 
 PYTHON ?= python3
 TORCH ?=
 PLOTS ?= plots
 RUN := .venv/bin/python -m
 SAVED := .benchmarks/bench.json
-# Of make releases: each in an environment of its own. For nightlies set pip's own
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/nightly/cpu as well.
+# `make releases` gives each of TORCHES an environment of its own. For nightly builds, also set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/nightly/cpu for pip.
 TORCHES ?= torch==2.9.1 torch==2.11.0 torch==2.12.1 torch==2.13.0
 RUNS ?= .benchmarks/releases
 GRID ?=
 export TORCH
 
-.PHONY: bench test lint releases setup
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test test-all lint releases
+
+help:
+	@echo "make setup     make .venv and install requirements.txt"
+	@echo "make bench     time every mask on this machine's GPU, else its CPU, and draw the results"
+	@echo "               (CPU: about 4 min; H100 with all backends: 5 to 10 min)"
+	@echo "make test      the fast tests (about 2 min on 2 cores)"
+	@echo "make test-all  the fast and the slow tests"
+	@echo "make lint      ruff, mypy and the directions of imports"
+	@echo "make releases  one grid under each torch of TORCHES, three processes each, and its trends"
+	@echo "All but releases take TORCH, for example TORCH=\"torch==2.13.0\"."
 
 setup:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "maskbench needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": set PYTHON")'
@@ -28,20 +37,28 @@ ifneq ($(strip $(TORCH)),)
 endif
 	$(RUN) pip install --quiet -r requirements.txt
 
-# Pictures are drawn of what was timed though some cells failed (pytest's status 1).
+# Cells that failed (pytest's status 1) do not keep the others from being drawn.
 bench: setup
+	@echo "make bench usually takes: CPU: about 4 min; H100 with all backends: 5 to 10 min"
 	@mkdir -p .benchmarks && rm -f $(SAVED)
 	@$(RUN) pytest --benchmark-only --benchmark-autosave --benchmark-json=$(SAVED) \
 	    --benchmark-columns=median,iqr,rounds; status=$$?; \
 	if [ $$status -le 1 ]; then $(RUN) reports plots $(SAVED) -o $(PLOTS) || exit $$?; fi; \
 	exit $$status
 
+# pytest.ini deselects the slow tests.
 test: setup
+	@echo "make test usually takes about 2 min on 2 cores"
 	$(RUN) pytest --benchmark-skip
+
+test-all: setup
+	$(RUN) pytest --benchmark-skip -m "not compile"
 
 lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest --benchmark-skip -q tests/unit/test_imports.py
 
 releases:
 	@mkdir -p $(RUNS); set -e; for torch in $(TORCHES); do \
