@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import gate as gating
 from reports.__main__ import main
-from reports.steps import steps
-from reports.writers import LARGEST, summary
+from reports.steps import detect_steps
+from reports.verdict import Verdict
+from reports.writers import MAX_SUMMARY_BYTES, summary
 from tests.unit.seeded_runs import CELL, other_card, run_gate, status_of
 
 
@@ -140,8 +140,8 @@ def test_a_summary_is_never_too_large_and_says_the_verdict_first():
         {"status": "same", "direction": "forward", "change": 0.01, "reason": ""}, names
     )
     for status in ("same", "SLOW"):
-        text = summary(gating.Verdict(cells.assign(status=status), "WORD", 0), "gate")
-        assert len(text.encode()) <= LARGEST
+        text = summary(Verdict(cells.assign(status=status), "WORD", 0), "gate")
+        assert len(text.encode()) <= MAX_SUMMARY_BYTES
         assert text.startswith("## gate: WORD")
 
 
@@ -149,7 +149,7 @@ def test_a_reason_with_a_bar_stays_in_its_column():
     cells = pd.DataFrame(
         {"status": "failing", "direction": "forward", "reason": "a | b\nc"}, ["x[y]"]
     )
-    assert "| a \\| b c |" in summary(gating.Verdict(cells, "WORD", 0), "gate")
+    assert "| a \\| b c |" in summary(Verdict(cells, "WORD", 0), "gate")
 
 
 def test_steps_are_found_where_they_are_and_noise_is_none():
@@ -157,8 +157,8 @@ def test_steps_are_found_where_they_are_and_noise_is_none():
     found = 0
     for _ in range(50):
         quiet = draw.normal(0, 0.01, 24)
-        assert steps(quiet, 0.05) == []
+        assert detect_steps(quiet, 0.05) == []
         stepped = quiet + np.where(np.arange(24) >= 15, np.log(1.08), 0)
-        found += steps(stepped, 0.05) in ([14], [15], [16])
+        found += detect_steps(stepped, 0.05) in ([14], [15], [16])
     assert found >= 45
-    assert steps(np.r_[np.zeros(10), 0.5], 0.05) == [], "one run is no level"
+    assert detect_steps(np.r_[np.zeros(10), 0.5], 0.05) == [], "one run is no level"

@@ -150,6 +150,25 @@ def test_another_form_is_another_cell(make, history, tmp_path):
     assert "is another form" in cell["reason"]
 
 
+def test_a_formulation_is_compared_by_its_identifier_and_not_by_its_text(make, tmp_path):
+    def formulated(identifier, text):
+        def change(run):
+            run["maskbench"]["format"] = 2
+            for bench in run["benchmarks"]:
+                bench["extra_info"] |= {"formulation": identifier, "form": text}
+
+        return change
+
+    history = [make(day, change=formulated("native", "by name")) for day in range(8)][-1].parent
+    reworded = make(20, "new", change=formulated("native", "in other words"))
+    _, verdict = run_gate(reworded, history, tmp_path)
+    assert verdict["verdict"] == "NO REGRESSION"
+    other = make(21, "new", change=formulated("bias", "by name"))
+    _, verdict = run_gate(other, history, tmp_path)
+    assert set(verdict["counts"]) == {"not comparable"}
+    assert "formulation was native, is bias" in verdict["cells"][0]["reason"]
+
+
 def test_another_driver_is_a_new_segment(make, tmp_path):
     def change(run, driver="999.9"):
         run["machine_info"] |= {"gpu": "a card", "driver": driver}
@@ -238,18 +257,20 @@ def test_two_modes_confirm_by_their_fastest_round(make, history, tmp_path):
     assert status_of(verdict) == {"FAST"}, "that a round is fast confirms nothing"
 
 
-def test_the_proof_counts_what_the_gate_says(make):
-    runs = [load_run(make(day)) for day in range(12)]
-    cells = power_analysis.pairs(runs)
-    assert "| confirmed red suites | at most 2 % | 0 of 12 |" in power_analysis.nothing_changed(
-        cells, 2
-    )
-    table = power_analysis.detection(cells)
-    assert "x1.15 | 99% | 100.0 %" in table
-    assert power_analysis.text(runs[:11], []) is None
-    slower = [load_run(make(day, "slower", [(CELL, 1.5)])) for day in (20, 21)]
-    told = power_analysis.text(runs, slower).partition("Slower code")[2]
-    named = [line for line in told.splitlines() if CELL in line]
+def test_power_analysis_counts_what_the_gate_reports(make, monkeypatch):
+    def few_cells(run):
+        few = [b for b in run["benchmarks"] if "[causal-" in b["fullname"]]
+        run["benchmarks"] = [b for b in few if "-s512-" in b["fullname"]]
+
+    monkeypatch.setattr(power_analysis, "TARGETS", {1.15: 0.99})
+    runs = [load_run(make(day, change=few_cells)) for day in range(12)]
+    slower = [load_run(make(day, "slower", [(CELL, 1.5)], change=few_cells)) for day in (20, 21)]
+    text = power_analysis.power_report(runs, slower)
+    assert "| runs with a confirmed regression | at most 2 % | 0 of 12 |" in text
+    assert f"| x1.15 | 99% | 100.0 % of {12 * len(runs[0].timed)} |" in text
+    slow_part = text.partition("Slower code")[2]
+    named = [line for line in slow_part.splitlines() if CELL in line]
     hit = [name for name in runs[0].timed.index if CELL in name]
     assert len(named) == len(hit) >= 1
-    assert f"{len(hit)} of {len(runs[0].timed)} cells are a REGRESSION, 0 SLOW once" in told
+    assert f"{len(hit)} of {len(runs[0].timed)} cells are a REGRESSION, 0 SLOW once" in slow_part
+    assert power_analysis.power_report(runs[:11], []) is None

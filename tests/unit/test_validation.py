@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports import validation
+from maskbench.records import read_run
+from reports import accuracy, validation
 from reports.__main__ import main
 from reports.plots.break_even import draw, payback
 
@@ -30,6 +31,10 @@ def saved(tmp_path):
     return save
 
 
+def cells_of(path):
+    return validation.timed_cells(read_run(path))
+
+
 def scaled(factor):
     def change(bench):
         bench["stats"]["median"] = factor
@@ -40,16 +45,16 @@ def scaled(factor):
 
 def test_cells_that_repeat_within_one_percent_are_counted(saved):
     near = [saved(f"near{i}", scaled(1e-3 * (1 + 0.004 * i))) for i in range(3)]
-    assert "| 100 % |" in validation.repeatability([validation.cells_of(p) for p in near])
+    assert "| 100 % |" in accuracy.repeatability([cells_of(p) for p in near])
     far = [*near, saved("far", scaled(1.02e-3))]
-    text = validation.repeatability([validation.cells_of(p) for p in far])
+    text = accuracy.repeatability([cells_of(p) for p in far])
     assert "| 95 % | 0 % |" in text
     assert "| cell | far | near0 | near1 | near2 |" in text
 
 
 def test_short_cells_are_judged_in_microseconds(saved):
-    runs = [validation.cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
-    assert "| 95 % | 100 % |" in validation.repeatability(runs), "4.5 %, but 0.9 us"
+    runs = [cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
+    assert "| 95 % | 100 % |" in accuracy.repeatability(runs), "4.5 %, but 0.9 us"
 
 
 def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
@@ -61,9 +66,9 @@ def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
         return change
 
     clocks = (1800.0, 1850.0, 1790.0)
-    runs = [validation.cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
-    text = validation.repeatability(runs)
-    assert "highest less lowest | 95 % | 0 % |" in text
+    runs = [cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
+    text = accuracy.repeatability(runs)
+    assert "| cells with a range within 1 % (below 50 us: 1 us) | 95 % | 0 % |" in text
     assert "| correlation of that clock and time |  | -1.00 |" in text
     assert "time x clock |  | 100 % |" in text
 
@@ -78,12 +83,12 @@ def test_cycles_repeat_where_they_are_saved(saved):
 
     def said(*counts):
         saved_at = zip((1800.0, 1850.0, 1790.0), counts, strict=True)
-        runs = [validation.cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
-        return validation.repeatability(runs)
+        runs = [cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
+        return accuracy.repeatability(runs)
 
     text = said(1.8e6, 1.801e6, 1.79e6)
     assert "in cycles |  | 100 % |" in text
-    assert "outside, in cycles |  | none |" in text
+    assert "of the others, in cycles |  | none |" in text
     text = said(1.8e6, 1.9e6, 1.79e6)
     assert "in cycles |  | 0 % |" in text
     assert "-s512-b1h4d64-float32] 6.1%" in text
@@ -95,12 +100,12 @@ def test_fewer_rounds_are_seen_not_to_hold(saved):
         bench["stats"]["rounds"] = 64
         bench["extra_info"] |= {"interval": 0.006, "cycles_interval": 0.004, "two_modes": False}
 
-    text = validation.rounds(validation.cells_of(saved("r", change)))
+    text = accuracy.rounds(cells_of(saved("r", change)))
     assert "| all | 0 % | 64 |" in text
     assert "| all, in cycles | 100 % | 64 |" in text
     assert "| the first 1/4 | 0 % | 16 |" in text
-    uncounted = validation.cells_of(saved("r", change)).assign(cycles_interval=None)
-    assert "in cycles" not in validation.rounds(uncounted)
+    uncounted = cells_of(saved("r", change)).assign(cycles_interval=None)
+    assert "in cycles" not in accuracy.rounds(uncounted)
 
 
 def fidelity_of(saved, change):
@@ -110,7 +115,7 @@ def fidelity_of(saved, change):
         bench["extra_info"] |= {"watched_cycles": 1.0e6, "cupti_s": median, "events_s": median}
         change(bench["extra_info"], flex)
 
-    return validation.fidelity(validation.cells_of(saved("r", cells)))
+    return accuracy.fidelity(cells_of(saved("r", cells)))
 
 
 def test_fidelity_names_cells_outside(saved):
@@ -129,7 +134,7 @@ def test_fidelity_says_how_much_longer_a_call_takes_under_the_profiler(saved):
     text = fidelity_of(saved, change)
     assert "+0.00 | yes | +1.40 |" in text
     flex = sum("| flex |" in line for line in text.splitlines())
-    assert f" {flex} take longer than unwatched ones" in text
+    assert f" {flex} take longer than calls without the profiler" in text
 
 
 def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
@@ -148,7 +153,7 @@ def test_where_the_time_went_is_told_by_run(saved):
     path = saved("cold", lambda bench: None, seconds=seconds, jobs=16)
     count = len(json.loads(path.read_text())["benchmarks"])
     row = f"| cold | {count} | 16 | 1 | 9 | 0 | 0 | 20 | 0 | 30 | {2 * count} |"
-    assert row in validation.speed([path])
+    assert row in validation.stage_times([read_run(path)])
 
 
 def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
@@ -166,7 +171,7 @@ def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
     run = json.loads(paths[3].read_text())
     run["machine_info"]["gpu_uuid"] = "another"
     paths[3].write_text(json.dumps(run))
-    text = validation.text(paths)
+    text = validation.validation_report(paths)
     assert f"| 60 or more, 5 | {len(run['benchmarks'])}, 3 |" in text
     assert "| 95 % | 100 % |" in text
 
@@ -184,7 +189,9 @@ def test_most_processes_repeat_and_the_widest_grid_has_its_rounds_judged(saved):
         count = len(run["benchmarks"])
         run["benchmarks"] = run["benchmarks"][: count // 2]
         path.write_text(json.dumps(run | {"datetime": "2020-01-01T00:00:00+00:00"}))
-    text = validation.text([*paths, *(saved(name, change) for name in ("cold", "warm"))])
+    text = validation.validation_report(
+        [*paths, *(saved(name, change) for name in ("cold", "warm"))]
+    )
     assert f"| 60 or more, 5 | {count // 2}, 3 |" in text
     assert f"for 90 % of the cells. {2 * count} cells." in text
 
