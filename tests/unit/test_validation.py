@@ -1,4 +1,4 @@
-"""The tables of reports/validation.md, and what FlexAttention costs before its first call."""
+"""The tables of reports/validation.md, and when compiling FlexAttention breaks even."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def test_short_cells_are_judged_in_microseconds(saved):
     assert "| 95 % | 100 % |" in accuracy.repeatability(runs), "4.5 %, but 0.9 us"
 
 
-def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
+def test_times_that_follow_the_clock_repeat_in_cycles(saved):
     def at(mhz):
         def change(bench):
             scaled(1.8 / mhz)(bench)
@@ -73,7 +73,7 @@ def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
     assert "time x clock |  | 100 % |" in text
 
 
-def test_cycles_repeat_where_they_are_saved(saved):
+def test_saved_cycles_are_used_instead_of_time_by_clock(saved):
     def at(mhz, cycles):
         def change(bench):
             scaled(1.8 / mhz)(bench)
@@ -94,7 +94,7 @@ def test_cycles_repeat_where_they_are_saved(saved):
     assert "-s512-b1h4d64-float32] 6.1%" in text
 
 
-def test_fewer_rounds_are_seen_not_to_hold(saved):
+def test_too_few_rounds_miss_the_target(saved):
     def change(bench):
         bench["stats"] |= {"median": 1.0, "data": [1 + 0.012 * math.sin(i) for i in range(64)]}
         bench["stats"]["rounds"] = 64
@@ -118,7 +118,7 @@ def fidelity_of(saved, change):
     return accuracy.fidelity(cells_of(saved("r", cells)))
 
 
-def test_fidelity_names_cells_outside(saved):
+def test_fidelity_marks_cells_outside_of_the_bound(saved):
     def change(fields, flex):
         fields["cupti_s"] = fields["events_s"] / (1.02 if flex else 1.005)
 
@@ -127,7 +127,7 @@ def test_fidelity_names_cells_outside(saved):
     assert "+0.50 | yes |" in text
 
 
-def test_fidelity_says_how_much_longer_a_call_takes_under_the_profiler(saved):
+def test_fidelity_counts_calls_that_are_slower_under_the_profiler(saved):
     def change(fields, flex):
         fields["watched_cycles"] = 1.014e6 if flex else 0.98e6
 
@@ -148,7 +148,7 @@ def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
     assert "Traceback" not in said
 
 
-def test_where_the_time_went_is_told_by_run(saved):
+def test_stage_times_have_a_row_per_run(saved):
     seconds = {"warm up": 1.0, "compile ahead": 9.0, "time": 19.5, "other": 0.5, "total": 30.0}
     path = saved("cold", lambda bench: None, seconds=seconds, jobs=16)
     count = len(json.loads(path.read_text())["benchmarks"])
@@ -165,7 +165,7 @@ def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
     assert "## Repeatability" in text
 
 
-def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
+def test_repeats_are_of_one_gpu_and_exclude_slower_code(saved):
     paths = [saved(f"a{i}", scaled(1e-3 * (1 + i / 500))) for i in range(3)]
     paths += [saved("b", scaled(2e-3)), saved("slow", scaled(3e-3), slower="by a table")]
     run = json.loads(paths[3].read_text())
@@ -176,8 +176,8 @@ def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
     assert "| 95 % | 100 % |" in text
 
 
-def test_most_processes_repeat_and_the_widest_grid_has_its_rounds_judged(saved):
-    """Cold and warm runs of the whole grid are newer and wider than what was run for its spread."""
+def test_repeatability_takes_the_most_processes_and_rounds_the_widest_grid(saved):
+    """Cold and warm runs of the whole grid are newer and wider than the repeated runs."""
 
     def change(bench):
         scaled(1e-3)(bench)
