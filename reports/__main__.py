@@ -10,8 +10,9 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
+from maskbench.records import UnreadableRun
 from masks import PATTERNS
-from reports.runs import DIRECTIONS, STORAGE, UnreadableRun, load, newest, shape_of
+from reports.runs import DIRECTIONS, STORAGE, load, newest, shape_of
 
 
 def problems_of(runs: list[Path], folder: Path) -> list[tuple[pd.DataFrame, Path]]:
@@ -76,9 +77,9 @@ def matrix(runs: list[Path], folder: Path) -> int:
 
 def validation(runs: list[Path], folder: Path) -> int:
     """Write validation.md: the clock, repeats, rounds and lengths, targets beside results."""
-    from reports import validation  # see main
+    from reports.validation import validation_report  # see main
 
-    text = validation.text(runs)
+    text = validation_report(runs)
     path = folder / "validation.md"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -89,11 +90,11 @@ def validation(runs: list[Path], folder: Path) -> int:
 def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
     """Two runs side by side; without --history nothing is stronger than SUSPECT."""
     from reports.comparability import load_history, load_run
-    from reports.compare import compare  # see main
+    from reports.compare import compare_runs  # see main
 
     one, other = load_run(base), load_run(new)
     past, notes = load_history(history, []) if history else ([], [])
-    verdict = compare(one, other, past)
+    verdict = compare_runs(one, other, past)
     verdict.notes += notes
     title = f"{base.name} (torch {one.torch}) to {new.name} (torch {other.torch})"
     tell_changes(verdict, "compare", title, folder)
@@ -108,7 +109,7 @@ def tell_changes(verdict, command: str, title: str, folder: Path) -> None:
 
     draw = {"changes.png": change_plots.changes, "heat.png": change_plots.heat}
     pictures = {name: drawn(verdict.cells, f"{command} {title}") for name, drawn in draw.items()}
-    writers.tell(verdict, command, f"{command} {title}", folder)
+    writers.write_verdict(verdict, command, f"{command} {title}", folder)
     found = [str(save(figure, folder / name)) for name, figure in pictures.items() if figure]
     print(f"in {folder}/: summary.md, verdict.json; {', '.join(found) or 'nothing to draw'}")
 
@@ -117,14 +118,14 @@ def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: P
     """A verdict for CI. Exit status: 0 no regression, 1 confirmed regression, 2 bad usage or
     unreadable file, 3 (with --strict) nothing could be compared."""
     from reports.comparability import load_history, load_run  # see main
-    from reports.gate import gate
+    from reports.gate import judge_run
 
     run, again = load_run(new), load_run(confirm) if confirm else None
     runs, notes = load_history(history, [run, again] if again else [run])
-    verdict = gate(run, runs, again, strict)
+    verdict = judge_run(run, runs, again, strict)
     verdict.notes += notes
     tell_changes(verdict, "gate", f"{new.name} (torch {run.torch})", folder)
-    if verdict.word.startswith("NOT "):
+    if verdict.is_inconclusive:
         print(f"*** {verdict.word}: no cell could be judged, so this is no all-clear ***")
     return verdict.code
 
@@ -133,14 +134,14 @@ def history(folder: Path, into: Path) -> int:
     """All saved runs of one machine as trends, with the steps in them."""
     from reports import writers  # see main
     from reports.comparability import load_history
-    from reports.history import history
+    from reports.history import build_history
     from reports.plots import changes as change_plots
     from reports.plots.style import save
 
     runs, notes = load_history(folder, [])
-    verdict, trends = history(runs)
+    verdict, trends = build_history(runs)
     verdict.notes += notes
-    writers.tell(verdict, "history", f"history of {folder}", into)
+    writers.write_verdict(verdict, "history", f"history of {folder}", into)
     pages = verdict.cells.groupby(["mask", "direction"], sort=False)
     for (mask, direction), cells in pages:
         figure = change_plots.trend(trends, cells, f"{mask} {direction}, {verdict.word}")

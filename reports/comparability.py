@@ -1,105 +1,123 @@
-"""Saved runs as evidence: which cells of which runs may be compared, and how sure each time is.
+"""Which cells of which runs may be compared.
 
-The unit of evidence is a run: rounds of one process agree with each other better than two
-processes do.
+A run (one process) is the unit of evidence: the rounds of one process agree with each other
+better than two processes do.
 """
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from reports.runs import UnreadableRun, checked, read, rows_of
+from maskbench.records import Outcome, SavedRun, UnreadableRun, read_run
+from reports.runs import cells_table
+from reports.thresholds import NORMAL_95
 
-# A difference in one of these means that two times are not of the same thing.
-HARD_OF_MACHINE = (
+# Times of machines that differ in one of these are not comparable.
+MACHINE_KEYS = (
     *("device", "gpu", "gpu_count", "compute_capability", "gpu_memory_bytes", "power_limit_w"),
     "torch_threads",
 )
-HARD_OF_CELL = (
+# Times of cells that differ in one of these are not comparable. `area` stands for the mask's
+# parameters, and `formulation` identifies how the backend computed the mask.
+CELL_KEYS = (
     *("timer", "batch", "heads", "kv_heads", "seq_len", "head_dim", "dtype"),
-    *("area", "form"),  # the mask's parameters, by what they attend to; how it was computed
+    *("area", "formulation"),
 )
-# A difference in one of these, on a GPU, starts a new segment of a history. torch and triton are in
-# neither: they are the subject.
-SOFT = ("driver", "cuda", "cudnn")
-NORMAL_95 = 1.96
+# On a GPU, a difference in one of these starts a new segment of a history. torch and triton are
+# in none of these lists: they are what is being judged.
+SEGMENT_KEYS = ("driver", "cuda", "cudnn")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One saved file. `cells` has a row for each cell, timed or not, by its fullname."""
+    """One saved file. `cells` has a row per cell, timed or not, indexed by fullname."""
 
     path: Path
     saved: str  # ISO date and time
     torch: str
-    hard: dict[str, object]
-    soft: dict[str, object]
-    card: str | None  # which one of its kind
+    machine: dict[str, object]  # MACHINE_KEYS, and "cpu" on a CPU
+    segment: dict[str, object]  # SEGMENT_KEYS, None on a CPU
+    gpu_uuid: str | None
     cells: pd.DataFrame
 
     @cached_property
     def timed(self) -> pd.DataFrame:
-        return self.cells[self.cells["outcome"] == "timed"]
+        """The timed rows of `cells`."""
+        timed: pd.DataFrame = self.cells[self.cells["outcome"] == Outcome.TIMED.value]
+        return timed
 
-
-def clock_of(row: dict) -> float:
-    """SM clock in MHz: during the calls, in older runs just before; NaN where it was not seen."""
-    for name in ("call_clock_mhz", "spin_clock_mhz"):
-        if row.get(name):
-            return float(row[name])
-    read = [mhz for mhz in row.get("sm_clock_mhz") or () if mhz]
-    return sum(read) / len(read) if read else math.nan
+    def timed_rows(self) -> Iterator[tuple[str, pd.Series]]:
+        """The name and the row of each timed cell."""
+        for name, row in self.timed.iterrows():
+            yield str(name), row
 
 
 def load_run(path: Path) -> Run:
-    """Raises UnreadableRun, also where nothing was timed."""
-    try:
-        return run_of(read(path), path)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UnreadableRun(f"{path}: is not as this suite saves runs ({error!r})") from error
+    """Read one saved file.
+
+    Raises
+    ------
+    UnreadableRun
+        If the file cannot be used, or nothing was timed in that run.
+    """
+    return as_run(read_run(path))
 
 
-def run_of(saved: dict, path: Path) -> Run:
-    timers = {b["fullname"]: b["options"]["timer"] for b in saved["benchmarks"]}
-    rows = [checked(row) for row in rows_of(saved, path)]
-    if not any(row["outcome"] == "timed" for row in rows):
-        raise UnreadableRun(f"{path}: nothing was timed in that run")
-    for row in rows:
-        row |= {"timer": timers.get(row["fullname"]), "clock_mhz": clock_of(row)}
-        row["two_modes"] = bool(row.get("two_modes"))
-        row["interval"] = float(row.get("interval") or 0.0)
-    machine = saved["machine_info"]
-    hard = {name: machine.get(name) for name in HARD_OF_MACHINE}
-    if machine.get("device") == "cpu":
-        hard["cpu"] = machine.get("cpu", {}).get("brand_raw")
-    about = {**saved["commit_info"], **machine}
-    cells = pd.DataFrame(rows).drop_duplicates("fullname", keep="last").set_index("fullname")
-    soft = {name: about.get(name) if machine.get("gpu") else None for name in SOFT}
-    date = datetime.fromisoformat(saved["datetime"]).isoformat()
-    torch, card = str(saved["commit_info"]["torch"]), machine.get("gpu_uuid")
-    return Run(path, date, torch, hard, soft, card, cells)
+def as_run(saved: SavedRun) -> Run:
+    """A saved file as a run that can be compared. Raises UnreadableRun if nothing was timed."""
+    if not saved.timed:
+        raise UnreadableRun(f"{saved.path}: nothing was timed in that run")
+    info = saved.machine_info
+    machine = {name: info.get(name) for name in MACHINE_KEYS}
+    if info.get("device") == "cpu":
+        machine["cpu"] = info.get("cpu", {}).get("brand_raw")
+    versions = {**saved.commit_info, **info}
+    return Run(
+        path=saved.path,
+        saved=saved.saved,
+        torch=saved.torch,
+        machine=machine,
+        segment={name: versions.get(name) if info.get("gpu") else None for name in SEGMENT_KEYS},
+        gpu_uuid=info.get("gpu_uuid"),
+        cells=cells_table(saved).drop_duplicates("fullname", keep="last").set_index("fullname"),
+    )
 
 
 def is_verdict(path: Path) -> bool:
-    """Whether a JSON is one that the gate wrote."""
+    """Whether a JSON file was written by compare, history or gate."""
     try:
         return "verdict" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):  # a packed run, or a file that read() will refuse
+    except (OSError, ValueError, TypeError):  # compressed, or a file that read_run() refuses
         return False
 
 
 def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[str]]:
-    """Every saved run below a folder, oldest first, each once; and what was left out, and why.
+    """All saved runs below a folder, oldest first, without duplicates.
 
-    Raises UnreadableRun where a file cannot be read, or there is none.
+    Parameters
+    ----------
+    folder
+        Searched with its subfolders for *.json and *.json.gz.
+    leave_out
+        Runs that do not count as history.
+
+    Returns
+    -------
+    The runs, and a note for each duplicate that was left out.
+
+    Raises
+    ------
+    UnreadableRun
+        If a file cannot be read, or there is none.
     """
     if not folder.is_dir():
         raise UnreadableRun(f"{folder}/: is no folder; name the one that runs are saved below")
@@ -107,10 +125,10 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
     files = [path for path in sorted(saved) if not is_verdict(path)]
     if not files:
         raise UnreadableRun(f"{folder}/: holds no saved run")
-    runs, notes, seen = [], [], {identity(run): run.path for run in leave_out}
-    shown = tqdm(files, desc="reading", unit="run", disable=None)
-    for run in sorted((load_run(path) for path in shown), key=lambda run: run.saved):
-        first = seen.setdefault(identity(run), run.path)
+    runs, notes, seen = [], [], {fingerprint(run): run.path for run in leave_out}
+    progress = tqdm(files, desc="reading", unit="run", disable=None)
+    for run in sorted((load_run(path) for path in progress), key=lambda run: run.saved):
+        first = seen.setdefault(fingerprint(run), run.path)
         if first is run.path:
             runs.append(run)
         elif first.resolve() != run.path.resolve():
@@ -118,39 +136,55 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
     return runs, notes
 
 
-def identity(run: Run) -> tuple:
-    """Alike for two files only if they hold the same run.
+def fingerprint(run: Run) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The names and medians of the timed cells: equal only for two files of the same run.
 
-    Not by when they were saved: pytest-benchmark dates --benchmark-json and an autosave of
-    one run apart.
+    The date cannot tell: pytest-benchmark gives the --benchmark-json file and the autosaved file
+    of one run different dates.
     """
     medians = run.timed["median_s"].sort_index()
-    return len(medians), tuple(medians.index), tuple(medians)
+    return tuple(map(str, medians.index)), tuple(medians)
 
 
-def differences(base: Run, new: Run) -> list[str]:
-    """What makes two runs not comparable at all."""
-    names = base.hard.keys() | new.hard.keys()
+def machine_differences(base: Run, new: Run) -> list[str]:
+    """What makes all times of two runs incomparable."""
+    names = base.machine.keys() | new.machine.keys()
     return [
-        f"{name}: {base.hard.get(name)} and {new.hard.get(name)}"
+        f"{name}: {base.machine.get(name)} and {new.machine.get(name)}"
         for name in sorted(names)
-        if base.hard.get(name) != new.hard.get(name)
+        if base.machine.get(name) != new.machine.get(name)
     ]
 
 
-def soft_differences(base: Run, new: Run) -> list[str]:
-    return [f"{n}: {base.soft[n]} and {new.soft[n]}" for n in SOFT if base.soft[n] != new.soft[n]]
+def segment_differences(base: Run, new: Run) -> list[str]:
+    """What puts two runs into different segments of a history."""
+    return [
+        f"{name}: {base.segment[name]} and {new.segment[name]}"
+        for name in SEGMENT_KEYS
+        if base.segment[name] != new.segment[name]
+    ]
 
 
 def cell_difference(base: pd.Series, new: pd.Series) -> str | None:
-    """Why two times of one name are not of the same thing; None where they are."""
-    for name in HARD_OF_CELL:
+    """Why two cells of one name are not comparable; None if they are."""
+    for name in CELL_KEYS:
         one, other = base.get(name), new.get(name)
-        if one != other and not (pd.isna(one) and pd.isna(other)):
+        if one != other and not (_missing(one) and _missing(other)):
+            if name == "formulation" and base.get("form") != new.get("form"):
+                one, other = base.get("form"), new.get("form")  # for people
             return f"{name} was {one}, is {other}"
     return None
 
 
+def _missing(value: Any) -> bool:
+    return bool(pd.isna(value))
+
+
 def standard_error(row: pd.Series) -> float:
-    """Of log(median), from the interval that the rounds reached."""
-    return row["interval"] / NORMAL_95
+    """The standard error of log(median) within a run, from its confidence interval."""
+    return float(row["interval"]) / NORMAL_95
+
+
+def log_median(row: pd.Series) -> float:
+    """The natural logarithm of the median in seconds."""
+    return float(np.log(row["median_s"]))

@@ -1,91 +1,131 @@
-"""Two runs side by side. One run is one piece of evidence: without a history, no verdict."""
+"""Compares two runs. One run says little: without a history no change is more than suspect."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from maskbench.records import Outcome, UnreadableRun
 from reports.comparability import (
-    NORMAL_95,
     Run,
     cell_difference,
-    differences,
-    soft_differences,
+    machine_differences,
+    segment_differences,
     standard_error,
 )
-from reports.gate import EFFECT, FLOOR, LEAST, Verdict
-from reports.runs import UnreadableRun
+from reports.thresholds import MIN_CHANGE_S, MIN_RELATIVE_CHANGE, NOISE_FLOOR, NORMAL_95
+from reports.verdict import CELL_COLUMNS, Conclusion, Status, Verdict
 
-CLOCK = 0.01  # a change of the SM clock that is one
-BETWEEN = 3.0  # noises that a change must exceed to be more than suspect
+MIN_CLOCK_CHANGE = 0.01  # relative change of the SM clock that can explain a slowdown
+NOISE_MULTIPLE = 3.0  # a change must exceed this many standard deviations to be more than suspect
+NUMBERS = ("base_s", "new_s", "change", "half", "noise")
 
-COLUMNS = ("base_s", "new_s", "change", "half", "noise")
 
+def noise_between_runs(history: list[Run]) -> pd.Series:
+    """The standard deviation of log(median) of each cell between runs of one torch version.
 
-def noise_of(history: list[Run]) -> pd.Series:
-    """Standard deviation of log(median) of each cell, between runs of one torch."""
+    The largest over the torch versions counts.
+    """
     found = []
     for torch in {run.torch for run in history}:
         runs = [run.timed["median_s"] for run in history if run.torch == torch]
         if len(runs) > 1:
             found.append(np.log(pd.concat(runs, axis=1)).std(axis=1, ddof=1))
-    return (
-        pd.concat(found, axis=1).max(axis=1).clip(lower=FLOOR) if found else pd.Series(dtype=float)
-    )
+    if not found:
+        return pd.Series(dtype=float)
+    noise: pd.Series = pd.concat(found, axis=1).max(axis=1).clip(lower=NOISE_FLOOR)
+    return noise
 
 
-def word_for(row: dict, noise: float) -> str:
-    """The strongest word that the evidence allows."""
-    change = abs(row["change"])
-    if change < EFFECT or abs(row["new_s"] - row["base_s"]) < LEAST:
-        return "same"
-    way = "slower" if row["change"] > 0 else "faster"
-    cycles = row["change_in_cycles"]
-    if way == "slower" and cycles < EFFECT and abs(row["clock_change"]) >= CLOCK:
-        return "AMBIGUOUS"  # the card was slower, not the code
-    known = np.isfinite(noise) and abs(np.log1p(row["change"])) > BETWEEN * np.sqrt(2) * noise
-    return way.upper() if known else f"SUSPECT {way}"
+def change_numbers(before: pd.Series, after: pd.Series, noise: float) -> dict[str, float]:
+    """The medians, and the relative changes of time, clock and cycles from `before` to `after`.
+
+    `half` is the half-width of the change's 95 % confidence interval within the two runs.
+    """
+    change = after["median_s"] / before["median_s"] - 1
+    clock_change = after["clock_mhz"] / before["clock_mhz"] - 1
+    return {
+        "base_s": before["median_s"],
+        "change": change,
+        "half": float(NORMAL_95 * np.hypot(standard_error(before), standard_error(after))),
+        "clock_change": clock_change,
+        "change_in_cycles": (1 + change) * (1 + clock_change) - 1,
+        "noise": noise,
+    }
 
 
-def compare(base: Run, new: Run, history: list[Run]) -> Verdict:
-    """Change, interval and medians of each cell; raises UnreadableRun where no cell is common."""
-    different = differences(base, new)
+def classify_change(numbers: dict[str, float], new_s: float) -> Status:
+    """The strongest status that two runs and the noise support."""
+    change, noise = numbers["change"], numbers["noise"]
+    if abs(change) < MIN_RELATIVE_CHANGE or abs(new_s - numbers["base_s"]) < MIN_CHANGE_S:
+        return Status.SAME
+    same_cycles = numbers["change_in_cycles"] < MIN_RELATIVE_CHANGE
+    if change > 0 and same_cycles and abs(numbers["clock_change"]) >= MIN_CLOCK_CHANGE:
+        return Status.AMBIGUOUS  # the GPU's clock was slower, not the code
+    # Each of the two runs has the noise.
+    certain = np.isfinite(noise) and abs(np.log1p(change)) > NOISE_MULTIPLE * np.sqrt(2) * noise
+    if change > 0:
+        return Status.SLOWER if certain else Status.SUSPECT_SLOWER
+    return Status.FASTER if certain else Status.SUSPECT_FASTER
+
+
+def compare_runs(base: Run, new: Run, history: list[Run]) -> Verdict:
+    """The change of each cell from `base` to `new`.
+
+    Parameters
+    ----------
+    base, new
+        The runs to compare.
+    history
+        More runs, which show the noise between runs. Those of other machines are left out.
+
+    Raises
+    ------
+    UnreadableRun
+        If the runs have no comparable cell in common.
+    """
+    different = machine_differences(base, new)
     notes = [f"NOT COMPARABLE: {what}" for what in different]
-    notes += [f"differs: {what}" for what in soft_differences(base, new)]
-    noise = noise_of([run for run in history if not differences(run, new)])
+    notes += [f"differs: {what}" for what in segment_differences(base, new)]
+    noise = noise_between_runs([run for run in history if not machine_differences(run, new)])
     rows = []
-    for name, after in new.timed.iterrows():
-        about = {name_: after[name_] for name_ in ("mask", "backend", "direction", "seq_len")}
-        row = {"fullname": name, **about, "new_s": after["median_s"], "reason": ""}
+    for name, after in new.timed_rows():
         before = base.cells.loc[name] if name in base.timed.index else None
-        reason = "; ".join(different)
-        if before is not None and not reason:
-            reason = cell_difference(before, after)
-        if before is None or reason:
-            status = "new" if before is None else "not comparable"
-            rows.append({**row, "status": status, "reason": reason or ""})
-            continue
-        row["base_s"] = before["median_s"]
-        row["change"] = row["new_s"] / row["base_s"] - 1
-        row["half"] = NORMAL_95 * np.hypot(standard_error(before), standard_error(after))
-        row["clock_change"] = after["clock_mhz"] / before["clock_mhz"] - 1
-        row["change_in_cycles"] = (1 + row["change"]) * (1 + row["clock_change"]) - 1
-        row["noise"] = float(noise.get(name, np.nan))
-        rows.append({**row, "status": word_for(row, row["noise"])})
-    for name, before in base.timed.iterrows():
-        if name not in new.timed.index:
-            gone = new.cells.loc[name] if name in new.cells.index else None
-            reason = (
-                "not in the new run" if gone is None else f"{gone['outcome']}: {gone['reason']}"
-            )
-            about = {n: before[n] for n in ("mask", "backend", "direction", "seq_len")}
-            status = "failing" if gone is not None and gone["outcome"] == "failed" else "vanished"
-            row = {"fullname": name, **about, "base_s": before["median_s"], "status": status}
-            rows.append({**row, "reason": reason})
+        found = {"fullname": name, **after[CELL_COLUMNS], "new_s": after["median_s"]}
+        cell_noise = float(noise.get(name, np.nan))
+        rows.append({**found, **_compared(before, after, cell_noise, "; ".join(different))})
+    rows += [
+        _missing(name, before, new)
+        for name, before in base.timed_rows()
+        if name not in new.timed.index
+    ]
     cells = pd.DataFrame(rows).set_index("fullname")
-    cells = cells.reindex(columns=list(dict.fromkeys([*cells.columns, *COLUMNS])))
+    cells = cells.reindex(columns=list(dict.fromkeys([*cells.columns, *NUMBERS])))
     if not different and cells["change"].isna().all():
         raise UnreadableRun(f"{base.path} and {new.path}: have no comparable cell in common")
     counts = cells["status"].value_counts()
-    word = "NOT COMPARABLE" if different else ", ".join(f"{n} {s}" for s, n in counts.items())
-    return Verdict(cells, word, 0, notes)
+    counted = ", ".join(f"{n} {status}" for status, n in counts.items())
+    return Verdict(cells, Conclusion.NOT_COMPARABLE if different else counted, 0, notes)
+
+
+def _compared(
+    before: pd.Series | None, after: pd.Series, noise: float, different: str
+) -> dict[str, object]:
+    if before is None:
+        return {"reason": "", "status": Status.NEW}
+    reason = different or cell_difference(before, after)
+    if reason:
+        return {"reason": reason, "status": Status.NOT_COMPARABLE}
+    numbers = change_numbers(before, after, noise)
+    return {"reason": "", **numbers, "status": classify_change(numbers, after["median_s"])}
+
+
+def _missing(name: str, before: pd.Series, new: Run) -> dict[str, object]:
+    """The row of a cell that the new run did not time."""
+    row = {"fullname": name, **before[CELL_COLUMNS], "base_s": before["median_s"]}
+    if name not in new.cells.index:
+        return {**row, "status": Status.VANISHED, "reason": "not in the new run"}
+    cell = new.cells.loc[name]
+    is_failed = cell["outcome"] == Outcome.FAILED.value
+    status = Status.FAILING if is_failed else Status.VANISHED
+    return {**row, "status": status, "reason": f"{cell['outcome']}: {cell['reason']}"}

@@ -1,264 +1,215 @@
-"""Whether a run is slower than the runs before it: one verdict a cell, one for the suite.
+"""Whether a run is slower than earlier runs: a status per cell and a verdict for the run.
 
-x is the logarithm of a cell's median. A new x is set against those of the comparable runs since
-the last accepted change, by a one-sided t test whose variance is pooled: within runs, between
-runs, and over the suite's cells (the moderated t of Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
-Over all cells the false discovery rate is held by Benjamini and Hochberg's rule.
+Each cell's x, the logarithm of its median, is compared with those of the comparable runs since
+the last accepted step, by a one-sided t test. The variance is pooled within runs, between runs
+and over all cells (the moderated t statistic of Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
+Benjamini and Hochberg's procedure bounds the false discovery rate over all cells.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, t
 
-from reports.comparability import (
-    Run,
-    cell_difference,
-    differences,
-    identity,
-    soft_differences,
-    standard_error,
-)
-from reports.runs import UnreadableRun
-from reports.steps import STEP, steps
+from maskbench.records import Outcome, UnreadableRun
+from reports.baseline import MAX_RUNS, MIN_RUNS, join_baseline, smallest_change
+from reports.comparability import Run, fingerprint, machine_differences, segment_differences
+from reports.thresholds import NOISE_FLOOR
+from reports.verdict import CELL_COLUMNS, Conclusion, Status, Verdict
 
-FEWEST, MOST = 5, 20  # comparable runs that a cell is judged by
-EFFECT, LEAST = 0.05, 1e-6  # a smaller change, relative or in s, is none
-FLOOR = 0.005  # of the noise
-NOISY = 0.03  # beyond this noise a cell cannot be judged
-PRIOR = 4  # degrees of freedom that the suite's usual variance counts for
-DISCOVERY = 0.05
-PENDING = 6  # slow runs at the end of a history that wait to be confirmed: two nights of three
-LOOKED_AT = 60  # runs at the end of a history
-NIGHT = 10  # characters of a date and time that are the date
+MAX_NOISE = 0.03  # a cell with more noise cannot be judged
+PRIOR_DEGREES = 4  # degrees of freedom of the median variance over all cells
+FALSE_DISCOVERY_RATE = 0.05
+HISTORY_WINDOW = 60  # runs at the end of a history that are used
 
 
-@dataclass
-class Verdict:
-    """`cells`: a row each, with its status. `word` and `code` are the suite's."""
-
-    cells: pd.DataFrame
-    word: str
-    code: int
-    notes: list[str] = field(default_factory=list)
+def judge_cells(new: Run, history: list[Run]) -> pd.DataFrame:
+    """A row per timed cell of `new`, with its status, change, p and the detectable change."""
+    return apply_t_test(join_baseline(new, history))
 
 
-def baseline(name: str, row: pd.Series, history: list[Run]) -> tuple[pd.DataFrame, str]:
-    """The cell's past: x and se of the last comparable runs, and why others do not count."""
-    past, reason = [], "was not timed before"
-    for run in history:
-        if name not in run.timed.index:
-            continue
-        before = run.cells.loc[name]
-        different = cell_difference(before, row)
-        if different:
-            past, reason = [], different  # what came before it is of something else, too
-            continue
-        x = {"x": np.log(before["median_s"]), "se": standard_error(before)}
-        past.append({**x, "two_modes": before["two_modes"], "night": run.saved[:NIGHT]})
-    found = pd.DataFrame(past, columns=["x", "se", "two_modes", "night"])
-    return found.iloc[accepted(found) :].tail(MOST + PENDING), reason
+def judge_confirmation(confirm: Run, history: list[Run]) -> pd.DataFrame:
+    """As `judge_cells`, for the run that is to confirm another.
 
-
-def accepted(past: pd.DataFrame) -> int:
-    """Where the last level starts that runs of two nights or more have held; 0 without a step."""
-    for start in reversed(steps(past["x"].to_numpy(), STEP)):
-        if past["night"].iloc[start:].nunique() > 1:
-            return start
-    return 0
-
-
-def pending(xs: np.ndarray) -> int:
-    """How many runs at the end stand out alike from all before: a change not yet confirmed.
-
-    Below 0 where they are faster.
+    A bimodal cell is judged by its fastest round. If even that round is slow, the slowdown is
+    confirmed. A fast round confirms nothing.
     """
-    for count in range(min(PENDING, len(xs) - FEWEST), 0, -1):
-        before, after = xs[:-count], xs[-count:]
-        least = np.log1p(max(EFFECT, LEAST / np.exp(np.median(before))))
-        if after.min() > max(before.max(), np.median(before) + least):
-            return count
-        if after.max() < min(before.min(), np.median(before) - least):
-            return -count
-    return 0
-
-
-def judged(new: Run, history: list[Run]) -> pd.DataFrame:
-    """A row for each timed cell of `new`, with status, change, p and what could be detected."""
-    return tested(against(new, history))
-
-
-def repeated(confirm: Run, history: list[Run]) -> pd.DataFrame:
-    """As judged(), of the run that is to confirm another.
-
-    A cell of two modes stands for itself by its fastest round there: if even that is slow, the
-    slowness repeats. That it is fast says nothing.
-    """
-    cells = tested(against(confirm, history, by_fastest_round=True))
+    cells = apply_t_test(join_baseline(confirm, history, use_fastest_round=True))
     bimodal = confirm.timed["two_modes"].reindex(cells.index).astype(bool)
-    cells.loc[bimodal & (cells["status"] == "FAST"), "status"] = "noisy"
+    cells.loc[bimodal & (cells["status"] == Status.FAST), "status"] = Status.NOISY
     return cells
 
 
-def against(new: Run, history: list[Run], by_fastest_round: bool = False) -> pd.DataFrame:
-    """Each timed cell of `new` beside its past; a status where it cannot be judged."""
-    rows = []
-    for name, row in new.timed.iterrows():
-        past, reason = baseline(name, row, history)
-        waiting = pending(past["x"].to_numpy())
-        used = past.iloc[: len(past) - abs(waiting)].tail(MOST)
-        found = {"fullname": name, "n": len(used), "waiting": waiting, "reason": ""}
-        time = row["min_s"] if row["two_modes"] and by_fastest_round else row["median_s"]
-        found |= {"median_s": time, "x": np.log(time)}
-        if not len(used):
-            new_here = reason.startswith("was not timed")
-            status = "new" if new_here else "not comparable"
-            rows.append({**found, "status": status, "reason": reason})
-            continue
-        xs = used["x"].to_numpy()
-        found |= {"base": xs.mean(), "low": xs.min(), "high": xs.max()}
-        found |= {"between": xs.var(ddof=1) if len(xs) > 1 else np.nan}
-        found |= {"within": max(float((used["se"] ** 2).mean()), standard_error(row) ** 2)}
-        few = len(used) < FEWEST
-        modes = row["two_modes"] and not by_fastest_round
-        modes = modes or used["two_modes"].mean() > 0.5
-        status = "too few runs" if few else "noisy" if modes else ""
-        reason = f"{len(used)} comparable, {FEWEST} needed" if few else "two modes" if modes else ""
-        rows.append({**found, "status": status, "reason": reason})
-    cells = pd.DataFrame(rows).set_index("fullname")
-    for column in ("base", "low", "high", "between", "within"):
-        cells[column] = cells.get(column, np.nan)
-    return cells
+def apply_t_test(cells: pd.DataFrame) -> pd.DataFrame:
+    """Test all cells of `join_baseline` that have no status yet.
 
-
-def tested(cells: pd.DataFrame) -> pd.DataFrame:
-    """The t test of all cells that can be judged."""
+    Returns
+    -------
+    The cells with a status each, and the columns `noise`, `change`, `p_slow`, `p_fast` and
+    `detectable`, the smallest relative slowdown that would be found.
+    """
     cells = cells.copy()
-    enough = cells["n"] >= FEWEST
+    untested = cells["status"].isna()
+    enough = cells["n"] >= MIN_RUNS
     usual = cells.loc[enough, "between"].median()
     own = cells["n"] - 1
-    pooled = (PRIOR * usual + own * cells["between"]) / (PRIOR + own)
-    cells["noise"] = np.sqrt(np.maximum(np.maximum(pooled, cells["within"]), FLOOR**2))
-    noisy = enough & (cells["status"] == "") & (cells["noise"] > NOISY)
-    cells.loc[noisy, ["status", "reason"]] = ["noisy", f"noise over {NOISY:.0%}"]
+    pooled = (PRIOR_DEGREES * usual + own * cells["between"]) / (PRIOR_DEGREES + own)
+    cells["noise"] = np.sqrt(np.maximum(np.maximum(pooled, cells["within"]), NOISE_FLOOR**2))
+    noisy = enough & untested & (cells["noise"] > MAX_NOISE)
+    cells.loc[noisy, ["status", "reason"]] = [Status.NOISY, f"noise over {MAX_NOISE:.0%}"]
     error = cells["noise"] * np.sqrt(1 + 1 / cells["n"].clip(lower=1))
     shift = cells["x"] - cells["base"]
     cells["change"] = np.expm1(shift)
-    open_ = cells["status"] == ""
-    degrees, count = own + PRIOR, max(1, int(open_.sum()))
-    least = np.log1p(np.maximum(EFFECT, LEAST / np.exp(cells["base"])))
-    for status, sign in (("SLOW", 1), ("FAST", -1)):
+    tested = untested & ~noisy
+    degrees, count = own + PRIOR_DEGREES, max(1, int(tested.sum()))
+    smallest = cells["base"].map(smallest_change)
+    for status, sign, farthest in ((Status.SLOW, 1, "high"), (Status.FAST, -1, "low")):
         p = pd.Series(t.sf(sign * shift / error, degrees), cells.index)
-        beyond = sign * cells["x"] > sign * cells["high" if sign > 0 else "low"]
-        adjusted = false_discovery_control(p[open_]) if open_.any() else []
-        significant = pd.Series(adjusted, cells.index[open_]).reindex(cells.index) <= DISCOVERY
-        hit = open_ & significant & beyond & (sign * shift >= least)
-        cells.loc[hit, "status"] = status
-        cells[f"p_{status.lower()}"] = p.where(open_)
-    needed = t.isf(DISCOVERY / count, degrees) * error
+        beyond = sign * cells["x"] > sign * cells[farthest]
+        adjusted = false_discovery_control(p[tested]) if tested.any() else []
+        adjusted_p = pd.Series(adjusted, cells.index[tested]).reindex(cells.index)
+        significant = adjusted_p <= FALSE_DISCOVERY_RATE
+        cells.loc[tested & significant & beyond & (sign * shift >= smallest), "status"] = status
+        cells[f"p_{status.lower()}"] = p.where(tested)
+    needed = t.isf(FALSE_DISCOVERY_RATE / count, degrees) * error
     worst = (cells["high"] - cells["base"]).clip(lower=0)
-    cells["detectable"] = np.expm1(np.maximum(np.maximum(needed, worst), least))
-    cells.loc[cells["status"] == "", "status"] = "same"
+    cells["detectable"] = np.expm1(np.maximum(np.maximum(needed, worst), smallest))
+    cells.loc[cells["status"].isna(), "status"] = Status.SAME
     return cells
 
 
-def gate(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> Verdict:
-    """The verdict on `new` by the runs before it.
+def judge_run(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> Verdict:
+    """The verdict on one run, given earlier runs.
 
-    What is slow in it is a regression where `confirm` repeats it; without one, where the runs
-    that wait at the end of the history are slow already: this is the next night then.
+    A slow cell is a regression if a second run confirms it: `confirm`, or without it the pending
+    runs at the end of the history, which then are the night before.
+
+    Parameters
+    ----------
+    new
+        The run to be judged.
+    runs
+        All known runs, oldest first. Those saved after `new` are left out.
+    confirm
+        The same cells, run again.
+    strict
+        Whether the exit status is 3 if no cell can be judged.
+
+    Raises
+    ------
+    UnreadableRun
+        If `confirm` cannot confirm `new`.
     """
     notes = []
     history = [run for run in runs if run.saved < new.saved]
     if len(history) < len(runs):
         notes.append(f"{len(runs) - len(history)} runs saved after {new.path} are left out")
-    alike = [run for run in history if not differences(run, new)]
-    other = [run for run in history if differences(run, new)]
+    alike = [run for run in history if not machine_differences(run, new)]
+    other = [run for run in history if machine_differences(run, new)]
     if other:
-        what = "; ".join(differences(other[-1], new))
+        what = "; ".join(machine_differences(other[-1], new))
         notes.append(f"{len(other)} runs of another machine are left out ({what})")
-    segment = [run for run in alike if not soft_differences(run, new)]
+    segment = [run for run in alike if not segment_differences(run, new)]
     if len(segment) < len(alike):
-        older = next(run for run in reversed(alike) if soft_differences(run, new))
-        what = "; ".join(soft_differences(older, new))
+        older = next(run for run in reversed(alike) if segment_differences(run, new))
+        what = "; ".join(segment_differences(older, new))
         notes.append(f"{len(alike) - len(segment)} runs before a new segment are left out ({what})")
-    segment = segment[-LOOKED_AT:]
-    cells = judged(new, segment)
-    unlike(cells, new, [run for run in history if run not in segment][-LOOKED_AT:])
+    segment = segment[-HISTORY_WINDOW:]
+    cells = judge_cells(new, segment)
+    mark_incomparable(cells, new, [run for run in history if run not in segment][-HISTORY_WINDOW:])
     if confirm:
-        fits(confirm, new)
-    confirmed(cells, confirm, segment)
-    gone = lost(new, alike[-MOST:])
+        require_comparable(confirm, new)
+        apply_confirmation(cells, judge_confirmation(confirm, segment)["status"])
+    else:
+        apply_pending_runs(cells)
+    gone = missing_cells(new, alike[-MAX_RUNS:])
     cells = pd.concat([cells, gone]) if len(gone) else cells
-    columns = ["mask", "backend", "direction", "seq_len"]
-    about = pd.concat([run.cells[columns] for run in (*alike[-MOST:], new)])
+    about = pd.concat([run.cells[CELL_COLUMNS] for run in (*alike[-MAX_RUNS:], new)])
     cells = cells.join(about[~about.index.duplicated(keep="last")])
     cells = cells.assign(base_s=np.exp(cells["base"]), new_s=cells["median_s"])
-    return Verdict(cells.drop(columns="median_s"), *ending(cells, history, alike, strict), notes)
+    word, code = suite_verdict(cells, is_other_machine=bool(other) and not alike, strict=strict)
+    return Verdict(cells.drop(columns="median_s"), word, code, notes)
 
 
-def unlike(cells: pd.DataFrame, new: Run, left_out: list[Run]) -> None:
-    """Cells that look new, but were timed in runs that are not comparable with this one."""
+def mark_incomparable(cells: pd.DataFrame, new: Run, left_out: list[Run]) -> None:
+    """Change the status of cells that look new, but were timed in runs that were left out."""
     for run in left_out:
-        here = (cells["status"] == "new") & cells.index.isin(run.timed.index)
-        hard, soft = differences(run, new), soft_differences(run, new)
-        status = "not comparable" if hard else "too few runs"  # since a new segment began
-        cells.loc[here, ["status", "reason"]] = [status, "; ".join(hard + soft)]
+        here = (cells["status"] == Status.NEW) & cells.index.isin(run.timed.index)
+        machine, segment = machine_differences(run, new), segment_differences(run, new)
+        status = Status.NOT_COMPARABLE if machine else Status.TOO_FEW_RUNS
+        cells.loc[here, ["status", "reason"]] = [status, "; ".join(machine + segment)]
 
 
-def fits(confirm: Run, new: Run) -> None:
-    """Raises UnreadableRun where a run cannot confirm another."""
-    different = differences(confirm, new) + soft_differences(confirm, new)
+def require_comparable(confirm: Run, new: Run) -> None:
+    """Raises UnreadableRun if `confirm` cannot confirm `new`."""
+    different = machine_differences(confirm, new) + segment_differences(confirm, new)
     if different:
         raise UnreadableRun(f"--confirm {confirm.path}: is not like {new.path}: {different[0]}")
-    if identity(confirm) == identity(new):
-        raise UnreadableRun(f"--confirm {confirm.path}: is {new.path} itself, not a run of its own")
+    if fingerprint(confirm) == fingerprint(new):
+        raise UnreadableRun(f"--confirm {confirm.path}: is {new.path} itself, not a second run")
 
 
-def confirmed(cells: pd.DataFrame, confirm: Run | None, history: list[Run]) -> None:
-    """SLOW that repeats is a REGRESSION: in `confirm`, else in the runs that wait for it."""
-    again = repeated(confirm, history)["status"].reindex(cells.index) if confirm else None
-    for first, last, sign in (("SLOW", "REGRESSION", 1), ("FAST", "IMPROVEMENT", -1)):
-        found = cells["status"] == first
-        if not confirm:
-            cells.loc[found & (sign * cells["waiting"] > 0), "status"] = last
-            continue
-        cells.loc[found & (again == first), "status"] = last
-        open_ = again.isna() | again.isin(("noisy", "too few runs", "not comparable", "new"))
-        cells.loc[found & open_, "reason"] = "not judged in the confirming run"
-        cells.loc[found & ~open_ & (again != first), "reason"] = (
-            "did not repeat in the confirming run"
-        )
+CONFIRMED = ((Status.SLOW, Status.REGRESSION), (Status.FAST, Status.IMPROVEMENT))
 
 
-def lost(new: Run, history: list[Run]) -> pd.DataFrame:
-    """Cells that runs before have timed and the new one has not, and cells that fail in it."""
-    before = {name: row for run in history for name, row in run.timed.iterrows()}
-    failing = new.cells.index[new.cells["outcome"] == "failed"]
+def apply_confirmation(cells: pd.DataFrame, statuses: pd.Series) -> None:
+    """Confirm slow and fast cells by their statuses in a second run."""
+    again = statuses.reindex(cells.index)
+    unjudged = (Status.NOISY, Status.TOO_FEW_RUNS, Status.NOT_COMPARABLE, Status.NEW)
+    is_open = again.isna() | again.isin(unjudged)
+    for once, twice in CONFIRMED:
+        found = cells["status"] == once
+        cells.loc[found & (again == once), "status"] = twice
+        cells.loc[found & is_open, "reason"] = "not judged in the confirming run"
+        not_repeated = found & ~is_open & (again != once)
+        cells.loc[not_repeated, "reason"] = "did not repeat in the confirming run"
+
+
+def apply_pending_runs(cells: pd.DataFrame) -> None:
+    """Confirm slow and fast cells by the pending runs at the end of their histories."""
+    for (once, twice), sign in zip(CONFIRMED, (1, -1), strict=True):
+        confirmed = (cells["status"] == once) & (sign * cells["waiting"] > 0)
+        cells.loc[confirmed, "status"] = twice
+
+
+def missing_cells(new: Run, history: list[Run]) -> pd.DataFrame:
+    """Cells that were timed before but not in `new`, and cells that fail in `new`."""
+    before = {name: row for run in history for name, row in run.timed_rows()}
+    failing = new.cells.index[new.cells["outcome"] == Outcome.FAILED.value]
     rows = []
     for name in dict.fromkeys([*before, *failing]):
         if name in new.timed.index:
             continue
-        row = {"fullname": name, "n": 0, "status": "vanished", "reason": "was timed before"}
+        row = {"fullname": name, "n": 0, "status": Status.VANISHED, "reason": "was timed before"}
         row["base"] = np.log(before[name]["median_s"]) if name in before else np.nan
         if name in new.cells.index:
-            here = new.cells.loc[name]
-            row["status"] = "failing" if here["outcome"] == "failed" else "no longer timed"
-            row["reason"] = f"{here['outcome']}: {here['reason']}"
+            row |= untimed_status(new.cells.loc[name])
         rows.append(row)
     columns = ["fullname", "base", "n", "status", "reason"]
-    return pd.DataFrame(rows, columns=columns).set_index("fullname")
+    cells: pd.DataFrame = pd.DataFrame(rows, columns=columns).set_index("fullname")
+    return cells
 
 
-def ending(cells, history: list[Run], alike: list[Run], strict: bool) -> tuple[str, int]:
-    if (cells["status"] == "REGRESSION").any():
-        return "REGRESSION", 1
-    if not cells["status"].isin(("same", "SLOW", "FAST", "IMPROVEMENT")).any():
-        if (cells["status"] == "noisy").any():
-            return "NOT JUDGED: TOO NOISY", 3 if strict else 0
-        compared = (cells["status"] == "not comparable").any() or (history and not alike)
-        return "NOT COMPARABLE" if compared else "NOT ENOUGH HISTORY", 3 if strict else 0
-    return "NO REGRESSION", 0
+def untimed_status(cell: pd.Series) -> dict[str, object]:
+    """The status and reason of a cell that the new run has, but did not time."""
+    is_failed = cell["outcome"] == Outcome.FAILED.value
+    status = Status.FAILING if is_failed else Status.NO_LONGER_TIMED
+    return {"status": status, "reason": f"{cell['outcome']}: {cell['reason']}"}
+
+
+def suite_verdict(
+    cells: pd.DataFrame, is_other_machine: bool, strict: bool
+) -> tuple[Conclusion, int]:
+    """The conclusion on the whole run, and the exit status."""
+    statuses = set(cells["status"])
+    if Status.REGRESSION in statuses:
+        return Conclusion.REGRESSION, 1
+    if statuses & {Status.SAME, Status.SLOW, Status.FAST, Status.IMPROVEMENT}:
+        return Conclusion.NO_REGRESSION, 0
+    inconclusive = 3 if strict else 0
+    if Status.NOISY in statuses:
+        return Conclusion.TOO_NOISY, inconclusive
+    if Status.NOT_COMPARABLE in statuses or is_other_machine:
+        return Conclusion.NOT_COMPARABLE, inconclusive
+    return Conclusion.NOT_ENOUGH_HISTORY, inconclusive

@@ -1,6 +1,7 @@
-"""What the gate says of real runs in which nothing changed, and of the same with a cell scaled.
+"""False alarms and power of the gate, measured on real runs.
 
-Each run is gated against all others but the one that confirms it.
+Each run is judged against all other runs but the next one, which confirms it. False alarms are
+counted as the runs are, and power with some cells scaled.
 """
 
 from __future__ import annotations
@@ -10,121 +11,134 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from reports.baseline import join_baseline
 from reports.comparability import Run
-from reports.gate import against, judged, repeated, tested
-from reports.plots.changes import short
-from reports.runs import markdown, percent
+from reports.gate import apply_t_test, judge_cells, judge_confirmation
+from reports.markdown import markdown_table, percent
+from reports.runs import cell_label
+from reports.verdict import Status
 
-SCALES = {1.08: 0.80, 1.10: 0.95, 1.15: 0.99}  # and the share that is to be found
-QUIET_NOISE = 0.015  # between runs, up to which these shares are promised
-APART = 30  # every so many cells are scaled at a time: few enough that the others stay the suite
-FEWEST = 12  # runs
+TARGETS = {1.08: 0.80, 1.10: 0.95, 1.15: 0.99}  # scale: share of the scaled cells to be found
+QUIET_NOISE = 0.015  # noise between runs up to which the targets are promised
+STRIDE = 30  # every 30th cell is scaled at a time, so that the median over all cells stays
+MIN_RUNS = 12
+
+Pair = tuple[pd.DataFrame, pd.DataFrame]  # the cells of a run and of the run that confirms it
 
 
-def pairs(runs: list[Run]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Of each run and the next its cells beside those of all other runs."""
+def confirmed_pairs(runs: list[Run]) -> list[Pair]:
+    """The cells of each run, and of the next run, joined with all other runs."""
     found = []
     for i, run in enumerate(runs):
         confirm = runs[(i + 1) % len(runs)]
         others = [other for other in runs if other is not run and other is not confirm]
-        found.append((against(run, others), against(confirm, others, by_fastest_round=True)))
+        confirming = join_baseline(confirm, others, use_fastest_round=True)
+        found.append((join_baseline(run, others), confirming))
     return found
 
 
-def found_in(first: pd.DataFrame, second: pd.DataFrame, status: str) -> pd.Series:
-    return (first["status"] == status) & (second["status"].reindex(first.index) == status)
+def confirmed_slow(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
+    """Whether each cell of the first run is slow in both runs."""
+    again = second["status"].reindex(first.index)
+    return (first["status"] == Status.SLOW) & (again == Status.SLOW)
 
 
-def nothing_changed(cells: list[tuple[pd.DataFrame, pd.DataFrame]], cards: int) -> str:
-    """How often the gate is red where nothing changed."""
-    slow = fast = red = confirmed = count = 0
-    for one, other in cells:
-        first, second = tested(one), tested(other)
-        both = found_in(first, second, "SLOW")
-        slow, fast = (
-            slow + (first["status"] == "SLOW").sum(),
-            fast + (first["status"] == "FAST").sum(),
-        )
-        red, confirmed, count = red + both.any(), confirmed + both.sum(), count + len(first)
+def false_alarms(pairs: list[Pair], gpus: int) -> str:
+    """How often the gate reports a regression where nothing changed."""
+    slow = fast = red_runs = red_cells = count = 0
+    for pair in pairs:
+        first, second = map(apply_t_test, pair)
+        red = confirmed_slow(first, second)
+        slow += int((first["status"] == Status.SLOW).sum())
+        fast += int((first["status"] == Status.FAST).sum())
+        red_runs += int(red.any())
+        red_cells += int(red.sum())
+        count += len(first)
+    size = f"{len(pairs)}, {count // len(pairs)}"
+    share = percent(red_cells / count, 2)
     rows = [
-        [
-            "runs gated, cells",
-            f"{FEWEST} or more, 60 or more",
-            f"{len(cells)}, {count // len(cells)}",
-        ],
-        ["cards", "2 or more", cards],
-        ["confirmed red suites", "at most 2 %", f"{red} of {len(cells)}"],
-        [
-            "confirmed red cells",
-            "at most 0.05 %",
-            f"{confirmed} of {count} ({percent(confirmed / count, 2)})",
-        ],
+        ["runs judged, cells", f"{MIN_RUNS} or more, 60 or more", size],
+        ["GPUs", "2 or more", gpus],
+        ["runs with a confirmed regression", "at most 2 %", f"{red_runs} of {len(pairs)}"],
+        ["cells with one", "at most 0.05 %", f"{red_cells} of {count} ({share})"],
         ["SLOW and FAST, unconfirmed", "about as often", f"{slow} and {fast}"],
     ]
-    return markdown(pd.DataFrame(rows, columns=["what", "target", "reached"]))
+    return markdown_table(pd.DataFrame(rows, columns=["what", "target", "reached"]))
 
 
 def scaled(cells: pd.DataFrame, chosen: pd.Index, factor: float) -> pd.DataFrame:
-    """As if these cells had taken `factor` times as long."""
-    changed = cells.copy()
+    """The cells as if the chosen ones had taken `factor` times as long."""
+    changed: pd.DataFrame = cells.copy()
     here = changed.index.isin(chosen)
     changed.loc[here, "x"] += np.log(factor)
     changed.loc[here, "median_s"] *= factor
     return changed
 
 
-def detection(cells: list[tuple[pd.DataFrame, pd.DataFrame]]) -> str:
-    """The share of scaled cells that are found, and of the others that are called slow."""
+def detection(pairs: list[Pair], stride: int = STRIDE) -> str:
+    """The share of scaled cells that are found, and of other cells that are reported."""
     rows = []
-    for factor, target in SCALES.items():
-        hits, quiet, false, others = [], [], 0, 0
-        for one, other in cells:
-            for start in range(APART):
-                chosen = one.index[start::APART]
-                first, second = (tested(scaled(c, chosen, factor)) for c in (one, other))
-                red = found_in(first, second, "SLOW")
+    for factor, target in TARGETS.items():
+        hits: list[bool] = []
+        quiet: list[bool] = []
+        false, others = 0, 0
+        for pair in pairs:
+            names = pair[0].index
+            for start in range(min(stride, len(names))):
+                chosen = names[start::stride]
+                first, second = (apply_t_test(scaled(c, chosen, factor)) for c in pair)
+                red = confirmed_slow(first, second)
                 hits += red[chosen].tolist()
-                judged = first.loc[chosen, "status"] != "noisy"
+                judged = first.loc[chosen, "status"] != Status.NOISY
                 quiet += (judged & (first.loc[chosen, "noise"] <= QUIET_NOISE)).tolist()
-                false, others = false + red.drop(chosen).sum(), others + len(red) - len(chosen)
+                false += int(red.drop(chosen).sum())
+                others += len(red) - len(chosen)
         found = np.array(hits)[np.array(quiet)]
         rows.append(
             [
-                f"x{factor:.2f}",
-                f"{target:.0%}",
-                f"{percent(found, 1)} of {len(found)}",
-                f"{percent(hits, 1)} of {len(hits)}",
+                *(f"x{factor:.2f}", f"{target:.0%}"),
+                *(f"{percent(found, 1)} of {len(found)}", f"{percent(hits, 1)} of {len(hits)}"),
                 f"{false} of {others}",
             ]
         )
-    columns = ["scaled by", "target", "found, noise up to 1.5 %", "found, all", "others called red"]
-    return markdown(pd.DataFrame(rows, columns=columns))
+    columns = [
+        *("scaled by", "target", "found, noise up to 1.5 %", "found, all"),
+        "other cells reported",
+    ]
+    return markdown_table(pd.DataFrame(rows, columns=columns))
 
 
-def slowdown(slower: list[Run], runs: list[Run]) -> str:
-    """What the gate says of runs of slower code, each confirmed by the next."""
+def slower_code(slower: list[Run], runs: list[Run]) -> str:
+    """The verdicts on runs of slower code, each confirmed by the next."""
     rows = []
     for run, confirm in pairwise(slower):
-        first, second = judged(run, runs), repeated(confirm, runs)
-        red = found_in(first, second, "SLOW")
-        other = first.index[~red & (first["status"] == "SLOW")]
+        first, second = judge_cells(run, runs), judge_confirmation(confirm, runs)
+        red = confirmed_slow(first, second)
+        once = int((~red & (first["status"] == Status.SLOW)).sum())
         for name in first.index[red]:
-            direction = run.cells.loc[name, "direction"]
             change = f"{first.loc[name, 'change']:+.0%}"
             median = f"{1e6 * first.loc[name, 'median_s']:.0f}"
-            rows.append([short(name), direction, median, change])
-        said = f"{int(red.sum())} of {len(first)} cells are a REGRESSION, {len(other)} SLOW once."
+            rows.append([cell_label(name), run.cells.loc[name, "direction"], median, change])
+        text = f"{int(red.sum())} of {len(first)} cells are a REGRESSION, {once} SLOW once."
     table = pd.DataFrame(rows, columns=["cell", "direction", "median, us", "change"])
-    return f"{said}\n\n{markdown(table)}"
+    return f"{text}\n\n{markdown_table(table)}"
 
 
-def text(runs: list[Run], slower: list[Run]) -> str | None:
-    """The tables; None of fewer runs than they take. `slower` are runs of slower code."""
-    if len(runs) < FEWEST:
+def power_report(runs: list[Run], slower: list[Run]) -> str | None:
+    """All tables as Markdown; None for fewer runs than MIN_RUNS.
+
+    Parameters
+    ----------
+    runs
+        Runs of the same code and cells.
+    slower
+        Runs of code that was made slower on purpose.
+    """
+    if len(runs) < MIN_RUNS:
         return None
-    cells, cards = pairs(runs), len({run.card for run in runs})
-    parts = [f"Nothing changed:\n\n{nothing_changed(cells, cards)}"]
-    parts.append(f"Cells scaled:\n\n{detection(cells)}")
+    pairs, gpus = confirmed_pairs(runs), len({run.gpu_uuid for run in runs})
+    parts = [f"Nothing changed:\n\n{false_alarms(pairs, gpus)}"]
+    parts.append(f"Cells scaled:\n\n{detection(pairs)}")
     if len(slower) > 1:
-        parts.append(f"Slower code (`-p tests.unit.slower_mask`): {slowdown(slower, runs)}")
+        parts.append(f"Slower code (`-p tests.unit.slower_mask`): {slower_code(slower, runs)}")
     return "\n\n".join(parts)

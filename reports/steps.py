@@ -1,4 +1,4 @@
-"""Steps in a history: where the level of a cell's time changed and stayed changed."""
+"""Detects when the level of a cell's time changed and stayed changed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,39 @@ from itertools import pairwise
 import numpy as np
 import ruptures
 
-CONFIRMED = 3  # runs that a level holds for
-STEP, NOTE = 0.05, 0.02  # a step that counts, and one that is mentioned
-FLOOR = 0.005  # of the noise
+from reports.thresholds import NOISE_FLOOR
+
+MIN_RUNS_PER_LEVEL = 3
+SD_OVER_MAD = 1.4826  # of a normal distribution
 
 
-def noise_of(xs: np.ndarray) -> float:
-    """Standard deviation of a level, from successive differences, which a step hardly touches."""
-    return 1.4826 * float(np.median(np.abs(np.diff(xs)))) / np.sqrt(2)
+def noise_within_levels(xs: np.ndarray) -> float:
+    """The standard deviation of `xs` around its level.
 
-
-def steps(xs: np.ndarray, least: float) -> list[int]:
-    """Indices at which logarithms of times step by `least` or more, for CONFIRMED runs or more.
-
-    By PELT (ruptures, https://centre-borelli.github.io/ruptures-docs) with a penalty of 3 log(n)
-    variances.
+    It is estimated from successive differences, which a step hardly changes.
     """
-    if len(xs) < 2 * CONFIRMED:
+    return float(SD_OVER_MAD * float(np.median(np.abs(np.diff(xs)))) / np.sqrt(2))
+
+
+def detect_steps(xs: np.ndarray, min_change: float) -> list[int]:
+    """The indices at which a new level begins.
+
+    PELT (ruptures, https://centre-borelli.github.io/ruptures-docs) finds the levels, with a
+    penalty of 3 log(n) variances.
+
+    Parameters
+    ----------
+    xs
+        Logarithms of times, oldest first.
+    min_change
+        The smallest relative change between the medians of two levels that counts.
+    """
+    if len(xs) < 2 * MIN_RUNS_PER_LEVEL:
         return []
-    noise = max(noise_of(xs), FLOOR)
-    search = ruptures.Pelt(model="l2", min_size=CONFIRMED, jump=1).fit(np.asarray(xs, float))
-    edges = [0, *search.predict(pen=3 * np.log(len(xs)) * noise**2)]
-    levels = [np.median(xs[a:b]) for a, b in pairwise(edges)]
+    noise = max(noise_within_levels(xs), NOISE_FLOOR)
+    search = ruptures.Pelt(model="l2", min_size=MIN_RUNS_PER_LEVEL, jump=1)
+    edges = [0, *search.fit(np.asarray(xs, float)).predict(pen=3 * np.log(len(xs)) * noise**2)]
+    levels = [np.median(xs[start:end]) for start, end in pairwise(edges)]
     jumps = np.abs(np.diff(levels))
-    return [edge for edge, jump in zip(edges[1:-1], jumps, strict=True) if jump >= np.log1p(least)]
+    smallest = np.log1p(min_change)
+    return [edge for edge, jump in zip(edges[1:-1], jumps, strict=True) if jump >= smallest]

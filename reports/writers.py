@@ -1,94 +1,95 @@
-"""What compare, history and gate leave behind: a table, summary.md, verdict.json and pictures."""
+"""Writes what compare, history and gate find: a printed table, summary.md and verdict.json."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from reports.gate import Verdict
-from reports.plots.changes import short
-from reports.runs import markdown
+from reports.markdown import markdown_table
+from reports.runs import cell_label
+from reports.verdict import Status, Verdict
 
-# First what somebody must look at.
-ORDER = (
-    *("REGRESSION", "failing", "vanished", "no longer timed", "SLOW", "SLOWER", "STEP"),
-    *("AMBIGUOUS", "SUSPECT slower", "IMPROVEMENT", "FAST", "FASTER", "SUSPECT faster"),
-    *("noisy", "not comparable", "too few runs", "new", "note", "level", "same"),
-)
-QUIET = {"same", "level", "new", "too few runs"}
-LARGEST = 900 * 1024  # bytes of a summary: GitHub takes 1 MiB for a step
-PRINTED = 40  # rows on the terminal
+QUIET = {Status.SAME, Status.LEVEL, Status.NEW, Status.TOO_FEW_RUNS}
+MAX_SUMMARY_BYTES = 900 * 1024  # GitHub accepts 1 MiB per step
+PRINTED_ROWS = 40
+TIME_COLUMNS = {"base_s": "before, us", "new_s": "after, us", "median_s": "median, us"}
+SHARE_COLUMNS = {
+    "change": ("change", "{:+.1%}"),
+    "half": ("± interval", "{:.1%}"),
+    "noise": ("noise", "{:.1%}"),
+    "detectable": ("detectable", "{:.1%}"),
+}
 
 
 def ranked(cells: pd.DataFrame) -> pd.DataFrame:
-    """The rows that matter most first."""
-    place = {status: i for i, status in enumerate(ORDER)}
+    """The rows by the order of their statuses, then by the size of their change."""
+    place = {status.value: i for i, status in enumerate(Status)}
     size = cells["change"].abs() if "change" in cells else pd.Series(0.0, cells.index)
     keys = cells.assign(place=cells["status"].map(place), size=-size.fillna(0))
-    return cells.loc[keys.sort_values(["place", "size"], kind="stable").index]
+    ordered: pd.DataFrame = cells.loc[keys.sort_values(["place", "size"], kind="stable").index]
+    return ordered
 
 
-def table(cells: pd.DataFrame) -> pd.DataFrame:
-    """What a person reads of each row."""
-    shown = {"status": cells["status"], "cell": [short(name) for name in cells.index]}
+def display_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """The columns for people, as text."""
+    shown: dict[str, Any] = {"status": cells["status"]}
+    shown["cell"] = [cell_label(str(name)) for name in cells.index]
     shown["direction"] = cells["direction"].fillna("")
-    for column, title, digits in (
-        ("base_s", "before, us", "{:.1f}"),
-        ("new_s", "after, us", "{:.1f}"),
-        ("median_s", "median, us", "{:.1f}"),
-    ):
+    for column, title in TIME_COLUMNS.items():
         if column in cells:
-            shown[title] = [digits.format(1e6 * v) if v > 0 else "" for v in cells[column]]
-    for column, title in (
-        *(("change", "change"), ("half", "± interval"), ("noise", "noise")),
-        ("detectable", "detectable"),
-    ):
+            shown[title] = [f"{1e6 * v:.1f}" if v > 0 else "" for v in cells[column]]
+    for column, (title, form) in SHARE_COLUMNS.items():
         if column in cells:
-            form = "{:+.1%}" if column == "change" else "{:.1%}"
             shown[title] = [form.format(v) if math.isfinite(v) else "" for v in cells[column]]
     if "n" in cells:
         shown["runs"] = cells["n"]
     shown["reason"] = cells["reason"].fillna("")
-    return pd.DataFrame(shown)
+    table: pd.DataFrame = pd.DataFrame(shown)
+    return table
 
 
 def counted(verdict: Verdict) -> str:
-    counts = verdict.cells["status"].value_counts()
-    return ", ".join(f"{counts[status]} {status}" for status in ORDER if status in counts)
+    """The number of cells of each status."""
+    counts = dict(verdict.cells["status"].value_counts())
+    return ", ".join(f"{counts[status]} {status}" for status in Status if status in counts)
 
 
 def summary(verdict: Verdict, title: str) -> str:
-    """Markdown: the verdict and counts, what changed, the rest folded; never over LARGEST."""
+    """summary.md: the verdict, the counts, what changed, and the other cells folded.
+
+    It has at most MAX_SUMMARY_BYTES: other cells are left out first.
+    """
     cells = ranked(verdict.cells)
-    loud = cells[~cells["status"].isin(QUIET)]
+    is_quiet = cells["status"].isin(QUIET)
     parts = [f"## {title}: {verdict.word}", counted(verdict)]
     parts += [f"- {note}" for note in verdict.notes]
-    parts.append(markdown(table(loud)) if len(loud) else "No cell stands out.")
-    rest = table(cells[cells["status"].isin(QUIET)])
+    changed = display_table(cells[~is_quiet])
+    parts.append(markdown_table(changed) if len(changed) else "No cell stands out.")
     head = "\n\n".join(parts)
-    if len(head.encode()) > LARGEST:
-        head = head.encode()[: LARGEST - 100].decode(errors="ignore") + "\n\n(cut)"
-        return head + "\n"
+    if len(head.encode()) > MAX_SUMMARY_BYTES:
+        return head.encode()[: MAX_SUMMARY_BYTES - 100].decode(errors="ignore") + "\n\n(cut)\n"
+    rest = display_table(cells[is_quiet])
     folded = "<details><summary>{} cells more</summary>\n\n{}\n\n</details>"
-    every = len(rest)
-    while len(rest) and len((head + folded.format(0, markdown(rest))).encode()) > LARGEST - 100:
+    total, allowed = len(rest), MAX_SUMMARY_BYTES - 100
+    while len(rest) and len((head + folded.format(0, markdown_table(rest))).encode()) > allowed:
         rest = rest.iloc[: len(rest) // 2]
-    shown = every if len(rest) == every else f"{len(rest)} of {every}"
-    return f"{head}\n\n{folded.format(shown, markdown(rest))}\n" if every else head + "\n"
+    shown = total if len(rest) == total else f"{len(rest)} of {total}"
+    return f"{head}\n\n{folded.format(shown, markdown_table(rest))}\n" if total else head + "\n"
 
 
-def finite(value):
-    """JSON has no NaN and no infinity."""
+def json_value(value: Any) -> Any:
+    """A value that JSON has: no numpy types, and null for NaN and infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.item() if hasattr(value, "item") else value
 
 
-def record(verdict: Verdict, command: str) -> dict:
-    """verdict.json: for programs, such as the nightly job."""
+def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
+    """verdict.json, for programs such as a nightly job."""
     cells = ranked(verdict.cells).drop(columns=["x", "row"], errors="ignore")
     rows = cells.reset_index().to_dict("records")
     return {
@@ -97,20 +98,20 @@ def record(verdict: Verdict, command: str) -> dict:
         "status": verdict.code,
         "counts": {k: int(n) for k, n in verdict.cells["status"].value_counts().items()},
         "notes": verdict.notes,
-        "cells": [{key: finite(value) for key, value in row.items()} for row in rows],
+        "cells": [{str(key): json_value(value) for key, value in row.items()} for row in rows],
     }
 
 
-def tell(verdict: Verdict, command: str, title: str, folder: Path) -> None:
-    """Print the table, write summary.md and verdict.json."""
+def write_verdict(verdict: Verdict, command: str, title: str, folder: Path) -> None:
+    """Print the table; write summary.md and verdict.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.md").write_text(summary(verdict, title), encoding="utf-8")
-    text = json.dumps(record(verdict, command), indent=1, allow_nan=False)
+    text = json.dumps(verdict_json(verdict, command), indent=1, allow_nan=False)
     (folder / "verdict.json").write_text(text, encoding="utf-8")
     cells = ranked(verdict.cells)
-    print(table(cells.head(PRINTED)).to_string(index=False))
-    if len(cells) > PRINTED:
-        print(f"... and {len(cells) - PRINTED} cells more, in {folder / 'summary.md'}")
+    print(display_table(cells.head(PRINTED_ROWS)).to_string(index=False))
+    if len(cells) > PRINTED_ROWS:
+        print(f"... and {len(cells) - PRINTED_ROWS} cells more, in {folder / 'summary.md'}")
     for note in verdict.notes:
         print(f"note: {note}")
     print(f"{title}: {verdict.word} ({counted(verdict)})")

@@ -1,4 +1,4 @@
-"""Fixtures of several files: runs made of a real one by seeded noise, and a toy card."""
+"""Fixtures that several test files use: saved runs with seeded noise, and a simulated GPU."""
 
 import json
 import random
@@ -15,7 +15,11 @@ NOISE = 0.008
 
 @pytest.fixture
 def make(tmp_path):
-    """Saves a run of day `day`: each median by noise, those of cells named by `scale`, too."""
+    """Saves copies of a real run, dated by day, whose medians have seeded noise.
+
+    `scale` is pairs of a part of cells' names and a factor on their medians; `change` edits the
+    run's JSON.
+    """
 
     def save(day, folder="history", scale=(), noise=NOISE, change=None, name=None):
         run, draw = json.loads(RUN.read_text()), random.Random(day)
@@ -38,6 +42,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def history(make):
+    """A folder with ten runs in which only the noise differs."""
     for day in range(10):
         make(day)
     return make(0).parent

@@ -1,4 +1,4 @@
-"""The gate on runs made of a real one (the fixtures make and history), and what it said."""
+"""Runs the gate on the runs of the fixtures `make` and `history`, and reads its verdict."""
 
 import json
 
@@ -8,14 +8,17 @@ CELL = "causal-flex-s512"
 
 
 def run_gate(new, history, tmp_path, *more):
+    """The exit status, and verdict.json if it was written."""
     code = main(["gate", str(new), "--history", str(history), "-o", str(tmp_path / "out"), *more])
     verdict = tmp_path / "out" / "verdict.json"
     return code, json.loads(verdict.read_text()) if verdict.exists() else None
 
 
 def status_of(verdict, part=CELL):
+    """The statuses of the cells whose name contains `part`."""
     return {c["status"] for c in verdict["cells"] if part in c["fullname"]}
 
 
-def other_card(run):
-    run["machine_info"] |= {"gpu": "another card", "device": "cuda"}
+def other_gpu(run):
+    """Change a saved run into one of another GPU."""
+    run["machine_info"] |= {"gpu": "another GPU", "device": "cuda"}

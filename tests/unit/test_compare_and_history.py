@@ -1,4 +1,4 @@
-"""Runs beside each other and in a row, and files that are none: compare, history, bad input."""
+"""The commands compare and history, and how all commands treat files that are not runs."""
 
 import gzip
 import json
@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import gate as gating
 from reports.__main__ import main
-from reports.steps import steps
-from reports.writers import LARGEST, summary
-from tests.unit.seeded_runs import CELL, other_card, run_gate, status_of
+from reports.steps import detect_steps
+from reports.verdict import Verdict
+from reports.writers import MAX_SUMMARY_BYTES, summary
+from tests.unit.seeded_runs import CELL, other_gpu, run_gate, status_of
 
 
-def test_order_is_by_when_runs_were_saved(make, tmp_path):
+def test_runs_are_ordered_by_date(make, tmp_path):
     for day in range(10):
         make(day, scale=[(CELL, 1.3)] if day >= 5 else (), name=f"{9 - day}.json")
     folder = make(0, name="9.json").parent
@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_read_is_status_2(
     assert "Traceback" not in said
 
 
-def test_packed_runs_count_and_a_damaged_one_is_status_2(make, history, tmp_path, capsys):
+def test_compressed_runs_count_and_a_damaged_one_is_status_2(make, history, tmp_path, capsys):
     packed = history / "004.json.gz"
     packed.write_bytes(gzip.compress((history / "004.json").read_bytes()))
     (history / "004.json").unlink()
@@ -82,7 +82,7 @@ def test_an_empty_or_missing_folder_is_status_2(make, tmp_path, capsys):
 
 
 def test_no_write_permission_is_status_2(make, history, tmp_path, capsys):
-    (tmp_path / "out").touch()  # a file where a folder is to be: root may write anywhere else
+    (tmp_path / "out").touch()  # a file in place of the folder: root could write anywhere else
     assert (
         main(["gate", str(make(20, "new")), "--history", str(history), "-o", str(tmp_path / "out")])
         == 2
@@ -92,7 +92,7 @@ def test_no_write_permission_is_status_2(make, history, tmp_path, capsys):
     assert "Traceback" not in said
 
 
-def test_the_gates_own_files_are_no_runs(make, history, tmp_path):
+def test_a_verdict_in_the_history_is_skipped(make, history, tmp_path):
     new = make(20, "new")
     run_gate(new, history, tmp_path)
     (tmp_path / "out" / "verdict.json").rename(history / "verdict.json")
@@ -104,7 +104,7 @@ def compare(base, new, tmp_path, *more):
     return code, json.loads((tmp_path / "out" / "verdict.json").read_text())
 
 
-def test_compare_suspects_and_a_history_lets_it_say_more(make, history, tmp_path):
+def test_a_history_turns_a_suspicion_into_a_finding(make, history, tmp_path):
     base, new = make(20, "new"), make(21, "new", [(CELL, 1.2)])
     code, verdict = compare(base, new, tmp_path)
     assert (code, status_of(verdict)) == (0, {"SUSPECT slower"})
@@ -128,20 +128,20 @@ def test_a_slowdown_of_the_clock_is_ambiguous(seen, make, tmp_path):
     assert status_of(compare(base, same_clock, tmp_path)[1]) == {"SUSPECT slower"}
 
 
-def test_compare_of_two_cards_gives_no_verdict(make, tmp_path):
-    code, verdict = compare(make(20, "new"), make(21, "new", change=other_card), tmp_path)
+def test_runs_of_two_gpus_are_not_comparable(make, tmp_path):
+    code, verdict = compare(make(20, "new"), make(21, "new", change=other_gpu), tmp_path)
     assert (code, verdict["verdict"]) == (0, "NOT COMPARABLE")
     assert set(verdict["counts"]) == {"not comparable"}
 
 
-def test_a_summary_is_never_too_large_and_says_the_verdict_first():
+def test_a_summary_has_a_size_limit_and_begins_with_the_verdict():
     names = [f"tests/test_forward.py::test_forward[{'x' * 80}-{i}]" for i in range(12000)]
     cells = pd.DataFrame(
         {"status": "same", "direction": "forward", "change": 0.01, "reason": ""}, names
     )
     for status in ("same", "SLOW"):
-        text = summary(gating.Verdict(cells.assign(status=status), "WORD", 0), "gate")
-        assert len(text.encode()) <= LARGEST
+        text = summary(Verdict(cells.assign(status=status), "WORD", 0), "gate")
+        assert len(text.encode()) <= MAX_SUMMARY_BYTES
         assert text.startswith("## gate: WORD")
 
 
@@ -149,16 +149,16 @@ def test_a_reason_with_a_bar_stays_in_its_column():
     cells = pd.DataFrame(
         {"status": "failing", "direction": "forward", "reason": "a | b\nc"}, ["x[y]"]
     )
-    assert "| a \\| b c |" in summary(gating.Verdict(cells, "WORD", 0), "gate")
+    assert "| a \\| b c |" in summary(Verdict(cells, "WORD", 0), "gate")
 
 
-def test_steps_are_found_where_they_are_and_noise_is_none():
+def test_steps_are_found_where_they_are_and_noise_has_none():
     draw = np.random.default_rng(0)
     found = 0
     for _ in range(50):
         quiet = draw.normal(0, 0.01, 24)
-        assert steps(quiet, 0.05) == []
+        assert detect_steps(quiet, 0.05) == []
         stepped = quiet + np.where(np.arange(24) >= 15, np.log(1.08), 0)
-        found += steps(stepped, 0.05) in ([14], [15], [16])
+        found += detect_steps(stepped, 0.05) in ([14], [15], [16])
     assert found >= 45
-    assert steps(np.r_[np.zeros(10), 0.5], 0.05) == [], "one run is no level"
+    assert detect_steps(np.r_[np.zeros(10), 0.5], 0.05) == [], "one run is no level"

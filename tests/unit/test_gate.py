@@ -1,4 +1,4 @@
-"""The gate's verdicts, on runs made of a real one by seeded noise."""
+"""The gate's verdicts on copies of a real run with seeded noise."""
 
 import json
 from datetime import datetime
@@ -7,7 +7,7 @@ import pytest
 
 from reports import power_analysis
 from reports.comparability import load_run
-from tests.unit.seeded_runs import CELL, other_card, run_gate, status_of
+from tests.unit.seeded_runs import CELL, other_gpu, run_gate, status_of
 
 
 def test_nothing_changed_is_no_regression(make, history, tmp_path, capsys):
@@ -20,11 +20,11 @@ def test_nothing_changed_is_no_regression(make, history, tmp_path, capsys):
         assert (tmp_path / "out" / picture).stat().st_size > 5000
 
 
-def test_slow_once_is_not_yet_a_regression(make, history, tmp_path):
+def test_one_slow_run_is_not_a_regression(make, history, tmp_path):
     slow = make(20, "new", [(CELL, 1.12)])
     code, verdict = run_gate(slow, history, tmp_path)
     assert (code, status_of(verdict)) == (0, {"SLOW"})
-    assert verdict["cells"][0]["status"] == "SLOW", "what matters comes first"
+    assert verdict["cells"][0]["status"] == "SLOW", "the cells to look at come first"
 
 
 def test_slow_in_the_confirming_run_too_is_a_regression(make, history, tmp_path):
@@ -43,16 +43,16 @@ def test_slow_the_next_night_is_a_regression(make, history, tmp_path):
     code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
     assert (code, status_of(verdict)) == (1, {"REGRESSION"})
     code, verdict = run_gate(make(20, "new"), history, tmp_path)
-    assert (code, status_of(verdict)) == (0, {"same"}), "one slow night, gone again"
+    assert (code, status_of(verdict)) == (0, {"same"}), "a single slow night is ignored"
 
 
-def test_a_fast_night_confirms_no_slow_one(make, history, tmp_path):
+def test_a_fast_night_does_not_confirm_a_slow_one(make, history, tmp_path):
     make(19, scale=[(CELL, 0.85)])
     code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
     assert (code, status_of(verdict)) == (0, {"SLOW"})
 
 
-def test_three_runs_of_one_night_are_no_new_level_yet(make, history, tmp_path):
+def test_three_runs_of_one_night_are_not_a_new_level(make, history, tmp_path):
     for hour in range(3):
         make(19 + hour / 24, scale=[(CELL, 1.12)])
     code, verdict = run_gate(make(20, "new", [(CELL, 1.12)]), history, tmp_path)
@@ -68,15 +68,15 @@ def test_a_run_saved_twice_does_not_confirm_itself(make, history, tmp_path):
     assert (code, status_of(verdict)) == (0, {"SLOW"})
 
 
-@pytest.mark.parametrize("which", ["itself", "another card"])
-def test_what_cannot_confirm_is_status_2(which, make, history, tmp_path, capsys):
+@pytest.mark.parametrize("which", ["itself", "another GPU"])
+def test_a_run_that_cannot_confirm_is_status_2(which, make, history, tmp_path, capsys):
     slow = make(20, "new", [(CELL, 1.12)])
-    other = slow if which == "itself" else make(21, "new", change=other_card)
+    other = slow if which == "itself" else make(21, "new", change=other_gpu)
     assert run_gate(slow, history, tmp_path, "--confirm", str(other))[0] == 2
     assert f"--confirm {other}: is " in capsys.readouterr().err
 
 
-def test_a_cell_that_the_confirming_run_lacks_stays_slow(make, history, tmp_path):
+def test_a_cell_missing_from_the_confirming_run_stays_slow(make, history, tmp_path):
     def without(run):
         run["benchmarks"] = [b for b in run["benchmarks"] if CELL not in b["fullname"]]
 
@@ -86,13 +86,13 @@ def test_a_cell_that_the_confirming_run_lacks_stays_slow(make, history, tmp_path
     assert verdict["cells"][0]["reason"] == "not judged in the confirming run"
 
 
-def test_faster_is_found_the_same_way(make, history, tmp_path):
+def test_a_confirmed_speedup_is_an_improvement(make, history, tmp_path):
     fast, again = (make(day, "new", [(CELL, 0.85)]) for day in (20, 21))
     code, verdict = run_gate(fast, history, tmp_path, "--confirm", str(again))
     assert (code, status_of(verdict)) == (0, {"IMPROVEMENT"})
 
 
-def test_a_new_level_counts_once_three_runs_hold_it(make, history, tmp_path):
+def test_three_runs_at_a_new_level_are_the_new_baseline(make, history, tmp_path):
     for day in range(11, 18):
         make(day, scale=[(CELL, 1.2)])
     code, verdict = run_gate(make(20, "new", [(CELL, 1.2)]), history, tmp_path)
@@ -101,12 +101,12 @@ def test_a_new_level_counts_once_three_runs_hold_it(make, history, tmp_path):
     assert cell["n"] == 7
 
 
-def test_small_or_short_changes_are_none(make, history, tmp_path):
+def test_small_changes_are_ignored(make, history, tmp_path):
     _, verdict = run_gate(make(20, "new", [(CELL, 1.03)]), history, tmp_path)
     assert status_of(verdict) == {"same"}
 
 
-def test_two_modes_and_noise_do_not_gate(make, tmp_path):
+def test_bimodal_and_noisy_cells_are_not_judged(make, tmp_path):
     def modes(run):
         for bench in run["benchmarks"]:
             bench["extra_info"]["two_modes"] = CELL in bench["fullname"]
@@ -117,11 +117,11 @@ def test_two_modes_and_noise_do_not_gate(make, tmp_path):
     assert (code, status_of(verdict)) == (0, {"noisy"})
     wild = [make(day, "wild", noise=0.06) for day in range(8)][-1].parent
     code, verdict = run_gate(make(20, "new", noise=0.06), wild, tmp_path, "--strict")
-    assert verdict["counts"].keys() <= {"noisy", "too few runs"}, "chance steps shorten a past"
+    assert verdict["counts"].keys() <= {"noisy", "too few runs"}, "chance steps shorten histories"
     assert (code, verdict["verdict"]) == (3, "NOT JUDGED: TOO NOISY")
 
 
-def test_few_runs_are_no_all_clear(make, tmp_path, capsys):
+def test_too_few_runs_give_no_verdict(make, tmp_path, capsys):
     folder = [make(day) for day in range(3)][-1].parent
     new = make(20, "new")
     code, verdict = run_gate(new, folder, tmp_path)
@@ -130,15 +130,15 @@ def test_few_runs_are_no_all_clear(make, tmp_path, capsys):
     assert run_gate(new, folder, tmp_path, "--strict")[0] == 3
 
 
-def test_another_card_is_not_comparable(make, history, tmp_path):
-    new = make(20, "new", change=other_card)
+def test_another_gpu_is_not_comparable(make, history, tmp_path):
+    new = make(20, "new", change=other_gpu)
     code, verdict = run_gate(new, history, tmp_path, "--strict")
     assert (code, verdict["verdict"]) == (3, "NOT COMPARABLE")
-    assert any("gpu: None and another card" in note for note in verdict["notes"])
+    assert any("gpu: None and another GPU" in note for note in verdict["notes"])
     assert run_gate(new, history, tmp_path)[0] == 0
 
 
-def test_another_form_is_another_cell(make, history, tmp_path):
+def test_another_formulation_is_not_comparable(make, history, tmp_path):
     def change(run):
         for bench in run["benchmarks"]:
             if CELL in bench["fullname"]:
@@ -150,9 +150,28 @@ def test_another_form_is_another_cell(make, history, tmp_path):
     assert "is another form" in cell["reason"]
 
 
+def test_a_formulation_is_compared_by_its_identifier_and_not_by_its_text(make, tmp_path):
+    def formulated(identifier, text):
+        def change(run):
+            run["maskbench"]["format"] = 2
+            for bench in run["benchmarks"]:
+                bench["extra_info"] |= {"formulation": identifier, "form": text}
+
+        return change
+
+    history = [make(day, change=formulated("native", "by name")) for day in range(8)][-1].parent
+    reworded = make(20, "new", change=formulated("native", "in other words"))
+    _, verdict = run_gate(reworded, history, tmp_path)
+    assert verdict["verdict"] == "NO REGRESSION"
+    other = make(21, "new", change=formulated("bias", "by name"))
+    _, verdict = run_gate(other, history, tmp_path)
+    assert set(verdict["counts"]) == {"not comparable"}
+    assert "formulation was native, is bias" in verdict["cells"][0]["reason"]
+
+
 def test_another_driver_is_a_new_segment(make, tmp_path):
     def change(run, driver="999.9"):
-        run["machine_info"] |= {"gpu": "a card", "driver": driver}
+        run["machine_info"] |= {"gpu": "a GPU", "driver": driver}
 
     def older(run):
         change(run, "580.1")
@@ -163,7 +182,7 @@ def test_another_driver_is_a_new_segment(make, tmp_path):
     assert any("new segment" in note and "999.9" in note for note in verdict["notes"])
 
 
-def test_torch_is_the_subject_and_in_no_key(make, history, tmp_path):
+def test_runs_of_other_torch_versions_are_comparable(make, history, tmp_path):
     def change(run):
         run["commit_info"] |= {"torch": "9.9", "triton": "9"}
         run["machine_info"]["node"] = "another host"
@@ -172,7 +191,7 @@ def test_torch_is_the_subject_and_in_no_key(make, history, tmp_path):
     assert (code, status_of(verdict)) == (0, {"SLOW"})
 
 
-def test_cells_that_are_gone_or_fail_are_named(make, history, tmp_path, capsys):
+def test_missing_and_failing_cells_are_reported(make, history, tmp_path, capsys):
     def change(run):
         first, _, *rest = run["benchmarks"]
         run["benchmarks"] = rest
@@ -194,7 +213,7 @@ def test_cells_that_are_gone_or_fail_are_named(make, history, tmp_path, capsys):
     assert verdict["counts"]["failing"] == verdict["counts"]["vanished"] == 1, "the next night, too"
 
 
-def test_the_same_run_twice_counts_once(make, history, tmp_path):
+def test_a_duplicate_run_counts_once(make, history, tmp_path):
     make(3, name="copy.json")
     _, verdict = run_gate(make(20, "new"), history, tmp_path)
     assert any("copy.json" in note and "counted once" in note for note in verdict["notes"])
@@ -217,7 +236,7 @@ def test_a_run_of_one_cell_is_judged(make, tmp_path):
     assert (code, verdict["counts"]) == (0, {"SLOW": 1})
 
 
-def test_two_modes_confirm_by_their_fastest_round(make, history, tmp_path):
+def test_a_bimodal_cell_confirms_by_its_fastest_round(make, history, tmp_path):
     def bimodal(fastest):
         def change(run):
             for bench in run["benchmarks"]:
@@ -235,21 +254,23 @@ def test_two_modes_confirm_by_their_fastest_round(make, history, tmp_path):
     fast = make(23, "new", [(CELL, 0.8)])
     again = make(24, "new", [(CELL, 0.8)], change=bimodal(0.98))
     _, verdict = run_gate(fast, history, tmp_path, "--confirm", str(again))
-    assert status_of(verdict) == {"FAST"}, "that a round is fast confirms nothing"
+    assert status_of(verdict) == {"FAST"}, "a fast round confirms nothing"
 
 
-def test_the_proof_counts_what_the_gate_says(make):
-    runs = [load_run(make(day)) for day in range(12)]
-    cells = power_analysis.pairs(runs)
-    assert "| confirmed red suites | at most 2 % | 0 of 12 |" in power_analysis.nothing_changed(
-        cells, 2
-    )
-    table = power_analysis.detection(cells)
-    assert "x1.15 | 99% | 100.0 %" in table
-    assert power_analysis.text(runs[:11], []) is None
-    slower = [load_run(make(day, "slower", [(CELL, 1.5)])) for day in (20, 21)]
-    told = power_analysis.text(runs, slower).partition("Slower code")[2]
-    named = [line for line in told.splitlines() if CELL in line]
+def test_power_analysis_counts_what_the_gate_reports(make, monkeypatch):
+    def few_cells(run):
+        few = [b for b in run["benchmarks"] if "[causal-" in b["fullname"]]
+        run["benchmarks"] = [b for b in few if "-s512-" in b["fullname"]]
+
+    monkeypatch.setattr(power_analysis, "TARGETS", {1.15: 0.99})
+    runs = [load_run(make(day, change=few_cells)) for day in range(12)]
+    slower = [load_run(make(day, "slower", [(CELL, 1.5)], change=few_cells)) for day in (20, 21)]
+    text = power_analysis.power_report(runs, slower)
+    assert "| runs with a confirmed regression | at most 2 % | 0 of 12 |" in text
+    assert f"| x1.15 | 99% | 100.0 % of {12 * len(runs[0].timed)} |" in text
+    slow_part = text.partition("Slower code")[2]
+    named = [line for line in slow_part.splitlines() if CELL in line]
     hit = [name for name in runs[0].timed.index if CELL in name]
     assert len(named) == len(hit) >= 1
-    assert f"{len(hit)} of {len(runs[0].timed)} cells are a REGRESSION, 0 SLOW once" in told
+    assert f"{len(hit)} of {len(runs[0].timed)} cells are a REGRESSION, 0 SLOW once" in slow_part
+    assert power_analysis.power_report(runs[:11], []) is None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from maskbench.records import FORMAT
 from reports import runs as table
 from reports.__main__ import main
 from reports.plots import fastest, matrix
@@ -161,7 +162,7 @@ def test_newest_is_the_run_saved_last(tmp_path):
     assert table.newest(tmp_path) == newer
 
 
-EMPTY = {"format": table.FORMAT, "untimed": []}
+EMPTY = {"format": FORMAT, "untimed": []}
 BAD = {
     "empty": ("", "is empty"),
     "truncated": (RUN.read_text()[:2000], "is not JSON or is truncated"),

@@ -1,4 +1,4 @@
-"""The tables of reports/validation.md, and what FlexAttention costs before its first call."""
+"""The tables of reports/validation.md, and when compiling FlexAttention breaks even."""
 
 import json
 import math
@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports import validation
+from maskbench.records import read_run
+from reports import accuracy, validation
 from reports.__main__ import main
 from reports.plots.break_even import draw, payback
 
@@ -30,6 +31,10 @@ def saved(tmp_path):
     return save
 
 
+def cells_of(path):
+    return validation.timed_cells(read_run(path))
+
+
 def scaled(factor):
     def change(bench):
         bench["stats"]["median"] = factor
@@ -40,19 +45,19 @@ def scaled(factor):
 
 def test_cells_that_repeat_within_one_percent_are_counted(saved):
     near = [saved(f"near{i}", scaled(1e-3 * (1 + 0.004 * i))) for i in range(3)]
-    assert "| 100 % |" in validation.repeatability([validation.cells_of(p) for p in near])
+    assert "| 100 % |" in accuracy.repeatability([cells_of(p) for p in near])
     far = [*near, saved("far", scaled(1.02e-3))]
-    text = validation.repeatability([validation.cells_of(p) for p in far])
+    text = accuracy.repeatability([cells_of(p) for p in far])
     assert "| 95 % | 0 % |" in text
     assert "| cell | far | near0 | near1 | near2 |" in text
 
 
 def test_short_cells_are_judged_in_microseconds(saved):
-    runs = [validation.cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
-    assert "| 95 % | 100 % |" in validation.repeatability(runs), "4.5 %, but 0.9 us"
+    runs = [cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
+    assert "| 95 % | 100 % |" in accuracy.repeatability(runs), "4.5 %, but 0.9 us"
 
 
-def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
+def test_times_that_follow_the_clock_repeat_in_cycles(saved):
     def at(mhz):
         def change(bench):
             scaled(1.8 / mhz)(bench)
@@ -61,14 +66,14 @@ def test_times_that_go_with_the_clock_repeat_at_one_clock(saved):
         return change
 
     clocks = (1800.0, 1850.0, 1790.0)
-    runs = [validation.cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
-    text = validation.repeatability(runs)
-    assert "highest less lowest | 95 % | 0 % |" in text
+    runs = [cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
+    text = accuracy.repeatability(runs)
+    assert "| cells with a range within 1 % (below 50 us: 1 us) | 95 % | 0 % |" in text
     assert "| correlation of that clock and time |  | -1.00 |" in text
     assert "time x clock |  | 100 % |" in text
 
 
-def test_cycles_repeat_where_they_are_saved(saved):
+def test_saved_cycles_are_used_instead_of_time_by_clock(saved):
     def at(mhz, cycles):
         def change(bench):
             scaled(1.8 / mhz)(bench)
@@ -78,29 +83,29 @@ def test_cycles_repeat_where_they_are_saved(saved):
 
     def said(*counts):
         saved_at = zip((1800.0, 1850.0, 1790.0), counts, strict=True)
-        runs = [validation.cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
-        return validation.repeatability(runs)
+        runs = [cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
+        return accuracy.repeatability(runs)
 
     text = said(1.8e6, 1.801e6, 1.79e6)
     assert "in cycles |  | 100 % |" in text
-    assert "outside, in cycles |  | none |" in text
+    assert "of the others, in cycles |  | none |" in text
     text = said(1.8e6, 1.9e6, 1.79e6)
     assert "in cycles |  | 0 % |" in text
     assert "-s512-b1h4d64-float32] 6.1%" in text
 
 
-def test_fewer_rounds_are_seen_not_to_hold(saved):
+def test_too_few_rounds_miss_the_target(saved):
     def change(bench):
         bench["stats"] |= {"median": 1.0, "data": [1 + 0.012 * math.sin(i) for i in range(64)]}
         bench["stats"]["rounds"] = 64
         bench["extra_info"] |= {"interval": 0.006, "cycles_interval": 0.004, "two_modes": False}
 
-    text = validation.rounds(validation.cells_of(saved("r", change)))
+    text = accuracy.rounds(cells_of(saved("r", change)))
     assert "| all | 0 % | 64 |" in text
     assert "| all, in cycles | 100 % | 64 |" in text
     assert "| the first 1/4 | 0 % | 16 |" in text
-    uncounted = validation.cells_of(saved("r", change)).assign(cycles_interval=None)
-    assert "in cycles" not in validation.rounds(uncounted)
+    uncounted = cells_of(saved("r", change)).assign(cycles_interval=None)
+    assert "in cycles" not in accuracy.rounds(uncounted)
 
 
 def fidelity_of(saved, change):
@@ -110,10 +115,10 @@ def fidelity_of(saved, change):
         bench["extra_info"] |= {"watched_cycles": 1.0e6, "cupti_s": median, "events_s": median}
         change(bench["extra_info"], flex)
 
-    return validation.fidelity(validation.cells_of(saved("r", cells)))
+    return accuracy.fidelity(cells_of(saved("r", cells)))
 
 
-def test_fidelity_names_cells_outside(saved):
+def test_fidelity_marks_cells_outside_of_the_bound(saved):
     def change(fields, flex):
         fields["cupti_s"] = fields["events_s"] / (1.02 if flex else 1.005)
 
@@ -122,14 +127,14 @@ def test_fidelity_names_cells_outside(saved):
     assert "+0.50 | yes |" in text
 
 
-def test_fidelity_says_how_much_longer_a_call_takes_under_the_profiler(saved):
+def test_fidelity_counts_calls_that_are_slower_under_the_profiler(saved):
     def change(fields, flex):
         fields["watched_cycles"] = 1.014e6 if flex else 0.98e6
 
     text = fidelity_of(saved, change)
     assert "+0.00 | yes | +1.40 |" in text
     flex = sum("| flex |" in line for line in text.splitlines())
-    assert f" {flex} take longer than unwatched ones" in text
+    assert f" {flex} take longer than calls without the profiler" in text
 
 
 def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
@@ -143,12 +148,12 @@ def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
     assert "Traceback" not in said
 
 
-def test_where_the_time_went_is_told_by_run(saved):
+def test_stage_times_have_a_row_per_run(saved):
     seconds = {"warm up": 1.0, "compile ahead": 9.0, "time": 19.5, "other": 0.5, "total": 30.0}
     path = saved("cold", lambda bench: None, seconds=seconds, jobs=16)
     count = len(json.loads(path.read_text())["benchmarks"])
     row = f"| cold | {count} | 16 | 1 | 9 | 0 | 0 | 20 | 0 | 30 | {2 * count} |"
-    assert row in validation.speed([path])
+    assert row in validation.stage_times([read_run(path)])
 
 
 def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
@@ -160,19 +165,19 @@ def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
     assert "## Repeatability" in text
 
 
-def test_repeats_are_of_one_card_and_runs_of_slower_code_are_none(saved):
+def test_repeats_are_of_one_gpu_and_exclude_slower_code(saved):
     paths = [saved(f"a{i}", scaled(1e-3 * (1 + i / 500))) for i in range(3)]
     paths += [saved("b", scaled(2e-3)), saved("slow", scaled(3e-3), slower="by a table")]
     run = json.loads(paths[3].read_text())
     run["machine_info"]["gpu_uuid"] = "another"
     paths[3].write_text(json.dumps(run))
-    text = validation.text(paths)
+    text = validation.validation_report(paths)
     assert f"| 60 or more, 5 | {len(run['benchmarks'])}, 3 |" in text
     assert "| 95 % | 100 % |" in text
 
 
-def test_most_processes_repeat_and_the_widest_grid_has_its_rounds_judged(saved):
-    """Cold and warm runs of the whole grid are newer and wider than what was run for its spread."""
+def test_repeatability_takes_the_most_processes_and_rounds_the_widest_grid(saved):
+    """Cold and warm runs of the whole grid are newer and wider than the repeated runs."""
 
     def change(bench):
         scaled(1e-3)(bench)
@@ -184,7 +189,9 @@ def test_most_processes_repeat_and_the_widest_grid_has_its_rounds_judged(saved):
         count = len(run["benchmarks"])
         run["benchmarks"] = run["benchmarks"][: count // 2]
         path.write_text(json.dumps(run | {"datetime": "2020-01-01T00:00:00+00:00"}))
-    text = validation.text([*paths, *(saved(name, change) for name in ("cold", "warm"))])
+    text = validation.validation_report(
+        [*paths, *(saved(name, change) for name in ("cold", "warm"))]
+    )
     assert f"| 60 or more, 5 | {count // 2}, 3 |" in text
     assert f"for 90 % of the cells. {2 * count} cells." in text
 

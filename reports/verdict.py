@@ -1,0 +1,67 @@
+"""What compare, history and gate find: a status per cell and a conclusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from maskbench.records import TextEnum
+
+CELL_COLUMNS = ["mask", "backend", "direction", "seq_len"]  # of every table of cells
+
+
+class Status(TextEnum):
+    """The finding on one cell, those to look at first coming first."""
+
+    REGRESSION = "REGRESSION"  # slow, and a second run confirms it
+    FAILING = "failing"
+    VANISHED = "vanished"  # no longer in the run
+    NO_LONGER_TIMED = "no longer timed"
+    SLOW = "SLOW"  # not confirmed
+    SLOWER = "SLOWER"  # by more than the noise of a history
+    STEP = "STEP"
+    AMBIGUOUS = "AMBIGUOUS"  # the clock explains it
+    SUSPECT_SLOWER = "SUSPECT slower"  # the noise is not known, or is too large
+    IMPROVEMENT = "IMPROVEMENT"
+    FAST = "FAST"
+    FASTER = "FASTER"
+    SUSPECT_FASTER = "SUSPECT faster"
+    NOISY = "noisy"
+    NOT_COMPARABLE = "not comparable"
+    TOO_FEW_RUNS = "too few runs"
+    NEW = "new"
+    NOTE = "note"  # a step too small to count
+    LEVEL = "level"  # no step
+    SAME = "same"
+
+
+class Conclusion(TextEnum):
+    """The gate's finding on a whole run."""
+
+    REGRESSION = "REGRESSION"
+    NO_REGRESSION = "NO REGRESSION"
+    TOO_NOISY = "NOT JUDGED: TOO NOISY"
+    NOT_COMPARABLE = "NOT COMPARABLE"
+    NOT_ENOUGH_HISTORY = "NOT ENOUGH HISTORY"
+
+
+@dataclass
+class Verdict:
+    """The result of a command.
+
+    `cells` has a row per cell, with its status and reason. `word` is the conclusion in words and
+    `code` the exit status.
+    """
+
+    cells: pd.DataFrame
+    word: str
+    code: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether the gate could judge no cell."""
+        return self.word in (
+            *(Conclusion.TOO_NOISY, Conclusion.NOT_COMPARABLE, Conclusion.NOT_ENOUGH_HISTORY),
+        )
