@@ -35,6 +35,9 @@ class BackendSpec:
         `--backends`.
     color, marker
         Its color and matplotlib marker in every picture; None takes the next free one.
+    plot_order
+        Its place among the backends in every picture, lowest first; None comes after these, by
+        name.
     """
 
     name: str
@@ -45,6 +48,7 @@ class BackendSpec:
     materializes_scores: bool = False
     color: str | None = None
     marker: str | None = None
+    plot_order: int | None = None
 
 
 BACKENDS: dict[str, BackendSpec] = {}
@@ -79,21 +83,43 @@ def load(name: str) -> Bind:
 # the dense formula. The order is the order of `--backends`.
 _SDPA, _OURS = "maskbench.backends.sdpa", "maskbench.backends."
 for _spec in (
-    BackendSpec("dense", _OURS + "dense", None, "", False, True, "#555555", "h"),
-    BackendSpec("flex", _OURS + "flex", None, "C++ or CUDA", True, False, "#D55E00", "o"),
-    BackendSpec("sdpa", _SDPA, None, "", color="#000000", marker="X"),
-    BackendSpec("sdpa_flash", _SDPA, None, "", color="#777777", marker=">"),
-    BackendSpec("sdpa_cudnn", _SDPA, color="#F0E442", marker="*"),
-    BackendSpec("sdpa_efficient", _SDPA, color="#999999", marker="<"),
-    BackendSpec("sdpa_math", _SDPA, None, "", False, True, "#BBBBBB", "p"),
+    BackendSpec("dense", _OURS + "dense", None, "", False, True, "#555555", "h", plot_order=12),
     BackendSpec(
-        "flex_flash", _OURS + "flex_flash", "flash-attn-4", "CUDA", True, False, "#E69F00", "s"
+        "flex", _OURS + "flex", None, "C++ or CUDA", True, False, "#D55E00", "o", plot_order=1
     ),
-    BackendSpec("flash_attn", _OURS + "flash_attn", "flash-attn", color="#56B4E9", marker="D"),
+    BackendSpec("sdpa", _SDPA, None, "", color="#000000", marker="X", plot_order=7),
+    BackendSpec("sdpa_flash", _SDPA, None, "", color="#777777", marker=">", plot_order=10),
+    BackendSpec("sdpa_cudnn", _SDPA, color="#F0E442", marker="*", plot_order=8),
+    BackendSpec("sdpa_efficient", _SDPA, color="#999999", marker="<", plot_order=9),
+    BackendSpec("sdpa_math", _SDPA, None, "", False, True, "#BBBBBB", "p", plot_order=11),
     BackendSpec(
-        "flash_attn_4", _OURS + "flash_attn_4", "flash-attn-4", "CUDA", True, False, "#0072B2", "^"
+        "flex_flash",
+        _OURS + "flex_flash",
+        "flash-attn-4",
+        "CUDA",
+        True,
+        False,
+        "#E69F00",
+        "s",
+        plot_order=2,
     ),
-    BackendSpec("torch_varlen", _OURS + "torch_varlen", color="#009E73", marker="P"),
-    BackendSpec("xformers", _OURS + "xformers", "xformers", color="#CC79A7", marker="v"),
+    BackendSpec(
+        "flash_attn", _OURS + "flash_attn", "flash-attn", color="#56B4E9", marker="D", plot_order=4
+    ),
+    BackendSpec(
+        "flash_attn_4",
+        _OURS + "flash_attn_4",
+        "flash-attn-4",
+        "CUDA",
+        True,
+        False,
+        "#0072B2",
+        "^",
+        plot_order=3,
+    ),
+    BackendSpec("torch_varlen", _OURS + "torch_varlen", color="#009E73", marker="P", plot_order=6),
+    BackendSpec(
+        "xformers", _OURS + "xformers", "xformers", color="#CC79A7", marker="v", plot_order=5
+    ),
 ):
     register(_spec)

@@ -1,48 +1,64 @@
-"""Which backend computes each mask fastest: one picture for those who have to choose."""
+"""Which backend computes each mask fastest: a picture for readers who have to choose one."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from reports.plots import grid
-from reports.plots.overview import HOST, SHORT, title
-from reports.plots.style import looks, milliseconds
+from reports.plots.labels import (
+    HOST_BOUND_MARK,
+    PHASE_ABBREVIATIONS,
+    milliseconds,
+    title_with_setup,
+)
+from reports.plots.style import backend_styles
 from reports.runs import DIRECTIONS
 
+KEY = ["mask", "direction", "seq_len"]
 
-def winners(cells: pd.DataFrame) -> pd.DataFrame:
-    """The fastest cell of each mask, direction and length, with its time over FlexAttention's.
 
-    One row each; `over_flex` is NaN where FlexAttention was not timed.
+def fastest_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """The fastest cell of each mask, direction and length.
+
+    The column `over_flex` is its time over FlexAttention's, NaN if FlexAttention was not timed.
     """
     timed = cells[cells["is_timed"]]
-    key = ["mask", "direction", "seq_len"]
-    best = timed.loc[timed.groupby(key, sort=False)["median_s"].idxmin()]
-    flex = timed[timed["backend"] == "flex"].set_index(key)["median_s"]
-    over = best["median_s"].to_numpy() / flex.reindex(pd.MultiIndex.from_frame(best[key]))
-    return best.assign(over_flex=over.to_numpy())
+    best: pd.DataFrame = timed.loc[timed.groupby(KEY, sort=False)["median_s"].idxmin()].copy()
+    flex = timed[timed["backend"] == "flex"].set_index(KEY)["median_s"]
+    flex_s = flex.reindex(pd.MultiIndex.from_frame(best[KEY])).to_numpy()
+    best["over_flex"] = best["median_s"].to_numpy() / flex_s
+    return best
 
 
 def draw(cells: pd.DataFrame) -> Figure:
-    """A row a mask, a column a direction and length; the fastest backend's name on its colour."""
-    best = winners(cells).set_index(["mask", "direction", "seq_len"])
+    """A row for each mask, a column for each direction and length.
+
+    A cell names the fastest backend, on that backend's color.
+    """
+    best = fastest_cells(cells).set_index(KEY)
     masks, lengths = list(cells["mask"].unique()), sorted(cells["seq_len"].unique())
     timed = set(best.index.droplevel("mask"))
     columns = [(d, n) for d in DIRECTIONS for n in lengths if (d, n) in timed]
-    look = looks(list(cells["backend"].unique()))
+    styles = backend_styles(cells["backend"])
 
-    def cell(y: int, x: int) -> tuple[str, object]:
+    def cell(y: int, x: int) -> tuple[str, ColorType]:
         key = (masks[y], *columns[x])
         if key not in best.index:
-            return "not timed at\nthis length", grid.NOTHING
+            return "not timed at\nthis length", grid.NO_TIME_COLOR
         row = best.loc[key]
-        times = f" ({row['over_flex']:.2f}×)" if row["over_flex"] > 0 else ""
-        waits = f" {HOST}" if row["host_bound"] else ""
-        colour = to_rgba(look[row["backend"]]["color"], 0.35)
-        return f"{row['backend']}\n{milliseconds(row['median_s'])}{times}{waits}", colour
+        ratio = f" ({row['over_flex']:.2f}×)" if row["over_flex"] > 0 else ""  # NaN without flex
+        mark = f" {HOST_BOUND_MARK}" if row["host_bound"] else ""
+        text = f"{row['backend']}\n{milliseconds(row['median_s'])}{ratio}{mark}"
+        return text, to_rgba(styles[row["backend"]].color, 0.35)
 
-    what = f"Fastest exact backend for each mask (× FlexAttention's time; {HOST} host-bound)"
-    labels = [f"{SHORT[d]} S={n}" for d, n in columns]
-    return grid.draw(masks, labels, cell, title(cells, what), width=1.25, height=0.42)
+    title = (
+        "Fastest exact backend for each mask "
+        f"(× FlexAttention's time; {HOST_BOUND_MARK} host-bound)"
+    )
+    labels = [f"{PHASE_ABBREVIATIONS[d]} S={n}" for d, n in columns]
+    return grid.draw(
+        masks, labels, cell, title_with_setup(cells, title), cell_width=1.25, cell_height=0.42
+    )

@@ -6,75 +6,76 @@ import textwrap
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from reports.plots import grid
-from reports.plots.overview import SHORT, title
-from reports.plots.style import ordered
+from reports.plots.labels import NOT_IN_RUN, PHASE_ABBREVIATIONS, title_with_setup
+from reports.plots.style import sorted_backends
 from reports.runs import shape_of
 
-LONG = 120  # characters
-TIMED, PARTLY = "#CFE5F3", "#FBE3B6"
+LONG_ENTRY = 120  # characters; longer entries get longer lines
+BOTH_TIMED_COLOR, ONE_TIMED_COLOR = "#CFE5F3", "#FBE3B6"
+COLORS = (grid.NO_TIME_COLOR, ONE_TIMED_COLOR, BOTH_TIMED_COLOR)  # by number of directions timed
 
 
-def forms(timed: pd.DataFrame) -> str:
-    """The form that was used; where it changes with the length, each with its lengths."""
-    found: dict[str, list[int]] = {}
-    for seq_len, form in zip(timed["seq_len"], timed["form"], strict=True):
-        found.setdefault(form, []).append(seq_len)
-    if len(found) == 1:
-        return next(iter(found))
-    return ", ".join(f"S={'/'.join(map(str, at))} {form}" for form, at in found.items())
+def formulations(timed: pd.DataFrame) -> str:
+    """The formulation that was timed. If it depends on the length, each with its lengths."""
+    lengths: dict[str, list[int]] = {}
+    for seq_len, text in zip(timed["seq_len"], timed["form"], strict=True):
+        lengths.setdefault(text, []).append(seq_len)
+    if len(lengths) == 1:
+        return next(iter(lengths))
+    return ", ".join(f"S={'/'.join(map(str, at))} {text}" for text, at in lengths.items())
 
 
 def entry(cells: pd.DataFrame) -> str:
-    """One mask and backend: the form that was used, and what a direction cannot and why."""
-    said = {}
-    for direction in SHORT:
+    """The text for one mask and backend: its formulation, or for a direction why it has none."""
+    texts = {}
+    for direction in PHASE_ABBREVIATIONS:
         rows = cells[cells["direction"] == direction]
         if rows.empty:
             continue
         timed, last = rows[rows["is_timed"]], rows.iloc[-1]
-        said[direction] = forms(timed) if len(timed) else f"{last['outcome']}: {last['reason']}"
-    texts = list(dict.fromkeys(said.values()))
-    if len(texts) == 1:
-        return texts[0]
-    return "; ".join(f"{SHORT[direction]} {text}" for direction, text in said.items())
+        untimed = f"{last['outcome']}: {last['reason']}"
+        texts[direction] = formulations(timed) if len(timed) else untimed
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{PHASE_ABBREVIATIONS[d]} {text}" for d, text in texts.items())
 
 
 def entries(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(mask, backend) -> its entry, for all pairs; `cells` are of one shape and data type."""
-    backends, found = ordered(cells["backend"]), {}
+    """The entry of each (mask, backend). The cells have one shape and data type."""
     groups = dict(list(cells.groupby(["mask", "backend"], sort=False)))
-    for mask in cells["mask"].unique():
-        for backend in backends:
-            here = groups.get((mask, backend))
-            found[mask, backend] = "not in this run" if here is None else entry(here)
-    return found
+    return {
+        (mask, backend): (entry(groups[mask, backend]) if (mask, backend) in groups else NOT_IN_RUN)
+        for mask in cells["mask"].unique()
+        for backend in sorted_backends(cells["backend"])
+    }
 
 
 def text(cells: pd.DataFrame) -> str:
-    """The matrix as lines: a mask, and under it each backend."""
-    lines, last, width = [shape_of(cells.iloc[0])], None, cells["backend"].str.len().max()
-    for (mask, backend), said in entries(cells).items():
-        if mask != last:
+    """The matrix as text: each mask, and below it a line for each backend."""
+    lines, last_mask = [shape_of(cells.iloc[0])], None
+    width = cells["backend"].str.len().max()
+    for (mask, backend), description in entries(cells).items():
+        if mask != last_mask:
             lines += ["", mask]
-        lines.append(f"  {backend:{width}}  {said}")
-        last = mask
+        lines.append(f"  {backend:{width}}  {description}")
+        last_mask = mask
     return "\n".join(lines)
 
 
 def draw(cells: pd.DataFrame) -> Figure:
-    """The matrix as a picture; blue: both directions timed, orange: one, grey: neither."""
-    found = entries(cells)
-    masks, backends = list(cells["mask"].unique()), ordered(cells["backend"])
+    """The matrix as a picture. Blue: both directions were timed, orange: one, grey: neither."""
+    texts = entries(cells)
+    masks, backends = list(cells["mask"].unique()), sorted_backends(cells["backend"])
     timed = cells[cells["is_timed"]].groupby(["mask", "backend"])["direction"].nunique()
-    colours = {0: grid.NOTHING, 1: PARTLY, 2: TIMED}
 
-    def cell(y: int, x: int) -> tuple[str, str]:
+    def cell(y: int, x: int) -> tuple[str, ColorType]:
         key = masks[y], backends[x]
-        width = 30 if len(found[key]) <= LONG else 38  # which is written smaller
-        wrapped = textwrap.wrap(found[key], width, max_lines=6, placeholder="…")
-        return "\n".join(wrapped), colours[int(timed.get(key, 0))]
+        width = 30 if len(texts[key]) <= LONG_ENTRY else 38  # the grid uses a smaller font then
+        wrapped = textwrap.wrap(texts[key], width, max_lines=6, placeholder="…")
+        return "\n".join(wrapped), COLORS[int(timed.get(key, 0))]
 
-    what = "How each mask is computed, or why not (blue: timed forward and backward)"
-    return grid.draw(masks, backends, cell, title(cells, what))
+    title = "How each mask is computed, or why not (blue: timed forward and backward)"
+    return grid.draw(masks, backends, cell, title_with_setup(cells, title))

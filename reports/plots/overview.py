@@ -1,77 +1,114 @@
-"""All masks in one picture: speed-up over sequence length, and the mask x backend table."""
+"""All masks in one picture: the speed-up over the sequence length, and the times as a table."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.typing import ColorType
 
 from reports.plots import grid
-from reports.plots.style import BLUE, ORANGE, VERMILLION, looks, milliseconds, ordered, why_not
-from reports.plots.timing import longest_with_flex
-from reports.runs import DIRECTIONS, shape_of
+from reports.plots.labels import (
+    HOST_BOUND_MARK,
+    NOT_IN_RUN,
+    PHASE_ABBREVIATIONS,
+    milliseconds,
+    title_with_setup,
+    untimed_reason,
+)
+from reports.plots.lengths import longest_with_flex
+from reports.plots.style import (
+    BLUE,
+    ORANGE,
+    VERMILLION,
+    BackendStyle,
+    backend_styles,
+    sorted_backends,
+)
+from reports.runs import DIRECTIONS
 
-SHORT = {"forward": "fwd", "backward": "bwd"}
-HOST = "†"  # beside a time whose user waits for the host
-RATIO = LinearSegmentedColormap.from_list("ratio", [ORANGE, "#FFFFFF", BLUE])
+RATIO_COLORS = LinearSegmentedColormap.from_list("ratio", [ORANGE, "#FFFFFF", BLUE])
+MAX_LOG2_RATIO = 3  # the colors saturate at a ratio of 8
 
 
-def title(cells: pd.DataFrame, what: str) -> str:
-    first = cells.iloc[0]
-    return f"{what}\n{shape_of(first)}, {first['device']}, torch {first['torch']}"
+def draw_speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
+    """A panel for each mask: the time of each backend over FlexAttention's.
 
-
-def speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
-    """A panel a mask, a line a backend: its time over FlexAttention's. None without any."""
+    Returns None if there is no time of FlexAttention, or none of another backend.
+    """
     timed = cells[cells["is_timed"] & (cells["direction"] == direction)]
     wide = timed.pivot_table(index=["mask", "seq_len"], columns="backend", values="median_s")
     if "flex" not in wide or len(wide.columns) < 2:
         return None
-    ratio = wide.div(wide["flex"], axis=0).drop(columns="flex").dropna(how="all")
-    masks = [m for m in cells["mask"].unique() if m in ratio.index.get_level_values("mask")]
+    ratios = wide.div(wide["flex"], axis=0).drop(columns="flex").dropna(how="all")
+    masks = [m for m in cells["mask"].unique() if m in ratios.index.get_level_values("mask")]
     columns = min(4, len(masks))
     rows = -(-len(masks) // columns)
-    figure, grid = plt.subplots(
-        *(rows, columns),
+    figure, panels = plt.subplots(
+        rows,
+        columns,
         figsize=(2.9 * columns, 2.2 * rows + 0.7),
         squeeze=False,
         sharey=True,
         layout="constrained",
     )
-    look, handles = looks(cells["backend"]), {}
-    for axes, mask in zip(grid.flat, masks, strict=False):
-        here = ratio.loc[mask]
-        for backend in ordered(ratio.columns):
-            line = here[backend].dropna()
-            if len(line):  # sdpa runs one of the others: broken, so that both are seen
-                dashes = {"linestyle": "--", "zorder": 3} if backend == "sdpa" else {}
-                drawn = axes.plot(line.index, line, markersize=4, **look[backend], **dashes)
-                handles[backend] = drawn[0]
-        axes.axhline(1, color=VERMILLION, linewidth=1, linestyle="--")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}×")
-        axes.set_xticks(sorted(here.index), minor=False)
-        axes.minorticks_off()
+    styles = backend_styles(cells["backend"])
+    lines: dict[str, Line2D] = {}
+    for axes, mask in zip(panels.flat, masks, strict=False):
+        lines |= _draw_ratios(axes, ratios.loc[mask], styles)
         axes.set_title(mask, fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.set_xlabel("sequence length", fontsize=7)
-    for axes in grid.flat[len(masks) :]:
+    for axes in panels.flat[len(masks) :]:
         axes.set_visible(False)
-    names = ordered(handles)
+    names = sorted_backends(lines)
     figure.legend(
-        [handles[b] for b in names], names, loc="outside lower center", ncols=6, fontsize=8
+        [lines[name] for name in names], names, loc="outside lower center", ncols=6, fontsize=8
     )
-    what = f"Speed-up of FlexAttention, {direction}: backend's time / FlexAttention's"
-    figure.suptitle(title(cells, what), fontsize=10)
+    title = f"Speed-up of FlexAttention, {direction}: backend's time / FlexAttention's"
+    figure.suptitle(title_with_setup(cells, title), fontsize=10)
     return figure
 
 
-def cell_text(cell: pd.DataFrame) -> tuple[str, float]:
-    """What a table cell says, and the backend's forward time over FlexAttention's (or NaN)."""
+def _draw_ratios(
+    axes: Axes, ratios: pd.DataFrame, styles: dict[str, BackendStyle]
+) -> dict[str, Line2D]:
+    """Draw one mask and return the line of each backend.
+
+    `ratios` has a row for each length and a column for each backend.
+    """
+    lines = {}
+    for backend in sorted_backends(ratios.columns):
+        ratio = ratios[backend].dropna()
+        if ratio.empty:
+            continue
+        # `sdpa` runs the kernel of another backend. A dashed line on top shows both.
+        is_sdpa = backend == "sdpa"
+        [lines[backend]] = axes.plot(
+            ratio.index,
+            ratio,
+            markersize=4,
+            color=styles[backend].color,
+            marker=styles[backend].marker,
+            linestyle="--" if is_sdpa else "-",
+            zorder=3 if is_sdpa else 2,
+        )
+    axes.axhline(1, color=VERMILLION, linewidth=1, linestyle="--")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}×")
+    axes.set_xticks(sorted(ratios.index), minor=False)
+    axes.minorticks_off()
+    axes.tick_params(labelsize=7)
+    axes.set_xlabel("sequence length", fontsize=7)
+    return lines
+
+
+def _cell_text(cell: pd.DataFrame) -> tuple[str, float]:
+    """The text of a table cell, and the forward time over FlexAttention's (or NaN)."""
     by_direction = cell.set_index("direction")
     lines, reasons = [], {}
     for direction in DIRECTIONS:
@@ -79,20 +116,21 @@ def cell_text(cell: pd.DataFrame) -> tuple[str, float]:
             continue
         row = by_direction.loc[direction]
         if row["is_timed"]:
-            times = f" ({row['ratio']:.2f}×)" if row["ratio"] > 0 else ""  # NaN without flex
-            waits = f" {HOST}" if row["host_bound"] else ""
-            lines.append(f"{SHORT[direction]} {milliseconds(row['median_s'])}{times}{waits}")
+            ratio = f" ({row['ratio']:.2f}×)" if row["ratio"] > 0 else ""  # NaN without flex
+            mark = f" {HOST_BOUND_MARK}" if row["host_bound"] else ""
+            time = milliseconds(row["median_s"])
+            lines.append(f"{PHASE_ABBREVIATIONS[direction]} {time}{ratio}{mark}")
         else:
-            reasons[direction] = why_not(row, 30, 4)
+            reasons[direction] = untimed_reason(row, width=30, max_lines=4)
     if len(reasons) == 2 and len(set(reasons.values())) == 1:
-        reasons = {"": reasons["forward"]}
-    lines += [f"{SHORT.get(d, '')} {reason}".strip() for d, reason in reasons.items()]
-    forward = by_direction["ratio"].get("forward", np.nan)
-    return "\n".join(lines), float(forward)
+        lines.append(reasons["forward"])
+    else:
+        lines += [f"{PHASE_ABBREVIATIONS[d]} {reason}" for d, reason in reasons.items()]
+    return "\n".join(lines), float(by_direction["ratio"].get("forward", np.nan))
 
 
-def mask_by_backend(cells: pd.DataFrame) -> Figure:
-    """Each mask at its longest sequence: times forward and backward, or the reason why not."""
+def draw_table(cells: pd.DataFrame) -> Figure:
+    """Each mask at the longest sequence with FlexAttention: times, or why there is none."""
     cells = pd.concat(
         part[part["seq_len"] == longest_with_flex(part)]
         for _, part in cells.groupby("mask", sort=False)
@@ -100,20 +138,25 @@ def mask_by_backend(cells: pd.DataFrame) -> Figure:
     flex = cells[cells["backend"] == "flex"].set_index(["mask", "direction"])["median_s"]
     key = pd.MultiIndex.from_frame(cells[["mask", "direction"]])
     cells = cells.assign(ratio=cells["median_s"] / flex.reindex(key).to_numpy())
-    masks, backends = list(cells["mask"].unique()), ordered(cells["backend"])
-    norm = TwoSlopeNorm(0, -3, 3)  # log2 of the ratio: white is level, 8 times fills
+    masks, backends = list(cells["mask"].unique()), sorted_backends(cells["backend"])
+    norm = TwoSlopeNorm(0, -MAX_LOG2_RATIO, MAX_LOG2_RATIO)
     groups = dict(list(cells.groupby(["mask", "backend"])))
 
-    def cell(y: int, x: int) -> tuple[str, object]:
-        here = groups.get((masks[y], backends[x]))
-        if here is None:
-            return "not in this run", grid.NOTHING
-        text, ratio = cell_text(here)
+    def cell(y: int, x: int) -> tuple[str, ColorType]:
+        rows = groups.get((masks[y], backends[x]))
+        if rows is None:
+            return NOT_IN_RUN, grid.NO_TIME_COLOR
+        text, ratio = _cell_text(rows)
         if not np.isfinite(ratio):
-            return text, grid.NOTHING
-        return text, (*RATIO(norm(np.clip(np.log2(ratio), -3, 3)))[:3], 0.6)
+            return text, grid.NO_TIME_COLOR
+        log2_ratio = float(np.clip(np.log2(ratio), -MAX_LOG2_RATIO, MAX_LOG2_RATIO))
+        red, green, blue, _ = RATIO_COLORS(float(norm(log2_ratio)))
+        return text, (red, green, blue, 0.6)
 
     lengths = cells.groupby("mask")["seq_len"].max()
-    rows = [f"{m}\nS={lengths[m]}" for m in masks]
-    what = "Time and, in brackets, × FlexAttention (blue: FlexAttention faster, forward; "
-    return grid.draw(rows, backends, cell, title(cells, f"{what}{HOST} host-bound)"))
+    labels = [f"{mask}\nS={lengths[mask]}" for mask in masks]
+    title = (
+        "Time and, in brackets, × FlexAttention "
+        f"(blue: FlexAttention faster, forward; {HOST_BOUND_MARK} host-bound)"
+    )
+    return grid.draw(labels, backends, cell, title_with_setup(cells, title))

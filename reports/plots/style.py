@@ -1,72 +1,82 @@
-"""What all pictures share: colours, markers, names and numbers."""
+"""Colors and markers of all pictures, the order of backends, and how a picture is saved."""
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Okabe and Ito, https://jfly.uni-koeln.de/color/. Markers differ too: no colour stands alone.
+from maskbench.backends.registry import BACKENDS
+
+# The palette of Okabe and Ito, https://jfly.uni-koeln.de/color/. Readers who cannot tell two
+# colors apart can tell the markers apart.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
-# Always these looks, in this order. Greys are for what only wins where it is alone.
-FIRST = {
-    "flex": (VERMILLION, "o"),
-    "flex_flash": (ORANGE, "s"),
-    "flash_attn_4": (BLUE, "^"),
-    "flash_attn": (SKY, "D"),
-    "xformers": (PURPLE, "v"),
-    "torch_varlen": (GREEN, "P"),
-    "sdpa": (BLACK, "X"),
-    "sdpa_cudnn": (YELLOW, "*"),
-    "sdpa_efficient": ("#999999", "<"),
-    "sdpa_flash": ("#777777", ">"),
-    "sdpa_math": ("#BBBBBB", "p"),
-    "dense": ("#555555", "h"),
-}
-OTHERS = [(BLUE, "1"), (GREEN, "2"), (PURPLE, "3"), (BLACK, "4"), (SKY, "+"), (ORANGE, "x")]
+
+
+@dataclass(frozen=True)
+class BackendStyle:
+    """The color and the matplotlib marker of a backend."""
+
+    color: str
+    marker: str
+
+
+# For backends whose registry entry has no color or marker, and for backends of older runs that
+# are no longer registered. No registered backend has one of these markers.
+FREE_STYLES = (
+    BackendStyle(BLUE, "1"),
+    BackendStyle(GREEN, "2"),
+    BackendStyle(PURPLE, "3"),
+    BackendStyle(BLACK, "4"),
+    BackendStyle(SKY, "+"),
+    BackendStyle(ORANGE, "x"),
+)
 
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def ordered(backends) -> list[str]:
-    """Backends in the order of all pictures, FlexAttention first."""
-    place = {backend: i for i, backend in enumerate(FIRST)}
-    return sorted(set(backends), key=lambda b: (place.get(b, len(place)), b))
+def sorted_backends(backends: Iterable[str]) -> list[str]:
+    """The distinct backends in the order of all pictures: by `plot_order`, the others by name."""
+
+    def key(name: str) -> tuple[float, str]:
+        order = BACKENDS[name].plot_order if name in BACKENDS else None
+        return (float("inf") if order is None else order, name)
+
+    return sorted(set(backends), key=key)
 
 
-def looks(backends: list[str]) -> dict[str, dict]:
-    """Colour and marker of each backend, the same in every picture."""
-    others = [b for b in ordered(backends) if b not in FIRST]
-    every = FIRST | {b: OTHERS[i % len(OTHERS)] for i, b in enumerate(others)}
-    return {b: {"color": colour, "marker": marker} for b, (colour, marker) in every.items()}
-
-
-def milliseconds(seconds: float) -> str:
-    """Three digits: 0.0373 ms, 2.07 ms, 130 ms."""
-    value = seconds * 1e3
-    return f"{value:,.0f} ms" if value >= 100 else f"{float(f'{value:.3g}'):g} ms"
-
-
-def why_not(row: pd.Series, width: int, lines: int) -> str:
-    """An untimed cell's outcome and reason, wrapped, and cut where it does not fit."""
-    reason = f"{row['outcome']}: {row['reason']}"
-    return "\n".join(textwrap.wrap(reason, width, max_lines=lines, placeholder="…"))
+def backend_styles(backends: Iterable[str]) -> dict[str, BackendStyle]:
+    """The style of each backend. A registered style is the same in every picture."""
+    styles, used = {}, 0
+    for name in sorted_backends(backends):
+        spec = BACKENDS.get(name)
+        color, marker = (spec.color, spec.marker) if spec else (None, None)
+        if color is None or marker is None:
+            free = FREE_STYLES[used % len(FREE_STYLES)]
+            color, marker, used = color or free.color, marker or free.marker, used + 1
+        styles[name] = BackendStyle(color, marker)
+    return styles
 
 
 def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as a PNG with a palette, close it and return the path.
+
+    A palette makes the file a third of its size, for the README to load. Maximum coverage keeps
+    rare colors, such as that of a small bar. Pillow's default, median cut, can merge them into
+    others.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=110, bbox_inches="tight", pad_inches=0.12)
+    png = BytesIO()
+    figure.savefig(png, dpi=110, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
-    # A palette makes a third of the file, for a README to load. Maximum coverage keeps rare
-    # colours (a small bar's), which the default, median cut, was seen to merge into others.
-    palette = {"colors": 256, "method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
-    Image.open(drawn).convert("RGB").quantize(**palette).save(path, optimize=True)
+    image = Image.open(png).convert("RGB")
+    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image.save(path, optimize=True)
     return path

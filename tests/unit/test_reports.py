@@ -1,4 +1,7 @@
-"""Reports on a small saved run (tests/data, made by a real one) and on bad input."""
+"""The commands `plots` and `matrix` on a small saved run, and on files that are not runs.
+
+The run, tests/unit/data/cpu_run.json, was saved on a CPU.
+"""
 
 import json
 import math
@@ -12,10 +15,10 @@ import pytest
 from PIL import Image
 
 from maskbench.records import FORMAT
-from reports import runs as table
+from reports import runs
 from reports.__main__ import main
 from reports.plots import fastest, matrix
-from reports.plots.style import milliseconds
+from reports.plots.labels import milliseconds
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "tests" / "unit" / "data" / "cpu_run.json"
@@ -29,12 +32,13 @@ def saved():
 
 
 def write(path, run):
+    """Save a run, or any text, and return the path."""
     path.write_text(run if isinstance(run, str) else json.dumps(run))
     return path
 
 
-def test_table_has_one_row_a_cell(saved):
-    cells = table.load([RUN])
+def test_the_table_has_one_row_for_each_cell(saved):
+    cells = runs.load([RUN])
     timed, untimed = len(saved["benchmarks"]), len(saved["maskbench"]["untimed"])
     assert (cells["is_timed"].sum(), len(cells)) == (timed, timed + untimed)
     assert len(cells) == 3 * 2 * 7 * 2
@@ -46,18 +50,18 @@ def test_table_has_one_row_a_cell(saved):
     assert set(flex["reason"]) == {"FlexAttention does not support backward on CPU."}
 
 
-def test_parts_make_one_run(tmp_path, saved):
+def test_the_parts_of_a_run_are_joined(tmp_path, saved):
     half = len(saved["benchmarks"]) // 2
     first = {**saved, "benchmarks": saved["benchmarks"][:half]}
     second = {**saved, "benchmarks": saved["benchmarks"][half:]}
     paths = [write(tmp_path / f"{i}.json", part) for i, part in enumerate((first, second))]
-    together, whole = table.load(paths), table.load([RUN])
+    together, whole = runs.load(paths), runs.load([RUN])
     columns = ["fullname", "median_s", "outcome"]
     by_name = together[columns].sort_values("fullname", ignore_index=True)
     assert by_name.equals(whole[columns].sort_values("fullname", ignore_index=True))
 
 
-def test_of_a_cell_in_two_parts_the_timed_and_then_the_later_counts(tmp_path, saved):
+def test_timed_cells_and_newer_cells_replace_the_others(tmp_path, saved):
     later = json.loads(json.dumps({**saved, "datetime": "2999-01-01T00:00:00+00:00"}))
     name = saved["benchmarks"][0]["fullname"]
     later["benchmarks"] = later["benchmarks"][:1]
@@ -67,16 +71,16 @@ def test_of_a_cell_in_two_parts_the_timed_and_then_the_later_counts(tmp_path, sa
     later["maskbench"]["untimed"] = [{**lost, "reason": "it broke"}]
     path = write(tmp_path / "later.json", later)
     for order in ([RUN, path], [path, RUN]):
-        cells = table.load(order).set_index("fullname")
+        cells = runs.load(order).set_index("fullname")
         assert cells.loc[name, "median_s"] == 123.0
         assert cells.loc[other["fullname"], "outcome"] == "timed"
 
 
-def test_plots_draw_every_mask_and_the_overviews(tmp_path, capsys):
+def test_plots_draws_every_mask_and_the_overviews(tmp_path, capsys):
     assert main(["plots", str(RUN), "-o", str(tmp_path / "out")]) == 0
     drawn = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
     each = [f"{mask}/{name}" for mask in MASKS for name in ("mask.png", "timing.png")]
-    # no backward speed-up: on a CPU FlexAttention has none
+    # FlexAttention has no backward on a CPU, so there is no speed-up of it
     assert drawn == sorted(each + OVERVIEWS)
     for path in (tmp_path / "out").rglob("*.png"):
         assert path.stat().st_size < 150_000
@@ -86,10 +90,10 @@ def test_plots_draw_every_mask_and_the_overviews(tmp_path, capsys):
     assert f"10 pictures of {RUN} are in {tmp_path / 'out'}/" in capsys.readouterr().out
 
 
-def test_matrix_says_of_each_cell_how_or_why_not(tmp_path, capsys):
+def test_matrix_has_a_formulation_or_a_reason_for_each_cell(tmp_path, capsys):
     assert main(["matrix", str(RUN), "-o", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    blocks = dict(block.split("\n", 1) for block in said.split("\n\n")[1:-1])
+    output = capsys.readouterr().out
+    blocks = dict(block.split("\n", 1) for block in output.split("\n\n")[1:-1])
     assert list(blocks) == MASKS
     for block in blocks.values():
         entries = dict(line.split(maxsplit=1) for line in block.splitlines())
@@ -102,8 +106,8 @@ def test_matrix_says_of_each_cell_how_or_why_not(tmp_path, capsys):
     assert (tmp_path / "matrix.png").stat().st_size > 10_000
 
 
-def test_a_form_that_changes_with_the_length_says_at_which():
-    cells = table.load([RUN])
+def test_a_formulation_that_depends_on_the_length_is_shown_with_its_lengths():
+    cells = runs.load([RUN])
     cells = cells[(cells["mask"] == "causal") & (cells["backend"] == "sdpa")].copy()
     lengths = sorted(cells["seq_len"].unique())
     assert matrix.entry(cells) == "is_causal=True"
@@ -113,15 +117,15 @@ def test_a_form_that_changes_with_the_length_says_at_which():
     assert matrix.entry(cells) == expected
 
 
-def test_a_cell_that_was_not_in_the_run_says_so():
-    cells = table.load([RUN])
+def test_a_cell_that_was_not_in_the_run_is_named_as_such():
+    cells = runs.load([RUN])
     cells = cells[(cells["mask"] != "causal") | (cells["backend"] != "dense")]
     assert matrix.entries(cells)["causal", "dense"] == "not in this run"
 
 
-def test_fastest_is_the_least_time_with_its_ratio():
-    cells = table.load([RUN])
-    for row in fastest.winners(cells).itertuples():
+def test_fastest_cells_have_the_lowest_time_and_its_ratio_to_flex():
+    cells = runs.load([RUN])
+    for row in fastest.fastest_cells(cells).itertuples():
         same = cells[cells["is_timed"]].query(
             "mask == @row.mask and direction == @row.direction and seq_len == @row.seq_len"
         )
@@ -133,7 +137,7 @@ def test_fastest_is_the_least_time_with_its_ratio():
             assert math.isnan(row.over_flex)
 
 
-def test_plots_keep_what_a_mask_that_is_gone_was_timed_at(tmp_path, capsys):
+def test_plots_draws_the_times_of_a_mask_that_no_longer_exists(tmp_path, capsys):
     text = RUN.read_text().replace("causal_padding", "retired_mask")
     run = write(tmp_path / "old.json", text)
     assert main(["plots", str(run), "-o", str(tmp_path / "out")]) == 0
@@ -141,7 +145,7 @@ def test_plots_keep_what_a_mask_that_is_gone_was_timed_at(tmp_path, capsys):
     assert not (tmp_path / "out" / "retired_mask" / "mask.png").exists()
 
 
-def test_two_shapes_get_a_folder_each(tmp_path, saved):
+def test_each_shape_gets_its_own_folder(tmp_path, saved):
     other = json.loads(json.dumps(saved))
     for cell in [b["extra_info"] for b in other["benchmarks"]] + other["maskbench"]["untimed"]:
         cell["batch"] = 2
@@ -153,13 +157,13 @@ def test_two_shapes_get_a_folder_each(tmp_path, saved):
     assert folders == {"B1_H4_D64_float32", "B2_H4_D64_float32"}
 
 
-def test_newest_is_the_run_saved_last(tmp_path):
-    (tmp_path / "card" / "Linux").mkdir(parents=True)
-    older = write(tmp_path / "card" / "Linux" / "0002_b.json", "{}")
-    newer = write(tmp_path / "card" / "Linux" / "0001_a.json", "{}")
+def test_newest_is_the_run_that_was_modified_last(tmp_path):
+    (tmp_path / "device" / "Linux").mkdir(parents=True)
+    older = write(tmp_path / "device" / "Linux" / "0002_b.json", "{}")
+    newer = write(tmp_path / "device" / "Linux" / "0001_a.json", "{}")
     os.utime(older, (1, 1))
     os.utime(newer, (2, 2))
-    assert table.newest(tmp_path) == newer
+    assert runs.newest(tmp_path) == newer
 
 
 EMPTY = {"format": FORMAT, "untimed": []}
@@ -196,41 +200,41 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_gets_one_line_and_exit_status_2(name, tmp_path, capsys):
+def test_a_bad_file_gives_one_line_and_exit_status_2(name, tmp_path, capsys):
     content, message = BAD[name]
     path = tmp_path / "run.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert main(["plots", str(path), "-o", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"reports: {path}: ")
-    assert message in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"reports: {path}: ")
+    assert message in output
+    assert output.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_file_and_an_empty_store(tmp_path, capsys, monkeypatch):
+def test_a_missing_file_or_an_empty_storage_gives_exit_status_2(tmp_path, capsys, monkeypatch):
     assert main(["plots", str(tmp_path / "none.json")]) == 2
-    said = capsys.readouterr().err
-    assert said == f"reports: {tmp_path / 'none.json'}: No such file or directory\n"
+    output = capsys.readouterr().err
+    assert output == f"reports: {tmp_path / 'none.json'}: No such file or directory\n"
     monkeypatch.chdir(tmp_path)
     assert main(["plots"]) == 2
     assert "no saved run; make one with `pytest" in capsys.readouterr().err
 
 
-def test_parts_of_two_devices_are_refused(tmp_path, saved, capsys):
+def test_parts_from_two_devices_are_rejected(tmp_path, saved, capsys):
     other = write(tmp_path / "o.json", {**saved, "machine_info": {"gpu": "NVIDIA H100"}})
     assert main(["plots", str(RUN), str(other)]) == 2
-    said = capsys.readouterr().err
-    assert "not parts of one run: device is CPU, 2 threads, NVIDIA H100" in said
+    output = capsys.readouterr().err
+    assert "not parts of one run: device is CPU, 2 threads, NVIDIA H100" in output
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     blocked = write(tmp_path / "file", "")
     assert main(["plots", str(RUN), "-o", str(blocked)]) == 2
     assert str(blocked) in capsys.readouterr().err
 
 
-def test_a_wrong_command_is_exit_status_2():
+def test_an_unknown_command_gives_exit_status_2():
     done = subprocess.run(
         [sys.executable, "-m", "reports", "paint"], cwd=ROOT, capture_output=True, text=True
     )
@@ -242,5 +246,5 @@ def test_a_wrong_command_is_exit_status_2():
     ("seconds", "text"),
     [(3.733e-5, "0.0373 ms"), (0.00207, "2.07 ms"), (0.1302, "130 ms"), (1.5, "1,500 ms")],
 )
-def test_milliseconds(seconds, text):
+def test_milliseconds_has_three_significant_digits(seconds, text):
     assert milliseconds(seconds) == text

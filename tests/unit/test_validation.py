@@ -1,16 +1,14 @@
-"""The tables of reports/validation.md, and when compiling FlexAttention breaks even."""
+"""The tables of reports/validation.md."""
 
 import json
 import math
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from maskbench.records import read_run
 from reports import accuracy, validation
 from reports.__main__ import main
-from reports.plots.break_even import draw, payback
 
 RUN = Path(__file__).parent / "data" / "cpu_run.json"
 
@@ -202,57 +200,3 @@ def test_a_run_without_times_is_refused(saved, tmp_path, capsys):
     path.write_text(json.dumps(run))
     assert main(["validation", str(path), "-o", str(tmp_path)]) == 2
     assert "nothing was timed" in capsys.readouterr().err
-
-
-def cell(backend, direction, seconds, form=""):
-    about = {"mask": "causal", "seq_len": 512, "batch": 1, "heads": 4, "kv_heads": 4}
-    about |= {"head_dim": 64, "dtype": "float32", "device": "a card", "torch": "2.13.0"}
-    return {**about, "backend": backend, "direction": direction, "median_s": seconds, "form": form}
-
-
-COSTS = [
-    cell("flex", "compile_forward", 5.9, "cold cache"),
-    cell("flex", "compile_forward", 0.2, "warm cache"),
-    cell("flex", "compile_backward", 9.9, "cold cache"),
-    cell("ours", "block_mask", 0.1),
-    cell("flex", "forward", 0.010),
-    cell("flex", "backward", 0.030),
-]
-
-
-def paid(*more):
-    found = payback(pd.DataFrame([*COSTS, *more]).assign(is_timed=True))
-    return found.set_index("work")
-
-
-def test_what_was_compiled_pays_by_what_each_call_saves():
-    rivals = (cell("sdpa", "forward", 0.012), cell("sdpa", "backward", 0.033))
-    dense = (
-        cell("sdpa_math", "forward", 0.001, "dense bias"),
-        cell("flash_attn_4", "forward", 0.001),
-    )
-    found = paid(*rivals, *dense)
-    assert found.loc["inference", "calls"] == pytest.approx(6.0 / 0.002)
-    assert found.loc["training", "calls"] == pytest.approx(10.0 / 0.005)
-    assert set(found["rival"]) == {"sdpa"}
-    assert draw(pd.DataFrame([*COSTS, *rivals]).assign(is_timed=True)) is not None
-
-
-def test_what_is_slower_never_pays():
-    assert math.isinf(paid(cell("sdpa", "forward", 0.009)).loc["inference", "calls"])
-
-
-def test_a_block_mask_that_was_not_timed_costs_nothing():
-    rows = [c for c in COSTS if c["direction"] != "block_mask"]
-    rows.append(cell("sdpa", "forward", 0.012))
-    found = payback(pd.DataFrame(rows).assign(is_timed=True)).set_index("work")
-    assert found.loc["inference", "cost_s"] == pytest.approx(5.9)
-    text = draw(pd.DataFrame(rows).assign(is_timed=True)).axes[0].get_xlabel()
-    assert text == "calls until a cold compilation is paid for"
-
-
-def test_without_a_rival_there_is_no_number():
-    found = paid()
-    assert found["calls"].isna().all()
-    assert draw(pd.DataFrame(COSTS).assign(is_timed=True)) is not None
-    assert draw(pd.DataFrame(COSTS[3:]).assign(is_timed=True)) is None
