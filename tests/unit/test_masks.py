@@ -256,7 +256,7 @@ def test_a_radius_beyond_the_image_is_everything():
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_rows_of_dense(name):
     mask = PATTERNS[name](seq_len=256, batch=2)
-    assert torch.equal(mask.rows(100, 173, "cpu"), mask.dense("cpu")[:, :, 100:173])
+    assert torch.equal(mask.dense_rows(100, 173, "cpu"), mask.dense("cpu")[:, :, 100:173])
 
 
 @pytest.mark.parametrize(
