@@ -170,7 +170,7 @@ class Padded(Mask):
         be True for ranges in which no pair attends. `all` is always exact.
         """
         clip = self._clip_contiguous if self.valid_range.is_contiguous else self._clip_scattered
-        (q_clipped, q_all_valid), (k_clipped, k_all_valid) = clip(q), clip(k)
+        (q_clipped, q_all_valid), (k_clipped, k_all_valid) = clip(q, k)
         non_empty = (q_clipped[0] <= q_clipped[1]) & (k_clipped[0] <= k_clipped[1])
         # Clamped, so that an empty range has valid indices; `non_empty` excludes it.
         any_attend, _ = self.inner.any_all_attend(self._clamp(q_clipped), self._clamp(k_clipped))
@@ -180,29 +180,36 @@ class Padded(Mask):
     def _clamp(self, tokens: TokenRange) -> TokenRange:
         return tokens[0].clamp(0, self.seq_len - 1), tokens[1].clamp(0, self.seq_len - 1)
 
-    def _clip_contiguous(self, tokens: TokenRange) -> tuple[TokenRange, Tensor]:
+    def _clip_contiguous(self, *ranges: TokenRange) -> list[tuple[TokenRange, Tensor]]:
         """Return the valid part of each range, and whether all of the range is valid.
 
-        The valid tokens of each batch element must be contiguous.
+        The valid tokens of each batch element must be contiguous. Results are [B, 1, ...].
         """
-        first, last = (t[:, None, None, None] for t in self.valid_bounds(tokens[0].device))
-        clipped = torch.maximum(tokens[0], first), torch.minimum(tokens[1], last)
-        return clipped, (clipped[0] == tokens[0]) & (clipped[1] == tokens[1])
+        first, last = (t[:, None, None, None] for t in self.valid_bounds(ranges[0][0].device))
+        results = []
+        for start, end in ranges:
+            clipped = torch.maximum(start, first), torch.minimum(end, last)
+            results.append((clipped, (clipped[0] == start) & (clipped[1] == end)))
+        return results
 
-    def _clip_scattered(self, tokens: TokenRange) -> tuple[TokenRange, Tensor]:
+    def _clip_scattered(self, *ranges: TokenRange) -> list[tuple[TokenRange, Tensor]]:
         """Return each range clipped to its first and last valid token, and whether all are valid.
 
-        There may be padding between the two.
+        There may be padding between the two. Results are [B, 1, ...].
         """
-        first, last = tokens
-        padding = self.padding.to(first.device)
+        padding = self.padding.to(ranges[0][0].device)
         index = torch.arange(self.seq_len, device=padding.device)
         b = torch.arange(self.batch, device=padding.device)[:, None, None, None]
         padding_before = pad(padding.cumsum(1), (1, 0))
         next_valid = torch.where(padding, self.seq_len, index).flip(1).cummin(1).values.flip(1)
         previous_valid = torch.where(padding, -1, index).cummax(1).values
-        all_valid = padding_before[b, last + 1] == padding_before[b, first]
-        return (next_valid[b, first], previous_valid[b, last]), all_valid
+        return [
+            (
+                (next_valid[b, start], previous_valid[b, end]),
+                padding_before[b, end + 1] == padding_before[b, start],
+            )
+            for start, end in ranges
+        ]
 
     def partial_and_full_blocks(
         self, device: DeviceLike, size: tuple[int, int]
