@@ -1,7 +1,7 @@
 """The catalogue: the attention masks that the suite measures, by name.
 
-A mask says which keys each query may attend to. To add one, write a class in
-`maskbench/masks/` and a line in `PATTERNS`; see docs/extending.md.
+A mask says which keys each query may attend to. To add one, add a line to `PATTERNS`. If no class
+fits, write one first: `maskbench/masks/base.py` says which methods it must define.
 
     mask = PATTERNS["causal"](seq_len=4096, batch=8)
     mask.mask_mod("cuda")    # FlexAttention's (b, h, q_idx, kv_idx) -> bool
@@ -49,21 +49,28 @@ __all__ = [
 
 @dataclass(frozen=True)
 class MaskFamily:
-    """A mask for every sequence length, and a small example of it for pictures.
+    """A mask for every sequence length, and a small example of it for plots and tests.
 
     Parameters
     ----------
     build
-        Called with (seq_len, batch); returns the mask.
+        Called as build(seq_len, batch). Returns the mask. Only masks that differ by batch element,
+        such as padding, need `batch`.
     example
-        An instance of 32 to 64 tokens.
+        A mask of the same kind with 32 to 64 tokens.
     """
 
     build: Callable[[int, int], Mask]
     example: Mask
 
     def __call__(self, *, seq_len: int, batch: int = 1) -> Mask:
-        """Return the mask at `seq_len`. Raises ValueError unless that is a power of two >= 256."""
+        """Return the mask for `seq_len` tokens.
+
+        Raises
+        ------
+        ValueError
+            If `seq_len` is not a power of two from 256.
+        """
         if seq_len < 256 or seq_len & (seq_len - 1):
             raise ValueError(f"seq_len is {seq_len}, patterns take powers of two from 256")
         return self.build(seq_len, batch)
@@ -76,21 +83,24 @@ def _documents(inner: Mask) -> Documents:
 
 
 def _local_2d(n: int, radius: int) -> LocalAttention2D:
+    """An image of n pixels, about as wide as high."""
     width = 1 << (n.bit_length() // 2)  # the power of two at or just above sqrt(n)
     return LocalAttention2D(width, radius, seq_len=n)
 
 
 def _right_padded_causal(n: int, batch: int) -> Padded:
     """Causal with padding at the end; valid lengths are drawn from [n/2, n] with a fixed seed."""
-    draw = random.Random(0)
-    lengths = torch.tensor([draw.randint(n // 2, n) for _ in range(batch)])
+    generator = random.Random(0)
+    lengths = torch.tensor([generator.randint(n // 2, n) for _ in range(batch)])
     return Padded(Causal(seq_len=n), torch.arange(n) >= lengths[:, None])
 
 
 def _global_tokens(n: int) -> tuple[int, ...]:
+    """Tokens 0, 512 and 1024, as far as the sequence has them."""
     return tuple(t for t in (0, 512, 1024) if t < n)
 
 
+# Window sizes count the tokens on one side: query q itself is always included.
 PATTERNS: dict[str, MaskFamily] = {
     "full": MaskFamily(lambda n, b: Full(seq_len=n), Full(seq_len=32)),
     "causal": MaskFamily(lambda n, b: Causal(seq_len=n), Causal(seq_len=32)),

@@ -74,7 +74,7 @@ def attention(mask: Mask, q, k, v, dout, batches: Tensor, dtype: torch.dtype) ->
     step = max(1, CHUNK[q.device.type] // (q.shape[0] * q.shape[1] * seq_len))
     for start in range(0, seq_len, step):
         rows = slice(start, min(start + step, seq_len))
-        allowed = mask.rows(rows.start, rows.stop, q.device)
+        allowed = mask.dense_rows(rows.start, rows.stop, q.device)
         allowed = allowed[batches.to(q.device)] if len(allowed) > 1 else allowed
         scores = (q[:, :, rows] * scale) @ k.mT
         p = torch.softmax(scores.masked_fill_(~allowed, -torch.inf), -1)

@@ -1,6 +1,9 @@
-"""Attention masks as frozen dataclasses. The catalogue of named masks is `masks.py`."""
+"""Attention masks as frozen dataclasses. `base.Mask` says how to write one.
 
-from maskbench.masks.base import Mask
+The catalogue of named masks is `masks.py` in the root of the repository.
+"""
+
+from maskbench.masks.base import NON_NEGATIVE, POSITIVE, Mask
 from maskbench.masks.composed import Documents, Padded
 from maskbench.masks.plain import (
     Causal,
@@ -13,6 +16,8 @@ from maskbench.masks.plain import (
 )
 
 __all__ = [
+    "NON_NEGATIVE",
+    "POSITIVE",
     "Causal",
     "DilatedSlidingWindow",
     "Documents",

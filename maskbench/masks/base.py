@@ -1,101 +1,189 @@
-"""What every mask is and gives: `Mask`."""
+"""The base class of all attention masks: `Mask`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
+from numbers import Integral
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-Device = torch.device | str
+DeviceLike = torch.device | str
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-TokenRange = tuple[Tensor, Tensor]  # first and last token of a run of tokens
+TokenRange = tuple[Tensor, Tensor]
+"""First and last token of a contiguous range, both inclusive. The tensors may hold many ranges."""
+
+NON_NEGATIVE = MappingProxyType({"minimum": 0})
+"""Field metadata for an integer >= 0: `left: int = field(metadata=NON_NEGATIVE)`."""
+POSITIVE = MappingProxyType({"minimum": 1})
+"""Field metadata for an integer >= 1: `width: int = field(metadata=POSITIVE)`."""
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises ValueError with `message` unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
+def to_int(value: object) -> int | None:
+    """Convert a Python or NumPy integer to int. Return None for anything else, bool included."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return None
 
 
 @dataclass(frozen=True)
 class Mask(ABC):
-    """What all masks share. S is `seq_len`, B `batch`. ValueError for a wrong parameter."""
+    """Which keys each query may attend to, for `seq_len` queries and as many keys.
+
+    A mask is a frozen dataclass, so that masks with equal parameters are equal and backends can
+    select masks with `match`. In shapes, S is `seq_len` and B is `batch`.
+
+    To write a mask, derive a frozen dataclass and define:
+
+    1. `mask_mod`, always.
+    2. `key_range`, if the keys of every query are one contiguous range that contains the query
+       and never moves back as the query grows. The base class derives the rest from it.
+    3. Otherwise `any_all_attend` and `area`.
+
+    Without 2 or 3, `dense` works but `block_mask` and `area` raise NotImplementedError.
+
+    Integer parameters declare their lower bound: `field(metadata=POSITIVE)` or
+    `field(metadata=NON_NEGATIVE)`. Python and NumPy integers are accepted and stored as int.
+
+        @dataclass(frozen=True)
+        class CausalWindow(Mask):
+            width: int = field(metadata=POSITIVE)
+
+            def mask_mod(self, device):
+                return lambda b, h, q, k: (k <= q) & (k > q - self.width)
+
+            def key_range(self, q):
+                return q - self.width + 1, q
+
+    Raises
+    ------
+    ValueError
+        If a declared parameter is not an integer or is below its lower bound.
+    """
 
     _: KW_ONLY
-    seq_len: int
+    seq_len: int = field(metadata=POSITIVE)
 
-    def __post_init__(self):
-        for name in (f.name for f in fields(self) if f.type in ("int", int)):
-            least = 1 if name in ("seq_len", "width", "dilation") else 0
-            value = getattr(self, name)
-            fits = isinstance(value, int) and value >= least
-            require(fits, f"{name} is {value}, must be a whole number, {least} or more")
+    def __post_init__(self) -> None:
+        for parameter in fields(self):
+            minimum = parameter.metadata.get("minimum")
+            if minimum is None:
+                continue
+            name, value = parameter.name, getattr(self, parameter.name)
+            number = to_int(value)
+            if number is None or number < minimum:
+                raise ValueError(f"{name} is {value}, must be a whole number, {minimum} or more")
+            object.__setattr__(self, name, number)
 
     @abstractmethod
-    def mask_mod(self, device: Device) -> MaskMod:
-        """FlexAttention's (b, h, q_idx, kv_idx) -> bool, in its fastest spelling."""
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
+        """Return FlexAttention's (b, h, q_idx, kv_idx) -> bool, in its fastest form.
+
+        The arguments of the returned function are integer tensors that broadcast. Tensors that it
+        captures must be on `device`.
+        """
 
     def key_range(self, q: Tensor) -> TokenRange | None:
-        """First and last key of each query, where its keys are one run that holds the
-        query and never moves back as q grows; bounds may jut out of the sequence. None
-        for other masks, which say `reach` and `area` themselves."""
+        """Return the first and last key of each query, or None.
+
+        None means that the keys of a query are not one contiguous range. The range of a query
+        must contain the query, and neither bound may decrease as q grows. Bounds may exceed the
+        sequence; callers clamp them.
+
+        Parameters
+        ----------
+        q
+            Query indices: integers, any shape. The returned tensors have the same shape.
+        """
         return None
 
     def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
-        """Whether (some, every) pair of a query in span q and a key in span k attends."""
-        (low, high), (later_low, later_high) = self.key_range(q[0]), self.key_range(q[1])
-        return (low <= k[1]) & (later_high >= k[0]), (later_low <= k[0]) & (high >= k[1])
+        """Return whether any pair of a query range and a key range attends, and whether all do.
+
+        Block masks are built from this, without a look at each pair. The result must be exact.
+
+        Parameters
+        ----------
+        q, k
+            First and last token of the query ranges and of the key ranges. The shapes of q and k
+            broadcast; both returned bool tensors have the broadcast shape, which may have
+            leading dimensions [B, 1].
+        """
+        first, last = self._derive_key_range(q[0], "any_all_attend")
+        first_of_last, last_of_last = self._derive_key_range(q[1], "any_all_attend")
+        any_attend = (first <= k[1]) & (last_of_last >= k[0])
+        all_attend = (first_of_last <= k[0]) & (last >= k[1])
+        return any_attend, all_attend
 
     def area(self, batch: int = 1) -> int:
-        """Attended (query, key) pairs of one head over `batch` elements, exact."""
-        first, last = self.key_range(torch.arange(self.seq_len))
+        """Return the exact number of attended (query, key) pairs of one head over `batch`."""
+        first, last = self._derive_key_range(torch.arange(self.seq_len), "area")
         return batch * int((last.clamp(max=self.seq_len - 1) - first.clamp(min=0) + 1).sum())
+
+    def _derive_key_range(self, q: Tensor, method: str) -> TokenRange:
+        """Return `key_range(q)`, or raise NotImplementedError if `method` cannot use it."""
+        found = self.key_range(q)
+        if found is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} does not define {method}: define key_range if the keys "
+                "of every query are one contiguous range, else any_all_attend and area"
+            )
+        return found
 
     @property
     def batch(self) -> int | None:
-        """The batch size that the mask is made for; None if all elements are alike."""
+        """The batch size, if the mask differs by batch element; else None."""
         return None
 
-    def fully_masked_rows(self, device: Device) -> Tensor | None:
-        """bool [B, 1, S, 1], True for a query that sees no key; None if each sees one."""
+    def fully_masked_rows(self, device: DeviceLike) -> Tensor | None:
+        """Return bool [B, 1, S, 1], True for a query without keys; None if every query has one."""
         return None
 
-    def rows(self, start: int, stop: int, device: Device) -> Tensor:
-        """bool [1 or B, 1, stop - start, S]: what queries start to stop - 1 may attend to."""
-        at, size = {"device": device, "dtype": torch.int32}, (self.batch or 1, 1)
-        b = torch.arange(size[0], **at)[:, None, None, None]
-        q, k = torch.arange(start, stop, **at)[:, None], torch.arange(self.seq_len, **at)
+    def dense_rows(self, start: int, stop: int, device: DeviceLike) -> Tensor:
+        """Return rows `start` to `stop - 1` of `dense`: bool [1 or B, 1, stop - start, S]."""
+        batch = self.batch or 1
+        b = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None, None]
+        q = torch.arange(start, stop, dtype=torch.int32, device=device)[:, None]
+        k = torch.arange(self.seq_len, dtype=torch.int32, device=device)
         allowed = self.mask_mod(device)(b, torch.zeros_like(b), q, k)
-        return allowed.expand(*size, stop - start, self.seq_len).contiguous()
+        return allowed.expand(batch, 1, stop - start, self.seq_len).contiguous()
 
-    def dense(self, device: Device) -> Tensor:
-        """bool [1 or B, 1, S, S], True = may attend."""
-        return self.rows(0, self.seq_len, device)
+    def dense(self, device: DeviceLike) -> Tensor:
+        """Return bool [1 or B, 1, S, S], True = may attend."""
+        return self.dense_rows(0, self.seq_len, device)
 
     def partial_and_full_blocks(
-        self, device: Device, size: tuple[int, int]
+        self, device: DeviceLike, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """(partial, full) blocks: bool [1 or B, 1, query blocks, key blocks]."""
-        spans = []
-        for step in size:
-            first = torch.arange(0, self.seq_len, step, dtype=torch.int32, device=device)
-            spans.append((first, (first + step).clamp(max=self.seq_len) - 1))
-        q, k = (tuple(t[:, None] for t in spans[0])), spans[1]
-        some, every = self.any_all_attend(q, k)
-        # torch pads a block that juts out of the sequence with False: it is never full
-        full = every & (q[1] - q[0] + 1 == size[0]) & (k[1] - k[0] + 1 == size[1])
-        shape = (self.batch or 1, 1, len(q[0]), len(k[0]))
-        return (some & ~full).expand(shape), full.expand(shape)
+        """Return the blocks in which some pairs attend, and those in which all do.
 
-    def block_mask(self, device: Device, block_size: int | tuple[int, int] = 128) -> BlockMask:
-        """What `create_block_mask` finds by search, block for block, counted from bounds.
+        Each is bool [1 or B, 1, query blocks, key blocks]. No block is in both. `size` is the
+        number of queries and of keys of a block.
+        """
+        q_first, q_last = _block_ranges(self.seq_len, size[0], device)
+        q_first, q_last = q_first[:, None], q_last[:, None]
+        k_first, k_last = _block_ranges(self.seq_len, size[1], device)
+        any_attend, all_attend = self.any_all_attend((q_first, q_last), (k_first, k_last))
+        # torch pads an incomplete block at the end with False, so it is never full
+        complete = (q_last - q_first + 1 == size[0]) & (k_last - k_first + 1 == size[1])
+        full = all_attend & complete
+        shape = (self.batch or 1, 1, len(q_first), len(k_first))
+        return (any_attend & ~full).expand(shape), full.expand(shape)
 
-        `block_size` is one number or (queries, keys). Never holds S x S.
+    def block_mask(self, device: DeviceLike, block_size: int | tuple[int, int] = 128) -> BlockMask:
+        """Return FlexAttention's block mask, equal to that of `create_block_mask`.
+
+        It is computed from the bounds of each block, so no S x S tensor is needed.
         https://docs.pytorch.org/docs/stable/nn.attention.flex_attention.html
+
+        Parameters
+        ----------
+        block_size
+            Tokens of a block: one number, or (queries, keys).
         """
         size = (block_size, block_size) if isinstance(block_size, int) else block_size
         partial, full = self.partial_and_full_blocks(device, size)
@@ -108,24 +196,39 @@ class Mask(ABC):
         )
 
 
-def to_device_async(tensor: Tensor, device: Device) -> Tensor:
-    """`tensor` on `device`; to a GPU from pinned memory, for which the host does not wait."""
+def _block_ranges(seq_len: int, size: int, device: DeviceLike) -> TokenRange:
+    """Return the first and last token of each block: two int32 tensors [blocks]."""
+    first = torch.arange(0, seq_len, size, dtype=torch.int32, device=device)
+    return first, (first + size).clamp(max=seq_len) - 1
+
+
+def to_device_async(tensor: Tensor, device: DeviceLike) -> Tensor:
+    """Copy to `device`. A copy from CPU to GPU uses pinned memory and does not block the host."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-def dense_to_block_indices(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """int32 [..., rows] how many columns of each row are chosen, and [..., rows, columns] which.
+def dense_to_block_indices(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert a dense block map to the counts and indices of a BlockMask.
 
-    The chosen columns come first, then the rest, both in order, as torch lists them; by counting,
-    as a stable sort of 1024 x 1024 blocks takes 8 bytes of index for each.
+    Parameters
+    ----------
+    blocks
+        bool [..., rows, columns], True for a block that is listed.
+
+    Returns
+    -------
+    counts, indices
+        int32 [..., rows], the number of listed columns of each row, and int32
+        [..., rows, columns], the listed columns followed by the others, both in ascending order,
+        as torch orders them.
     """
-    columns = chosen.shape[-1]
-    before = chosen.cumsum(-1, dtype=torch.int32)  # chosen ones up to and with each column
-    count = before[..., -1].contiguous()
-    at = torch.arange(columns, dtype=torch.int32, device=chosen.device)
-    # a chosen column goes behind the chosen ones before it, another behind all chosen ones
-    place = torch.where(chosen, before - 1, at - before + count[..., None])
-    order = torch.empty(place.shape, dtype=torch.int32, device=chosen.device)
-    return count, order.scatter_(-1, place.long(), at.expand_as(place))
+    # A stable sort gives the same, but takes 8 bytes of index for each block.
+    columns = blocks.shape[-1]
+    listed = blocks.cumsum(-1, dtype=torch.int32)  # up to and including each column
+    counts = listed[..., -1].contiguous()
+    column = torch.arange(columns, dtype=torch.int32, device=blocks.device)
+    position = torch.where(blocks, listed - 1, counts[..., None] + column - listed)
+    indices = torch.empty(position.shape, dtype=torch.int32, device=blocks.device)
+    return counts, indices.scatter_(-1, position.long(), column.expand_as(position))

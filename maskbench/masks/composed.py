@@ -1,4 +1,4 @@
-"""The masks that take another mask: packed documents and padding."""
+"""Masks that contain another mask: packed documents and padding."""
 
 from __future__ import annotations
 
@@ -9,44 +9,56 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from maskbench.masks.base import Device, Mask, TokenRange, require, to_device_async
+from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange, to_device_async, to_int
 from maskbench.masks.plain import Causal, Full
 
 
 @dataclass(frozen=True)
 class Documents(Mask):
-    """Packed documents; `inner`, applied to places within a document, says what attends there.
+    """Packed documents. Tokens attend within their own document only, as `inner` says.
 
-    `inner` has the seq_len of the whole and must be a mask with `span`.
+    Parameters
+    ----------
+    lengths
+        Tokens of each document, in order. They add up to the `seq_len` of `inner`.
+    inner
+        The mask within a document. It is applied to positions relative to the document's first
+        token. It must define `key_range`.
     """
 
     lengths: tuple[int, ...]
     inner: Mask
     seq_len: int = field(init=False, repr=False)
 
-    def __post_init__(self):
-        lengths, total = tuple(self.lengths), self.inner.seq_len
-        object.__setattr__(self, "lengths", lengths)
+    def __post_init__(self) -> None:
+        lengths = []
+        for length in self.lengths:
+            number = to_int(length)
+            if number is None or number < 1:
+                given = tuple(self.lengths)
+                raise ValueError(f"lengths are {given}, each must be a whole number, 1 or more")
+            lengths.append(number)
+        total = self.inner.seq_len
+        if sum(lengths) != total:
+            raise ValueError(f"lengths add up to {sum(lengths)}, not to seq_len {total}")
+        if self.inner.key_range(torch.zeros(1)) is None:
+            raise ValueError(f"inner {type(self.inner).__name__} has keys that are not one run")
+        object.__setattr__(self, "lengths", tuple(lengths))
         object.__setattr__(self, "seq_len", total)
-        whole = all(isinstance(n, int) and n >= 1 for n in lengths)
-        require(whole, f"lengths are {lengths}, each must be a whole number, 1 or more")
-        require(sum(lengths) == total, f"lengths add up to {sum(lengths)}, not to seq_len {total}")
-        has_span = self.inner.key_range(torch.zeros(1)) is not None
-        require(has_span, f"inner {type(self.inner).__name__} has keys that are not one run")
 
-    def cu_seqlens(self, q: Tensor) -> Tensor:
-        """[documents + 1] where each begins and the last ends, of the kind of q and beside it."""
-        return to_device_async(
-            torch.tensor([0, *accumulate(self.lengths)], dtype=q.dtype), q.device
-        )
+    def cu_seqlens(self, dtype: torch.dtype, device: DeviceLike) -> Tensor:
+        """Return [documents + 1]: the first token of each document, and `seq_len`."""
+        return to_device_async(torch.tensor([0, *accumulate(self.lengths)], dtype=dtype), device)
 
-    def mask_mod(self, device):
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         tokens = torch.arange(self.seq_len, dtype=torch.int32, device=device)
-        edges = self.cu_seqlens(tokens)
-        first = edges[torch.bucketize(tokens, edges[1:], right=True)]  # of each token's document
-        # On an H100 one table, looked up by query and by key, was faster than a first and a
-        # last key by query (0.36 against 0.51 ms at S=4096); a single lookup is faster still.
+        starts = self.cu_seqlens(tokens.dtype, device)
+        first = starts[torch.bucketize(tokens, starts[1:], right=True)]  # of each token's document
+        # One table that is indexed by query and by key was faster on an H100 than two tables, of
+        # first and last keys, that are indexed by query (0.36 against 0.51 ms at S=4096). A
+        # single lookup is faster still.
         match self.inner:
             case Full():
                 return lambda b, h, q, k: first[q] == first[k]
@@ -54,84 +66,94 @@ class Documents(Mask):
                 return lambda b, h, q, k: (q >= k) & (k >= first[q])
         inner = self.inner.mask_mod(device)
 
-        def mod(b, h, q, k):
+        def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             start = first[k]
             return (first[q] == start) & inner(b, h, q - start, k - start)
 
         return mod
 
-    def key_range(self, q):
-        edges = self.cu_seqlens(q)
-        document = torch.bucketize(q, edges[1:], right=True)
-        first, last = edges[document], edges[document + 1] - 1
-        low, high = self.inner.key_range(q - first)
-        return first + low.clamp(min=0), torch.minimum(first + high, last)
+    def key_range(self, q: Tensor) -> TokenRange:
+        starts = self.cu_seqlens(q.dtype, q.device)
+        document = torch.bucketize(q, starts[1:], right=True)
+        first, last = starts[document], starts[document + 1] - 1
+        inner_first, inner_last = self.inner._derive_key_range(q - first, "key_range")
+        return first + inner_first.clamp(min=0), torch.minimum(first + inner_last, last)
 
 
 class ValidRange(NamedTuple):
-    """Of each batch element the first and last valid token; int32 [B], on the padding's device."""
+    """First and last valid token of each batch element: int32 [B], on the padding's device.
+
+    An element without valid tokens has first > last.
+    """
 
     first: Tensor
     last: Tensor
-    is_contiguous: bool  # whether all tokens between them are valid, in every element
-    starts_at_zero: bool  # whether the first token is valid, in every element
+    is_contiguous: bool  # no padding between them, in any element
+    starts_at_zero: bool  # token 0 is valid, in every element
 
 
 @dataclass(frozen=True, eq=False)
 class Padded(Mask):
-    """What `inner` allows, of tokens that are no padding.
+    """What `inner` allows between tokens that are not padding.
 
-    `padding` is bool [B, S], True where a token is padding, anywhere in the sequence. It must not
-    change afterwards: what was found in it is kept.
+    Parameters
+    ----------
+    inner
+        A mask that is the same for all batch elements.
+    padding
+        bool [B, S], True for a padding token. Padding may be anywhere in the sequence. Do not
+        modify the tensor afterwards: properties derived from it are cached.
     """
 
     inner: Mask
     padding: Tensor
     seq_len: int = field(init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "seq_len", self.inner.seq_len)
-        kind, shape = self.padding.dtype, tuple(self.padding.shape)
-        require(kind == torch.bool, f"padding is {kind}, must be torch.bool")
-        fits = len(shape) == 2 and shape[0] >= 1 and shape[1] == self.seq_len
-        require(fits, f"padding is {list(shape)}, must be [batch, {self.seq_len}]")
-        require(self.inner.batch is None, "inner is padded: join the two paddings instead")
+        dtype, shape = self.padding.dtype, list(self.padding.shape)
+        if dtype != torch.bool:
+            raise ValueError(f"padding is {dtype}, must be torch.bool")
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != self.seq_len:
+            raise ValueError(f"padding is {shape}, must be [batch, {self.seq_len}]")
+        if self.inner.batch is not None:
+            raise ValueError("inner is padded: join the two paddings instead")
 
-    def __eq__(self, other):
-        same = isinstance(other, Padded) and self.inner == other.inner
-        return same and torch.equal(self.padding.cpu(), other.padding.cpu())
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Padded):
+            return False
+        return self.inner == other.inner and torch.equal(self.padding.cpu(), other.padding.cpu())
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.inner, self.padding.shape, self.padding.cpu().numpy().tobytes()))
 
     @property
-    def batch(self):
+    def batch(self) -> int:
         return self.padding.shape[0]
 
-    def fully_masked_rows(self, device):
+    def fully_masked_rows(self, device: DeviceLike) -> Tensor:
         return self.padding.to(device)[:, None, :, None]
 
     @cached_property
     def valid_range(self) -> ValidRange:
-        """Where the valid tokens are, found where the padding is and kept."""
+        """The first and last valid token of each batch element. Computed once."""
         valid = ~self.padding
-        at = torch.arange(self.seq_len, dtype=torch.int32, device=valid.device)
-        first = torch.where(valid, at, self.seq_len).amin(1)
-        last = torch.where(valid, at, -1).amax(1)
-        runs = valid.sum(1) == (last - first + 1).clamp(min=0)
-        return ValidRange(first, last, *torch.stack([runs.all(), (first == 0).all()]).tolist())
+        tokens = torch.arange(self.seq_len, dtype=torch.int32, device=valid.device)
+        first = torch.where(valid, tokens, self.seq_len).amin(1)
+        last = torch.where(valid, tokens, -1).amax(1)
+        contiguous = valid.sum(1) == (last - first + 1).clamp(min=0)
+        flags = torch.stack([contiguous.all(), (first == 0).all()])
+        return ValidRange(first, last, *flags.tolist())  # one transfer to the host for both flags
 
-    def valid_bounds(self, device: Device) -> TokenRange:
-        """int32 [B] first and last valid token of each element, on `device`."""
-        return to_device_async(self.valid_range.first, device), to_device_async(
-            self.valid_range.last, device
-        )
+    def valid_bounds(self, device: DeviceLike) -> TokenRange:
+        """Return the first and last valid token of each batch element: int32 [B] on `device`."""
+        first, last = self.valid_range[:2]
+        return to_device_async(first, device), to_device_async(last, device)
 
-    def mask_mod(self, device):
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         inner = self.inner.mask_mod(device)
         if not self.valid_range.is_contiguous:
-            # int32, as a bool table was measured to be slow
-            valid = (~self.padding).to(device, torch.int32)
+            valid = (~self.padding).to(device, torch.int32)  # a bool table was measured to be slow
             return lambda b, h, q, k: inner(b, h, q, k) & ((valid[b, q] & valid[b, k]) != 0)
         first, last = self.valid_bounds(device)
         if self.valid_range.starts_at_zero and isinstance(self.inner, Causal):
@@ -141,60 +163,92 @@ class Padded(Mask):
             & ((q >= first[b]) & (q <= last[b]) & (k >= first[b]) & (k <= last[b]))
         )
 
-    def any_all_attend(self, q, k):
-        """Exact where each element's valid tokens are one run; else `some` may say too much."""
-        trim = self._clip_contiguous if self.valid_range.is_contiguous else self._trim_to_valid
-        (q_hull, q_every), (k_hull, k_every) = trim(q, k)
-        exists = (q_hull[0] <= q_hull[1]) & (k_hull[0] <= k_hull[1])
-        # an empty span is looked up nowhere out of range; `exists` drops it
-        hulls = [tuple(t.clamp(0, self.seq_len - 1) for t in hull) for hull in (q_hull, k_hull)]
-        every = self.inner.any_all_attend(q, k)[1] & q_every & k_every
-        return self.inner.any_all_attend(*hulls)[0] & exists, every
+    def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
+        """Return whether any pair of a query range and a key range attends, and whether all do.
 
-    def _clip_contiguous(self, *spans: TokenRange) -> list[tuple[TokenRange, Tensor]]:
-        """Of each span its valid part, and whether that is all of it; by each element's ends."""
-        first, last = (end[:, None, None, None] for end in self.valid_bounds(spans[0][0].device))
-        hulls = [(torch.maximum(low, first), torch.minimum(high, last)) for low, high in spans]
-        return [
-            (hull, (hull[0] == low) & (hull[1] == high))
-            for hull, (low, high) in zip(hulls, spans, strict=True)
-        ]
+        `any` is exact if the valid tokens of every batch element are contiguous. Otherwise it may
+        be True for ranges in which no pair attends. `all` is always exact.
+        """
+        clip = self._clip_contiguous if self.valid_range.is_contiguous else self._clip_scattered
+        (q_clipped, q_all_valid), (k_clipped, k_all_valid) = clip(q, k)
+        non_empty = (q_clipped[0] <= q_clipped[1]) & (k_clipped[0] <= k_clipped[1])
+        # Clamped, so that an empty range has valid indices; `non_empty` excludes it.
+        any_attend, _ = self.inner.any_all_attend(self._clamp(q_clipped), self._clamp(k_clipped))
+        _, all_attend = self.inner.any_all_attend(q, k)
+        return any_attend & non_empty, all_attend & q_all_valid & k_all_valid
 
-    def _trim_to_valid(self, *spans: TokenRange) -> list[tuple[TokenRange, Tensor]]:
-        """The same of padding anywhere, from the first valid token to the last: of all tokens."""
-        padding = self.padding.to(spans[0][0].device)
-        at = torch.arange(self.seq_len, device=padding.device)
+    def _clamp(self, tokens: TokenRange) -> TokenRange:
+        return tokens[0].clamp(0, self.seq_len - 1), tokens[1].clamp(0, self.seq_len - 1)
+
+    def _clip_contiguous(self, *ranges: TokenRange) -> list[tuple[TokenRange, Tensor]]:
+        """Return the valid part of each range, and whether all of the range is valid.
+
+        The valid tokens of each batch element must be contiguous. Results are [B, 1, ...].
+        """
+        first, last = (t[:, None, None, None] for t in self.valid_bounds(ranges[0][0].device))
+        results = []
+        for start, end in ranges:
+            clipped = torch.maximum(start, first), torch.minimum(end, last)
+            results.append((clipped, (clipped[0] == start) & (clipped[1] == end)))
+        return results
+
+    def _clip_scattered(self, *ranges: TokenRange) -> list[tuple[TokenRange, Tensor]]:
+        """Return each range clipped to its first and last valid token, and whether all are valid.
+
+        There may be padding between the two. Results are [B, 1, ...].
+        """
+        padding = self.padding.to(ranges[0][0].device)
+        index = torch.arange(self.seq_len, device=padding.device)
         b = torch.arange(self.batch, device=padding.device)[:, None, None, None]
-        before = torch.nn.functional.pad(padding.cumsum(1), (1, 0))  # padding before each
-        following = torch.where(padding, self.seq_len, at).flip(1).cummin(1).values.flip(1)
-        preceding = torch.where(padding, -1, at).cummax(1).values
+        padding_before = pad(padding.cumsum(1), (1, 0))
+        next_valid = torch.where(padding, self.seq_len, index).flip(1).cummin(1).values.flip(1)
+        previous_valid = torch.where(padding, -1, index).cummax(1).values
         return [
-            ((following[b, low], preceding[b, high]), before[b, high + 1] == before[b, low])
-            for low, high in spans
+            (
+                (next_valid[b, start], previous_valid[b, end]),
+                padding_before[b, end + 1] == padding_before[b, start],
+            )
+            for start, end in ranges
         ]
 
-    def partial_and_full_blocks(self, device, size):
+    def partial_and_full_blocks(
+        self, device: DeviceLike, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         partial, full = super().partial_and_full_blocks(device, size)
-        if self.valid_range.is_contiguous:
-            return partial, full
-        partial, mod = partial.clone(), self.mask_mod(device)
-        offsets = [torch.arange(s, device=device) for s in size]
-        for b, h, i, j in (part.T[..., None, None] for part in partial.nonzero().split(1024)):
-            q, k = i * size[0] + offsets[0][:, None], j * size[1] + offsets[1]
-            inside = (q < self.seq_len) & (k < self.seq_len)
-            seen = mod(b, h, q.clamp(max=self.seq_len - 1), k.clamp(max=self.seq_len - 1))
-            partial[b, h, i, j] = (seen & inside).any(-1, keepdim=True).any(-2, keepdim=True)
+        if not self.valid_range.is_contiguous:
+            partial = self._drop_empty_blocks(partial, size)
         return partial, full
 
-    def area(self, batch=None):
-        batch = self.batch if batch is None else batch
-        require(batch == self.batch, f"batch is {batch}, the padding is for {self.batch}")
-        span = self.inner.key_range(torch.arange(self.seq_len))
-        if span is None:
-            step = max(1, 2**22 // (self.seq_len * batch))
+    def _drop_empty_blocks(self, partial: Tensor, size: tuple[int, int]) -> Tensor:
+        """Evaluate every pair of the partial blocks, and drop the blocks where none attends."""
+        partial, mod = partial.clone(), self.mask_mod(partial.device)
+        q_offset = torch.arange(size[0], device=partial.device)[:, None]
+        k_offset = torch.arange(size[1], device=partial.device)
+        last = self.seq_len - 1
+        for blocks in torch.split(partial.nonzero(), 1024):
+            b, h, row, column = blocks.T[..., None, None]
+            q, k = row * size[0] + q_offset, column * size[1] + k_offset
+            attends = mod(b, h, q.clamp(max=last), k.clamp(max=last)) & (q <= last) & (k <= last)
+            partial[b, h, row, column] = attends.any(-1, keepdim=True).any(-2, keepdim=True)
+        return partial
+
+    def area(self, batch: int | None = None) -> int:
+        """Return the exact number of attended (query, key) pairs of one head over the batch.
+
+        Raises
+        ------
+        ValueError
+            If `batch` is given and is not the batch size of the padding.
+        """
+        if batch not in (None, self.batch):
+            raise ValueError(f"batch is {batch}, the padding is for {self.batch}")
+        key_range = self.inner.key_range(torch.arange(self.seq_len))
+        if key_range is None:
+            step = max(1, 2**22 // (self.seq_len * self.batch))
             starts = range(0, self.seq_len, step)
-            return sum(int(self.rows(a, min(a + step, self.seq_len), "cpu").sum()) for a in starts)
+            chunks = (self.dense_rows(i, min(i + step, self.seq_len), "cpu") for i in starts)
+            return sum(int(chunk.sum()) for chunk in chunks)
         valid = ~self.padding.cpu()
-        before = torch.nn.functional.pad(valid.cumsum(1), (1, 0))  # valid tokens before each
-        first, last = span[0].clamp(min=0), span[1].clamp(max=self.seq_len - 1)
-        return int(((before[:, last + 1] - before[:, first]) * valid).sum())
+        valid_before = pad(valid.cumsum(1), (1, 0))
+        first, last = self._clamp(key_range)
+        return int(((valid_before[:, last + 1] - valid_before[:, first]) * valid).sum())

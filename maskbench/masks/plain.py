@@ -1,73 +1,87 @@
-"""The masks that stand on their own."""
+"""Masks that do not contain another mask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 
 import torch
 from torch import Tensor
 
-from maskbench.masks.base import Mask, TokenRange, require
+from maskbench.masks.base import (
+    NON_NEGATIVE,
+    POSITIVE,
+    DeviceLike,
+    Mask,
+    MaskMod,
+    TokenRange,
+    to_int,
+)
 
-INT32_SENTINEL = 2**29  # further than any pixel, and in int32 as much can be added
+INT32_SENTINEL = 2**29  # beyond any pixel; adding a radius to it does not overflow int32
 
 
-def _pairs_within(n: int, reach: int) -> int:
-    """Pairs (a, b) of n tokens with abs(a - b) <= reach."""
-    m = max(0, min(reach, n - 1))
-    return n + m * (2 * n - m - 1)
+def _count_pairs_within(n: int, distance: int) -> int:
+    """Return the number of pairs (a, b) of n tokens with abs(a - b) <= distance."""
+    d = max(0, min(distance, n - 1))
+    return n + d * (2 * n - d - 1)
 
 
 @dataclass(frozen=True)
 class Full(Mask):
     """Every query sees every key."""
 
-    def mask_mod(self, device):
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         return lambda b, h, q, k: k >= 0
 
-    def key_range(self, q):
+    def key_range(self, q: Tensor) -> TokenRange:
         return q * 0, q * 0 + self.seq_len - 1
 
 
 @dataclass(frozen=True)
 class Causal(Mask):
-    """q >= k."""
+    """A query sees itself and the keys before it: q >= k."""
 
-    def mask_mod(self, device):
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         return lambda b, h, q, k: q >= k
 
-    def key_range(self, q):
+    def key_range(self, q: Tensor) -> TokenRange:
         return q * 0, q
 
 
 @dataclass(frozen=True)
 class SlidingWindow(Mask):
-    """-right <= q - k <= left (Longformer, https://arxiv.org/abs/2004.05150)."""
+    """-right <= q - k <= left, both bounds inclusive.
 
-    left: int
-    right: int
+    Longformer, https://arxiv.org/abs/2004.05150, section 3.1.
+    """
 
-    def mask_mod(self, device):
+    left: int = field(metadata=NON_NEGATIVE)
+    right: int = field(metadata=NON_NEGATIVE)
+
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         left, right = self.left, self.right
         return lambda b, h, q, k: (k >= q - left) & (k <= q + right)
 
-    def key_range(self, q):
+    def key_range(self, q: Tensor) -> TokenRange:
         return q - self.left, q + self.right
 
 
 @dataclass(frozen=True)
 class DilatedSlidingWindow(Mask):
-    """abs(q - k) <= window and q - k a multiple of dilation (Longformer, section 3.1)."""
+    """abs(q - k) <= window, and q - k is a multiple of dilation.
 
-    window: int
-    dilation: int
+    Longformer, https://arxiv.org/abs/2004.05150, section 3.1.
+    """
 
-    def mask_mod(self, device):
+    window: int = field(metadata=NON_NEGATIVE)
+    dilation: int = field(metadata=POSITIVE)
+
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         window, dilation, low_bits = self.window, self.dilation, self.dilation - 1
 
-        def mod(b, h, q, k):
+        def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             if dilation & low_bits == 0:  # a power of two: no division
                 in_step = ((q - k) & low_bits) == 0
             else:
@@ -76,105 +90,119 @@ class DilatedSlidingWindow(Mask):
 
         return mod
 
-    def any_all_attend(self, q, k):
-        least, most = q[0] - k[1], q[1] - k[0]  # of q - k, which takes every value between
-        inside = (least >= -self.window) & (most <= self.window)
-        steps = torch.div(most.clamp(max=self.window), self.dilation, rounding_mode="floor")
-        some = steps * self.dilation >= least.clamp(min=-self.window)
-        return some, inside & some & ((least == most) | (self.dilation == 1))
+    def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
+        # q - k takes every value from `minimum` to `maximum`
+        minimum, maximum = q[0] - k[1], q[1] - k[0]
+        all_near = (minimum >= -self.window) & (maximum <= self.window)
+        # the greatest multiple of the dilation in the window decides whether there is one
+        steps = torch.div(maximum.clamp(max=self.window), self.dilation, rounding_mode="floor")
+        any_attend = steps * self.dilation >= minimum.clamp(min=-self.window)
+        all_in_step = (minimum == maximum) | (self.dilation == 1)
+        return any_attend, any_attend & all_near & all_in_step
 
-    def area(self, batch=1):
+    def area(self, batch: int = 1) -> int:
         n, steps = self.seq_len, min(self.window, self.seq_len - 1) // self.dilation
         return batch * (n + 2 * steps * n - self.dilation * steps * (steps + 1))
 
 
 @dataclass(frozen=True)
 class GlobalLocalSlidingWindow(Mask):
-    """abs(q - k) <= window, or q or k is one of `tokens` (Longformer, section 3.1)."""
+    """abs(q - k) <= window, or q or k is one of the global `tokens`.
 
-    window: int
+    Longformer, https://arxiv.org/abs/2004.05150, section 3.1. `tokens` is stored sorted and
+    without duplicates.
+    """
+
+    window: int = field(metadata=NON_NEGATIVE)
     tokens: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "tokens", tuple(sorted(set(self.tokens))))
-        for t in self.tokens:
-            inside = isinstance(t, int) and 0 <= t < self.seq_len
-            require(inside, f"token {t} is not among the {self.seq_len} tokens")
+        tokens = set()
+        for token in self.tokens:
+            index = to_int(token)
+            if index is None or not 0 <= index < self.seq_len:
+                raise ValueError(f"token {token} is not among the {self.seq_len} tokens")
+            tokens.add(index)
+        object.__setattr__(self, "tokens", tuple(sorted(tokens)))
 
     @property
     def global_stride(self) -> int | None:
-        """What the tokens are the first multiples of, where that is a power of two."""
-        step = self.tokens[1] if len(self.tokens) > 1 else 1
-        evenly = self.tokens == tuple(range(0, step * len(self.tokens), step))
-        return step if evenly and step & (step - 1) == 0 else None
+        """The power of two whose first multiples, from 0, are the global tokens; else None."""
+        stride = self.tokens[1] if len(self.tokens) > 1 else 1
+        is_strided = self.tokens == tuple(range(0, stride * len(self.tokens), stride))
+        return stride if is_strided and stride & (stride - 1) == 0 else None
 
-    def mask_mod(self, device):
-        window, tokens, step = self.window, self.tokens, self.global_stride
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
+        window, tokens, stride = self.window, self.tokens, self.global_stride
 
-        # Comparisons, as a lookup in a bool table took 20 times longer on an H100.
-        def is_global(x):
-            if step:  # two operations for all of them
-                return ((x & (step - 1)) == 0) & (x <= tokens[-1])
+        # Comparisons: a lookup in a bool table took 20 times longer on an H100.
+        def is_global(x: Tensor) -> Tensor:
+            if stride:  # two operations, whatever the number of tokens
+                return ((x & (stride - 1)) == 0) & (x <= tokens[-1])
             return reduce(or_, [x == t for t in tokens])
 
-        def mod(b, h, q, k):
+        def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             near = (q - k).abs() <= window
             return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod
 
-    def any_all_attend(self, q, k):
-        some = (q[0] - k[1] <= self.window) & (k[0] - q[1] <= self.window)
+    def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
+        any_attend = (q[0] - k[1] <= self.window) & (k[0] - q[1] <= self.window)
         for t in self.tokens:
-            some = some | ((q[0] <= t) & (t <= q[1])) | ((k[0] <= t) & (t <= k[1]))
-        # what is left of a span without the global tokens at its ends must be near
-        (q_low, q_high), (k_low, k_high) = q, k
-        for t, u in zip(self.tokens, reversed(self.tokens), strict=True):
-            q_low, q_high = q_low + (q_low == t).int(), q_high - (q_high == u).int()
-            k_low, k_high = k_low + (k_low == t).int(), k_high - (k_high == u).int()
-        near = (q_high - k_low <= self.window) & (k_high - q_low <= self.window)
-        return some, near | (q_low > q_high) | (k_low > k_high)
+            any_attend |= ((q[0] <= t) & (t <= q[1])) | ((k[0] <= t) & (t <= k[1]))
+        # All pairs attend if all are near after the global tokens at both ends are removed.
+        (q_first, q_last), (k_first, k_last) = q, k
+        for low, high in zip(self.tokens, reversed(self.tokens), strict=True):
+            q_first, q_last = q_first + (q_first == low).int(), q_last - (q_last == high).int()
+            k_first, k_last = k_first + (k_first == low).int(), k_last - (k_last == high).int()
+        all_near = (q_last - k_first <= self.window) & (k_last - q_first <= self.window)
+        return any_attend, all_near | (q_first > q_last) | (k_first > k_last)
 
-    def area(self, batch=1):
+    def area(self, batch: int = 1) -> int:
         n, w = self.seq_len, self.window
-        seen = sum(min(n - 1, t + w) - max(0, t - w) + 1 for t in self.tokens)
-        both_global = sum(abs(a - b) <= w for a in self.tokens for b in self.tokens)
-        local_and_global = 2 * seen - both_global
-        return batch * (
-            _pairs_within(n, w) + n * n - (n - len(self.tokens)) ** 2 - local_and_global
-        )
+        local = _count_pairs_within(n, w)
+        either_global = n * n - (n - len(self.tokens)) ** 2
+        near_tokens = sum(min(n - 1, t + w) - max(0, t - w) + 1 for t in self.tokens)
+        both_global_and_local = sum(abs(a - b) <= w for a in self.tokens for b in self.tokens)
+        global_and_local = 2 * near_tokens - both_global_and_local
+        return batch * (local + either_global - global_and_local)
 
 
 @dataclass(frozen=True)
 class PrefixLM(Mask):
-    """q >= k or k < prefix (T5, https://arxiv.org/abs/1910.10683, figure 4)."""
+    """Causal, and every query sees the prefix: q >= k or k < prefix.
 
-    prefix: int
+    T5, https://arxiv.org/abs/1910.10683, figure 4.
+    """
 
-    def mask_mod(self, device):
+    prefix: int = field(metadata=NON_NEGATIVE)
+
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         prefix = self.prefix
         return lambda b, h, q, k: (q >= k) | (k < prefix)
 
-    def key_range(self, q):
+    def key_range(self, q: Tensor) -> TokenRange:
         return q * 0, q.clamp(min=min(self.prefix, self.seq_len) - 1)
 
 
 @dataclass(frozen=True)
 class LocalAttention2D(Mask):
-    """Tokens are pixels, row by row; rows and columns at most `radius` apart attend.
+    """Tokens are pixels in row-major order; rows and columns are each at most `radius` apart.
 
-    Stand-Alone Self-Attention in Vision Models, https://arxiv.org/abs/1906.05909
+    Stand-Alone Self-Attention in Vision Models, https://arxiv.org/abs/1906.05909. `width` is the
+    number of pixels in a row. The last row may be incomplete.
     """
 
-    width: int
-    radius: int
+    width: int = field(metadata=POSITIVE)
+    radius: int = field(metadata=NON_NEGATIVE)
 
-    def mask_mod(self, device):
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         width, radius = self.width, self.radius
         shift, low_bits = width.bit_length() - 1, width - 1
 
-        def mod(b, h, q, k):
+        def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             if width & low_bits == 0:  # a power of two: no division
                 row, column, k_row, k_column = q >> shift, q & low_bits, k >> shift, k & low_bits
             else:
@@ -184,42 +212,46 @@ class LocalAttention2D(Mask):
 
         return mod
 
-    def _rectangles(self, span: TokenRange, axes: int) -> list[Tensor]:
-        """A run of pixels as three rectangles: top, bottom, left and right, each [3, ...].
+    def _split_into_rectangles(self, tokens: TokenRange, ndim: int) -> list[Tensor]:
+        """Return the top, bottom, left and right of three rectangles that make up each range.
 
-        One that does not exist is inside out: none is near it, and none too far from it.
+        They are the range's first row, its complete rows and its last row. Each tensor is
+        [3, ...], with `ndim` dimensions after the first. A rectangle that does not exist is
+        inverted (top > bottom), so that it is near to nothing and too far from nothing.
         """
-        span = [t[(None,) * (axes - t.ndim)] for t in span]
-        top, bottom = (torch.div(t, self.width, rounding_mode="floor") for t in span)
-        left, right = (t % self.width for t in span)
-        start, edge, one_row = left * 0, left * 0 + self.width - 1, top == bottom
+        first, last = (t[(None,) * (ndim - t.ndim)] for t in tokens)
+        top, bottom = (torch.div(t, self.width, rounding_mode="floor") for t in (first, last))
+        left, right = first % self.width, last % self.width
+        row_start, row_end = torch.zeros_like(left), torch.full_like(left, self.width - 1)
+        one_row = top == bottom
         exists = torch.stack([top >= 0, bottom - top > 1, ~one_row])
         sides = (
             ((top, top + 1, bottom), INT32_SENTINEL),
             ((top, bottom - 1, bottom), -INT32_SENTINEL),
-            ((left, start, start), INT32_SENTINEL),
-            ((torch.where(one_row, right, edge), edge, right), -INT32_SENTINEL),
+            ((left, row_start, row_start), INT32_SENTINEL),
+            ((torch.where(one_row, right, row_end), row_end, right), -INT32_SENTINEL),
         )
-        return [torch.where(exists, torch.stack(side), far) for side, far in sides]
+        return [torch.where(exists, torch.stack(side), missing) for side, missing in sides]
 
-    def any_all_attend(self, q, k):
-        # All pairs of rectangles at once: one by one they took the host longer than the device.
-        axes, r = max(q[0].ndim, k[0].ndim), min(self.radius, self.seq_len)
-        top, bottom, left, right = (t[:, None] for t in self._rectangles(q, axes))
-        k_top, k_bottom, k_left, k_right = self._rectangles(k, axes)
-        near = top - r <= k_bottom
-        near &= k_top <= bottom + r
-        near &= left - r <= k_right
-        near &= k_left <= right + r
-        some = near.any(0).any(0)
-        close = bottom - r <= k_top
-        close &= k_bottom <= top + r
-        close &= right - r <= k_left
-        close &= k_right <= left + r
-        return some, close.all(0).all(0)
+    def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
+        # All pairs of rectangles at once: a loop over them was limited by the host.
+        ndim, r = max(q[0].ndim, k[0].ndim), min(self.radius, self.seq_len)
+        top, bottom, left, right = (t[:, None] for t in self._split_into_rectangles(q, ndim))
+        k_top, k_bottom, k_left, k_right = self._split_into_rectangles(k, ndim)
+        any_near = top - r <= k_bottom
+        any_near &= k_top <= bottom + r
+        any_near &= left - r <= k_right
+        any_near &= k_left <= right + r
+        all_near = bottom - r <= k_top
+        all_near &= k_bottom <= top + r
+        all_near &= right - r <= k_left
+        all_near &= k_right <= left + r
+        return any_near.any(0).any(0), all_near.all(0).all(0)
 
-    def area(self, batch=1):
-        (rows, rest), r = divmod(self.seq_len, self.width), self.radius
-        across = sum(min(self.width - 1, c + r) - max(0, c - r) + 1 for c in range(rest))
-        last_row = 2 * min(rows, r) * across + _pairs_within(rest, r)  # where it is not full
-        return batch * (_pairs_within(rows, r) * _pairs_within(self.width, r) + last_row)
+    def area(self, batch: int = 1) -> int:
+        (full_rows, rest), r = divmod(self.seq_len, self.width), self.radius
+        complete = _count_pairs_within(full_rows, r) * _count_pairs_within(self.width, r)
+        columns = sum(min(self.width - 1, c + r) - max(0, c - r) + 1 for c in range(rest))
+        # the incomplete last row with the rows above it, in both directions, and with itself
+        last_row = 2 * min(full_rows, r) * columns + _count_pairs_within(rest, r)
+        return batch * (complete + last_row)

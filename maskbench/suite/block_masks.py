@@ -59,7 +59,7 @@ def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
     found = []
     columns = -(-mask.seq_len // BLOCK)
     for start in range(0, mask.seq_len, BLOCK):
-        rows = mask.rows(start, min(start + BLOCK, mask.seq_len), device)
+        rows = mask.dense_rows(start, min(start + BLOCK, mask.seq_len), device)
         padded = F.pad(rows, (0, columns * BLOCK - mask.seq_len, 0, BLOCK - rows.shape[2]))
         found.append(padded.unflatten(-1, (columns, BLOCK)).sum((-3, -1)))
     pairs = torch.stack(found, 2)
