@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import BoundAttention, Formulation
 from maskbench.backends import dense, flex, registry
 from maskbench.masks import Full
 
@@ -23,7 +23,7 @@ def nan(mask, q, k, v):
         out = right.forward(*inputs)
         return torch.where(torch.arange(out.shape[-1]) == 5, torch.nan, out)
 
-    return BoundAttention(right.form, right.inputs, forward)
+    return BoundAttention(right.formulation, right.inputs, forward)
 
 
 def raising(mask, q, k, v):
@@ -31,7 +31,9 @@ def raising(mask, q, k, v):
 
 
 def greedy(mask, q, k, v):
-    return BoundAttention("too much memory", (q, k, v), lambda *inputs: torch.empty(2**50))
+    return BoundAttention(
+        Formulation("greedy", "too much memory"), (q, k, v), lambda *inputs: torch.empty(2**50)
+    )
 
 
 def eager_flex(mask, q, k, v):
@@ -42,7 +44,7 @@ def eager_flex(mask, q, k, v):
         with torch.compiler.set_stance("force_eager"):
             return right.forward(*inputs)
 
-    return BoundAttention(right.form, right.inputs, forward)
+    return BoundAttention(right.formulation, right.inputs, forward)
 
 
 def transposed(mask, q, k, v):
@@ -58,7 +60,7 @@ def transposed(mask, q, k, v):
     def forward(*inputs):
         return swap(right.forward(*map(swap, inputs))).contiguous()
 
-    return BoundAttention(right.form, (pack(q), pack(k), pack(v)), forward, pack, swap)
+    return BoundAttention(right.formulation, (pack(q), pack(k), pack(v)), forward, pack, swap)
 
 
 BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex, transposed)}
