@@ -12,7 +12,7 @@ NAMES = ("wrong", "nan", "raising", "greedy", "eager_flex", "absent", "transpose
 
 
 def wrong(mask, q, k, v):
-    """Computes another mask than it was asked for."""
+    """Computes full attention, whatever the mask is."""
     return dense.bind(Full(seq_len=mask.seq_len), q, k, v)
 
 
@@ -37,7 +37,7 @@ def greedy(mask, q, k, v):
 
 
 def eager_flex(mask, q, k, v):
-    """FlexAttention where torch.compile compiles nothing."""
+    """FlexAttention that torch.compile does not compile."""
     right = flex.bind(mask, q.detach(), k.detach(), v.detach())
 
     def forward(*inputs):
@@ -48,7 +48,7 @@ def eager_flex(mask, q, k, v):
 
 
 def transposed(mask, q, k, v):
-    """Right, in a layout of its own: [B, S, heads, head_dim], as FlashAttention's."""
+    """Correct, in FlashAttention's layout: [B, S, heads, head_dim]."""
     right = dense.bind(mask, q, k, v)
 
     def swap(tensor):
@@ -67,7 +67,7 @@ BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex, tra
 
 
 def pytest_load_initial_conftests():
-    """Before conftest.py reads the names; importing this module alone changes nothing."""
+    """Register before the command-line options list the names."""
     for name in BACKENDS:
         registry.register(registry.BackendSpec(name, __name__))
     registry.register(registry.BackendSpec("absent", "a_library_that_is_not_installed"))
