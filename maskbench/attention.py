@@ -15,6 +15,24 @@ class Unsupported(Exception):
     """The backend cannot compute this mask on these tensors. The message says why."""
 
 
+@dataclass(frozen=True)
+class Formulation:
+    """How a mask is expressed in a library's interface.
+
+    Parameters
+    ----------
+    id
+        A stable identifier, such as "is_causal" or "block_mask:128x128". Saved times are
+        comparable only if their ids are equal. It names block sizes and kernel options. It does
+        not name what follows from the mask, such as the bounds of a window.
+    text
+        The same for readers, in a few words.
+    """
+
+    id: str
+    text: str
+
+
 def identity(tensor: Tensor) -> Tensor:
     """The layout change of a library that takes [B, heads, S, head_dim]."""
     return tensor
@@ -26,8 +44,8 @@ class BoundAttention:
 
     Parameters
     ----------
-    form
-        How the library is told the mask, in a few words.
+    formulation
+        How the mask is expressed in the library's interface.
     inputs
         q, k and v in the library's layout. They require gradients if the backend was bound
         with tensors that do.
@@ -37,7 +55,7 @@ class BoundAttention:
         Convert a tensor from [B, heads, S, head_dim] to the library's layout, and back.
     """
 
-    form: str
+    formulation: Formulation
     inputs: tuple[Tensor, Tensor, Tensor]
     forward: Callable[[Tensor, Tensor, Tensor], Tensor]
     pack: Callable[[Tensor], Tensor] = identity

@@ -1,11 +1,11 @@
-"""The reference: dense attention in float32 or better, row chunk by row chunk.
+"""The reference: dense attention in float32 or better, computed in chunks of query rows.
 
-The error of a tensor is that of its worst row: |row - reference row| over the norm of the
-reference row or the root mean square of all its rows' norms, whichever is larger. A wrong
-key at the edge of a window shows in its row, however many rows are right.
+The error of a tensor is that of its worst row: |row - reference row| divided by the norm of the
+reference row, or by the root mean square of all rows' norms if that is larger. One wrong key at
+the edge of a window shows in its row, however many rows are right.
 
-A backend's error may be at most twice that of the dense computation in the same data type
-on the same tensors, plus a floor of twice the data type's machine epsilon.
+The error of a backend may be at most twice that of the dense computation in the same data type
+on the same tensors, plus twice the machine epsilon of the data type.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,31 @@ from torch import Tensor
 from maskbench.masks import Mask
 
 FACTOR, FLOOR_EPS = 2.0, 2.0
-# Scores that are compared, counted over heads: more would take longer than the timing does.
-SCORES = {"cuda": 2**30, "cpu": 2**23}
-CHUNK = {"cuda": 2**27, "cpu": 2**23}  # scores that are held at a time
+# Most scores that are compared, over all heads. More would take longer than the timing.
+MAX_SCORES = {"cuda": 2**30, "cpu": 2**23}
+CHUNK_SCORES = {"cuda": 2**27, "cpu": 2**23}  # scores that are in memory at a time
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the output (and the gradients) of one call are from the reference."""
+    """How far the output (and the gradients) of one call are from the reference.
 
-    of: str  # "out", "dq", "dk" or "dv": the one nearest to its bound, or beyond it
+    Parameters
+    ----------
+    tensor
+        "out", "dq", "dk" or "dv": the one that is nearest to its bound, or furthest beyond it.
+    error
+        Its relative error; NaN if anything in it is not finite.
+    bound
+        The largest error that is accepted.
+    checked
+        Which heads were compared, such as "16 of 128 heads".
+    """
+
+    tensor: str
     error: float
     bound: float
-    checked: str  # such as "16 of 128 heads"
+    checked: str
 
     @property
     def within_tolerance(self) -> bool:
@@ -41,37 +54,57 @@ class Comparison:
 
 
 def sample_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """(batch, kv head) of the heads to compare: all, or a fixed sample spread over them."""
+    """(batch index, kv head index) of the heads to compare: all, or an evenly spaced sample."""
     batch, heads, seq_len, _ = q.shape
     pairs = batch * k.shape[1]
-    scores_of_pair = heads // k.shape[1] * seq_len**2
-    count = min(pairs, max(2, SCORES[q.device.type] // scores_of_pair))
+    scores_per_pair = heads // k.shape[1] * seq_len**2
+    count = min(pairs, max(2, MAX_SCORES[q.device.type] // scores_per_pair))
     chosen = torch.linspace(0, pairs - 1, count).round().long()
     return chosen // k.shape[1], chosen % k.shape[1]
 
 
 def gather_heads(tensor: Tensor, pairs: tuple[Tensor, Tensor], kv_heads: int) -> Tensor:
-    """[B, heads, S, D] to the chosen [pairs, heads per kv head, S, D]."""
+    """[B, heads, S, D] to [pairs, heads per kv head, S, D]: the heads of `sample_heads`."""
     batch, heads, seq_len, head_dim = tensor.shape
     grouped = tensor.detach().view(batch, kv_heads, heads // kv_heads, seq_len, head_dim)
     return grouped[pairs[0].to(tensor.device), pairs[1].to(tensor.device)]
 
 
-def attention(mask: Mask, q, k, v, dout, batches: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """out, and with dout dq, dk, dv, computed in `dtype` by the formula.
+def attention(
+    mask: Mask,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dout: Tensor | None,
+    batches: Tensor,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Attention by its formula, in `dtype`, one chunk of query rows at a time.
 
-    q, dout [P, heads per kv head, S, D], k, v [P, 1, S, D]; `batches` [P] says which batch
-    element each is, for masks that differ. Holds a chunk of query rows at a time.
+    Parameters
+    ----------
+    q, dout
+        [P, heads per kv head, S, D], where P counts pairs of batch element and kv head.
+    k, v
+        [P, 1, S, D].
+    batches
+        [P]: the batch element of each pair, for masks that differ by batch element.
+
+    Returns
+    -------
+    dict
+        "out", and with `dout` also "dq", "dk" and "dv", in `dtype`.
     """
     scale, seq_len = 1 / math.sqrt(q.shape[-1]), q.shape[-2]
-    q, k, v = (t.to(dtype) for t in (q, k, v))
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     result = {"out": torch.empty_like(q)}
-    wide = torch.promote_types(dtype, torch.float32)  # where chunks are added up
+    sum_dtype = torch.promote_types(dtype, torch.float32)  # of the sums over chunks
     if dout is not None:
         dout = dout.to(dtype)
-        result |= {"dq": torch.empty_like(q)}
-        result |= {name: torch.zeros_like(t, dtype=wide) for name, t in (("dk", k), ("dv", v))}
-    step = max(1, CHUNK[q.device.type] // (q.shape[0] * q.shape[1] * seq_len))
+        result["dq"] = torch.empty_like(q)
+        result["dk"] = torch.zeros_like(k, dtype=sum_dtype)
+        result["dv"] = torch.zeros_like(v, dtype=sum_dtype)
+    step = max(1, CHUNK_SCORES[q.device.type] // (q.shape[0] * q.shape[1] * seq_len))
     for start in range(0, seq_len, step):
         rows = slice(start, min(start + step, seq_len))
         allowed = mask.dense_rows(rows.start, rows.stop, q.device)
@@ -86,65 +119,79 @@ def attention(mask: Mask, q, k, v, dout, batches: Tensor, dtype: torch.dtype) ->
         do = dout[:, :, rows]
         ds = p * (do @ v.mT - (do * out).sum(-1, keepdim=True))
         result["dq"][:, :, rows] = ds @ k * scale
-        result["dk"] += (ds.mT @ (q[:, :, rows] * scale)).to(wide).sum(1, keepdim=True)
-        result["dv"] += (p.mT @ do).to(wide).sum(1, keepdim=True)
+        result["dk"] += (ds.mT @ (q[:, :, rows] * scale)).to(sum_dtype).sum(1, keepdim=True)
+        result["dv"] += (p.mT @ do).to(sum_dtype).sum(1, keepdim=True)
     return {name: t.to(dtype) for name, t in result.items()}
 
 
 @contextmanager
 def ieee_matmul() -> Iterator[None]:
-    """Within it float32 is multiplied as that, not as TF32 or bfloat16.
+    """Multiply float32 in float32 inside this context, not in TF32 or bfloat16.
 
-    After it all is as it was: torch's older functions for it leave "ieee" where nothing was set,
-    and as that is in the keys of torch.compile's caches, nothing compiled before is found again.
+    The settings are restored exactly. torch's older functions for this leave "ieee" where nothing
+    was set. The setting is in the keys of torch.compile's caches, so kernels that were compiled
+    before would not be found again.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#tensorfloat-32-tf32-on-ampere-and-later-devices
     """
-    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    before = [product.fp32_precision for product in products]
+    mkldnn: Any = torch.backends.mkldnn  # torch does not declare the type of its `matmul`
+    settings = torch.backends.cuda.matmul, mkldnn.matmul
+    before = [setting.fp32_precision for setting in settings]
     try:
-        for product in products:
-            product.fp32_precision = "ieee"
+        for setting in settings:
+            setting.fp32_precision = "ieee"
         yield
     finally:
-        for product, precision in zip(products, before, strict=True):
-            product.fp32_precision = precision
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
 
 
-def worst_row_error(got: Tensor, reference: Tensor) -> float:
-    """The error of the worst row, NaN where anything is not finite."""
+def worst_row_error(result: Tensor, reference: Tensor) -> float:
+    """The relative error of the worst row; NaN if anything in `result` is not finite."""
     norms = reference.norm(dim=-1)
     scale = norms.clamp(min=norms.square().mean().sqrt().clamp(min=1e-30))
-    worst = ((got.to(reference.dtype) - reference).norm(dim=-1) / scale).amax()
-    return float(worst) if bool(got.isfinite().all()) else math.nan
+    worst = ((result.to(reference.dtype) - reference).norm(dim=-1) / scale).amax()
+    return float(worst) if bool(result.isfinite().all()) else math.nan
 
 
 class Reference:
-    """What a mask gives on these tensors, and how far off the data type alone puts it."""
+    """The exact result for a mask and tensors, and the error that their data type causes.
 
-    def __init__(self, mask: Mask, q: Tensor, k: Tensor, v: Tensor, dout: Tensor | None):
+    Parameters
+    ----------
+    q, dout
+        [B, heads, S, head_dim]; without `dout` there are no gradients.
+    k, v
+        [B, kv_heads, S, head_dim].
+    """
+
+    def __init__(self, mask: Mask, q: Tensor, k: Tensor, v: Tensor, dout: Tensor | None) -> None:
         self.kv_heads, self.pairs = k.shape[1], sample_heads(q, k)
-        self.checked = f"{len(self.pairs[0]) * q.shape[1] // k.shape[1]} of "
-        self.checked += f"{q.shape[0] * q.shape[1]} heads"
+        compared = len(self.pairs[0]) * q.shape[1] // k.shape[1]
+        self.checked = f"{compared} of {q.shape[0] * q.shape[1]} heads"
         reference_dtype = torch.float64 if q.dtype == torch.float32 else torch.float32
-        chosen = [None if t is None else self._take(t) for t in (q, k, v, dout)]
+        chosen_q, chosen_k, chosen_v = self._gather(q), self._gather(k), self._gather(v)
+        chosen_dout = None if dout is None else self._gather(dout)
+        operands = (mask, chosen_q, chosen_k, chosen_v, chosen_dout, self.pairs[0])
         with ieee_matmul():
-            self.exact = attention(mask, *chosen, self.pairs[0], reference_dtype)
-            plain = attention(mask, *chosen, self.pairs[0], q.dtype)
+            self.exact = attention(*operands, reference_dtype)
+            same_dtype = attention(*operands, q.dtype)
         floor = FLOOR_EPS * torch.finfo(q.dtype).eps
         self.bounds = {
-            n: FACTOR * worst_row_error(plain[n], t) + floor for n, t in self.exact.items()
+            name: FACTOR * worst_row_error(same_dtype[name], exact) + floor
+            for name, exact in self.exact.items()
         }
 
-    def _take(self, tensor: Tensor) -> Tensor:
+    def _gather(self, tensor: Tensor) -> Tensor:
         return gather_heads(tensor, self.pairs, self.kv_heads)
 
     def compare(self, results: dict[str, Tensor]) -> Comparison:
-        """`results` maps "out" (and "dq", "dk", "dv") to [B, heads, S, D] tensors."""
-        found = []
+        """Compare results with the reference.
+
+        `results` maps "out" (and "dq", "dk", "dv") to [B, heads or kv_heads, S, head_dim].
+        """
+        comparisons = []
         for name, exact in self.exact.items():
-            found.append(
-                (worst_row_error(self._take(results[name]), exact), self.bounds[name], name)
-            )
-        nan_results = [f for f in found if math.isnan(f[0])]
-        worst = nan_results[0] if nan_results else max(found, key=lambda f: f[0] / f[1])
-        return Comparison(worst[2], worst[0], worst[1], self.checked)
+            error = worst_row_error(self._gather(results[name]), exact)
+            comparisons.append(Comparison(name, error, self.bounds[name], self.checked))
+        not_finite = [c for c in comparisons if math.isnan(c.error)]
+        return not_finite[0] if not_finite else max(comparisons, key=lambda c: c.error / c.bound)

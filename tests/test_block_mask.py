@@ -29,7 +29,8 @@ def test_block_mask(builder, workload, cell_status, clock, benchmark, pytestconf
         benchmark.extra_info |= {
             **workload.fields(),
             **mask_statistics(workload.mask, workload.seq_len, workload.shape.batch),
-            **{"backend": builder, "form": BUILDERS[builder].form, "flops": 0, "tflops": 0.0},
+            **{"backend": builder, "form": BUILDERS[builder].form},
+            **{"formulation": BUILDERS[builder].formulation, "flops": 0, "tflops": 0.0},
             **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
         }
         benchmark.extra_info |= time_call(benchmark, build, clock, pytestconfig)

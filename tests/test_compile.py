@@ -57,6 +57,7 @@ def compile_and_time(workload, cache, benchmark, cell_status, monkeypatch, tmp_p
             **workload.fields(),
             **mask_statistics(workload.mask, workload.seq_len, workload.shape.batch),
             **{"backend": "flex", "form": f"{cache} cache", "cache": cache},
+            **{"formulation": f"{cache}_cache"},
             **{"host_bound": False, "late_rounds": 0, "throttle": []},  # wall time, not a device's
         }
         try:

@@ -1,4 +1,4 @@
-"""Attention as its formula, with S x S scores: what others are checked against, and timed."""
+"""Attention by its formula, with the S x S scores held in memory. The baseline."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import Bind, BoundAttention, Formulation
 from maskbench.masks import Full, Mask
 
 
 def additive_bias(mask: Mask, q: Tensor) -> Tensor:
-    """[1 or B, 1, S, S] in q's dtype: 0 where a query may attend, else -inf."""
+    """[1 or B, 1, S, S] in q's dtype: 0 where a query may attend, -inf elsewhere."""
     allowed = mask.dense(q.device)
     bias = torch.zeros(allowed.shape, device=q.device, dtype=q.dtype)
     return bias.masked_fill_(~allowed, -torch.inf)
@@ -20,12 +20,12 @@ def additive_bias(mask: Mask, q: Tensor) -> Tensor:
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     group, scale = q.shape[1] // k.shape[1], 1 / math.sqrt(q.shape[-1])
+    masked_rows, text = mask.fully_masked_rows(q.device), "softmax(q @ k.T + bias) @ v"
     bias = None if isinstance(mask, Full) else additive_bias(mask, q)
-    empty, form = mask.fully_masked_rows(q.device), "softmax(q @ k.T + bias) @ v"
-    if empty is not None:
-        # The softmax of a query that sees no key is NaN: let it see all, then take it away.
-        bias = bias.masked_fill_(empty, 0)
-        form += ", padding zeroed"
+    if masked_rows is not None:
+        text += ", padding zeroed"
+        if bias is not None:  # the softmax of a row of -inf is NaN: attend to all, zero it later
+            bias = bias.masked_fill_(masked_rows, 0)
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if group > 1:  # each key/value head serves `group` query heads
@@ -34,9 +34,9 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
         if bias is not None:
             scores = scores + bias
         out = torch.softmax(scores, -1) @ v
-        return out if empty is None else out.masked_fill(empty, 0)
+        return out if masked_rows is None else out.masked_fill(masked_rows, 0)
 
-    return BoundAttention(form, (q, k, v), forward)
+    return BoundAttention(Formulation("dense", text), (q, k, v), forward)
 
 
-BACKENDS = {"dense": bind}
+BACKENDS: dict[str, Bind] = {"dense": bind}

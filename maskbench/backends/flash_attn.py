@@ -5,18 +5,18 @@ https://github.com/Dao-AILab/flash-attention
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from flash_attn import flash_attn_func, flash_attn_varlen_func
 
-# Private, as the package has no public call that takes the log-sum-exp of a whole row for a
-# part of it (seen on 2.8.3.post2); ring attention needs the same two.
+# Private (seen on 2.8.3.post2). The package has no public backward for a part of a row, which
+# needs the log-sum-exp of the whole row. Ring attention uses the same two functions.
 from flash_attn.flash_attn_interface import _flash_attn_backward, _flash_attn_varlen_backward
 from torch import Tensor
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import Bind, BoundAttention, Formulation
 from maskbench.masks import Mask
 from maskbench.varlen.lowering import lower
 from maskbench.varlen.ops import (
@@ -24,48 +24,71 @@ from maskbench.varlen.ops import (
     FULL,
     AttentionOp,
     FlashLibrary,
+    ForwardResult,
+    Gradients,
+    PackedLengths,
     Window,
-    cu_seqlens,
     flash_window_kwargs,
     require_cuda_half,
+    window_id,
 )
 
 
-def gradients(run, window: Window, lengths: tuple, dout, q, k, v, out, lse):
+def backward(
+    private_backward: Callable[..., object],
+    window: Window,
+    lengths: PackedLengths | tuple[()],
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+) -> Gradients:
+    """dq, dk, dv by one of the package's private functions; `lengths` is () for a batch."""
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     left, right = (-1, -1) if window in (FULL, CAUSAL) else window
     scale, causal = q.shape[-1] ** -0.5, window == CAUSAL
     settings = (0.0, scale, causal, left, right, 0.0, None, False)  # no dropout, softcap, ALiBi
-    run(dout, q, k, v, out, lse, *grads, *lengths, *settings)
+    private_backward(dout, q, k, v, out, lse, *grads, *lengths, *settings)
     return grads
 
 
 def batched(queries: int, keys: int, window: Window) -> AttentionOp:
-    form, options = flash_window_kwargs(window)
+    text, options = flash_window_kwargs(window)
 
-    def forward(q, k, v):
-        return flash_attn_func(q, k, v, **options, return_attn_probs=True)[:2]
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> ForwardResult:
+        out, lse, *_ = flash_attn_func(q, k, v, **options, return_attn_probs=True)
+        return out, lse
 
-    backward = partial(gradients, _flash_attn_backward, window, ())
-    return AttentionOp(form, partial(flash_attn_func, **options), forward, backward)
+    return AttentionOp(
+        Formulation(window_id(window), text),
+        partial(flash_attn_func, **options),
+        forward,
+        partial(backward, _flash_attn_backward, window, ()),
+    )
 
 
 def packed(
-    device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
+    device: torch.device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
 ) -> AttentionOp:
-    form, options = flash_window_kwargs(window)
-    # cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k: both the public and the private order
-    lengths = (cu_seqlens(q_lengths, device), cu_seqlens(k_lengths, device))
-    lengths += (max(q_lengths), max(k_lengths))
+    text, options = flash_window_kwargs(window)
+    lengths = PackedLengths.of(q_lengths, k_lengths, device)
 
-    def attend(q, k, v):
-        return flash_attn_varlen_func(q, k, v, *lengths, **options)
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out: Tensor = flash_attn_varlen_func(q, k, v, *lengths, **options)
+        return out
 
-    def forward(q, k, v):
-        return flash_attn_varlen_func(q, k, v, *lengths, **options, return_attn_probs=True)[:2]
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> ForwardResult:
+        out, lse, *_ = flash_attn_varlen_func(q, k, v, *lengths, **options, return_attn_probs=True)
+        return out, lse
 
-    backward = partial(gradients, _flash_attn_varlen_backward, window, lengths)
-    return AttentionOp(f"varlen, {form}", attend, forward, backward)
+    return AttentionOp(
+        Formulation(f"varlen:{window_id(window)}", f"varlen, {text}"),
+        attend,
+        forward,
+        partial(backward, _flash_attn_varlen_backward, window, lengths),
+    )
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
@@ -73,4 +96,4 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
 
 
-BACKENDS = {"flash_attn": bind}
+BACKENDS: dict[str, Bind] = {"flash_attn": bind}

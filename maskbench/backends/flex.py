@@ -7,24 +7,34 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from maskbench.attention import BoundAttention, Unsupported
+from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.masks import Full, Mask
 
 
-def attend(q, k, v, block_mask, grouped, kernel_options):
-    # The body is traced once and never run by Python, unless torch.compile gave up (after
-    # recompile_limit recompiles, for one) and fell back to eager, 5 to 50 times slower.
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block_mask: BlockMask | None,
+    enable_gqa: bool,
+    kernel_options: Any,
+) -> Any:
+    # torch.compile traces this body once and Python never runs it. If Python does, torch.compile
+    # gave up (for example after recompile_limit recompiles) and fell back to eager, which is 5
+    # to 50 times slower.
     if not torch.compiler.is_compiling():
         raise RuntimeError(
             "FlexAttention fell back to eager: torch.compile did not compile this call"
         )
     return flex_attention(
-        q, k, v, block_mask=block_mask, enable_gqa=grouped, kernel_options=kernel_options
+        q, k, v, block_mask=block_mask, enable_gqa=enable_gqa, kernel_options=kernel_options
     )
 
 
@@ -35,34 +45,45 @@ def cpp_compiler() -> str | None:
 
 
 def bind(
-    mask: Mask, q: Tensor, k: Tensor, v: Tensor, kernel_options: dict | None = None
+    mask: Mask,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_options: Mapping[str, object] | None = None,
 ) -> BoundAttention:
+    """Compile FlexAttention for one mask; `kernel_options` are passed to it as they are."""
     if q.device.type == "cpu" and q.requires_grad:
-        raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's sentence
+        raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's message
     if q.device.type == "cpu" and not cpp_compiler():
         raise Unsupported("FlexAttention on a CPU needs a C++ compiler: no g++ or clang++ found")
     if q.device.type == "cuda" and q.shape[-1] < 16:
         raise Unsupported("FlexAttention on CUDA needs a head_dim of 16 or more")
-    # Every cell starts from an empty cache, so that no cell meets the recompile limit, and
-    # static shapes, so that none gets a kernel for dynamic ones.
+    # Every cell starts from an empty cache, so that no cell meets the recompile limit. Shapes are
+    # static, so that no cell gets a kernel for dynamic shapes.
     torch.compiler.reset()
     compiled = torch.compile(attend, fullgraph=True, dynamic=False)
-    # As a user has it: no block mask where everything attends.
+    # Users pass no block mask for full attention.
     block_mask = None if isinstance(mask, Full) else mask.block_mask(q.device)
-    grouped = q.shape[1] != k.shape[1]
+    enable_gqa = q.shape[1] != k.shape[1]
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Private, as torch has no public switch (seen on 2.11 and 2.13): without it the
-        # compiled backward frees what it saved and cannot be run again on one forward.
+        # Private, because torch has no public switch (seen on 2.11 and 2.13). Without it the
+        # compiled backward frees what it saved and cannot run again on the same forward.
         with torch._functorch.config.patch(donated_buffer=False):
-            return compiled(q, k, v, block_mask, grouped, kernel_options)
+            out: Tensor = compiled(q, k, v, block_mask, enable_gqa, kernel_options)
+        return out
 
-    return BoundAttention(_form(block_mask, kernel_options), (q, k, v), forward)
-
-
-def _form(block_mask, kernel_options) -> str:
-    form = "no mask" if block_mask is None else "block_mask {}x{}".format(*block_mask.BLOCK_SIZE)
-    return ", ".join([form, *(f"{name}={value}" for name, value in (kernel_options or {}).items())])
+    return BoundAttention(_formulation(block_mask, kernel_options or {}), (q, k, v), forward)
 
 
-BACKENDS = {"flex": bind}
+def _formulation(block_mask: BlockMask | None, kernel_options: Mapping[str, object]) -> Formulation:
+    if block_mask is None:
+        id_parts, text_parts = ["no_mask"], ["no mask"]
+    else:
+        size = "{}x{}".format(*block_mask.BLOCK_SIZE)
+        id_parts, text_parts = [f"block_mask:{size}"], [f"block_mask {size}"]
+    options = [f"{name}={value}" for name, value in kernel_options.items()]
+    return Formulation(",".join(id_parts + options), ", ".join(text_parts + options))
+
+
+BACKENDS: dict[str, Bind] = {"flex": bind}

@@ -24,28 +24,32 @@ class BackendSpec:
     module
         The Python module that has it in `BACKENDS`.
     package
-        What pip installs for it; None for a part of torch.
-    needs
-        What else it needs, for the reader of a list.
+        The pip package that it needs; None for a part of torch.
+    devices
+        The types of device that it runs on. The conformance tests run it on these.
     compiles
         Whether its first call compiles kernels into an on-disk cache. Such cells are compiled
         by worker processes before anything is timed.
     materializes_scores
         Whether it holds S x S scores. Such a backend runs up to S = 2048 unless it is named in
         `--backends`.
+    kernel_pattern
+        A regular expression that matches the names of the CUDA kernels that compute its
+        attention; None if the library chooses among kernels. A test checks on CUDA that such a
+        kernel runs and that no other library's attention kernel does.
     color, marker
         Its color and matplotlib marker in every picture; None takes the next free one.
     plot_order
-        Its place among the backends in every picture, lowest first; None comes after these, by
-        name.
+        Its place among the backends of a picture; None comes last, by name.
     """
 
     name: str
     module: str
     package: str | None = None
-    needs: str = "CUDA"
+    devices: tuple[str, ...] = ("cpu", "cuda")
     compiles: bool = False
     materializes_scores: bool = False
+    kernel_pattern: str | None = None
     color: str | None = None
     marker: str | None = None
     plot_order: int | None = None
@@ -79,47 +83,140 @@ def load(name: str) -> Bind:
     return found
 
 
-# Colors are Okabe and Ito's (https://jfly.uni-koeln.de/color/); greys are for SDPA's kernels and
-# the dense formula. The order is the order of `--backends`.
-_SDPA, _OURS = "maskbench.backends.sdpa", "maskbench.backends."
-for _spec in (
-    BackendSpec("dense", _OURS + "dense", None, "", False, True, "#555555", "h", plot_order=12),
+# The order is the order of `--backends`. Colors are Okabe and Ito's
+# (https://jfly.uni-koeln.de/color/); greys are for SDPA's kernels and the dense formula.
+
+register(
     BackendSpec(
-        "flex", _OURS + "flex", None, "C++ or CUDA", True, False, "#D55E00", "o", plot_order=1
-    ),
-    BackendSpec("sdpa", _SDPA, None, "", color="#000000", marker="X", plot_order=7),
-    BackendSpec("sdpa_flash", _SDPA, None, "", color="#777777", marker=">", plot_order=10),
-    BackendSpec("sdpa_cudnn", _SDPA, color="#F0E442", marker="*", plot_order=8),
-    BackendSpec("sdpa_efficient", _SDPA, color="#999999", marker="<", plot_order=9),
-    BackendSpec("sdpa_math", _SDPA, None, "", False, True, "#BBBBBB", "p", plot_order=11),
+        name="dense",
+        module="maskbench.backends.dense",
+        materializes_scores=True,
+        color="#555555",
+        marker="h",
+        plot_order=12,
+    )
+)
+register(
     BackendSpec(
-        "flex_flash",
-        _OURS + "flex_flash",
-        "flash-attn-4",
-        "CUDA",
-        True,
-        False,
-        "#E69F00",
-        "s",
+        name="flex",
+        module="maskbench.backends.flex",
+        compiles=True,
+        kernel_pattern=r"triton_\w*flex_attention",
+        color="#D55E00",
+        marker="o",
+        plot_order=1,
+    )
+)
+register(
+    BackendSpec(
+        name="sdpa",
+        module="maskbench.backends.sdpa",
+        color="#000000",
+        marker="X",
+        plot_order=7,
+    )
+)
+register(
+    BackendSpec(
+        name="sdpa_flash",
+        module="maskbench.backends.sdpa",
+        kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
+        color="#777777",
+        marker=">",
+        plot_order=10,
+    )
+)
+register(
+    BackendSpec(
+        name="sdpa_cudnn",
+        module="maskbench.backends.sdpa",
+        devices=("cuda",),
+        kernel_pattern=r"cudnn",
+        color="#F0E442",
+        marker="*",
+        plot_order=8,
+    )
+)
+register(
+    BackendSpec(
+        name="sdpa_efficient",
+        module="maskbench.backends.sdpa",
+        devices=("cuda",),
+        kernel_pattern=r"fmha_cutlass",
+        color="#999999",
+        marker="<",
+        plot_order=9,
+    )
+)
+register(
+    BackendSpec(
+        name="sdpa_math",
+        module="maskbench.backends.sdpa",
+        materializes_scores=True,
+        kernel_pattern=r"gemm|softmax",
+        color="#BBBBBB",
+        marker="p",
+        plot_order=11,
+    )
+)
+register(
+    BackendSpec(
+        name="flex_flash",
+        module="maskbench.backends.flex_flash",
+        package="flash-attn-4",
+        devices=("cuda",),
+        compiles=True,
+        kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
+        color="#E69F00",
+        marker="s",
         plot_order=2,
-    ),
+    )
+)
+register(
     BackendSpec(
-        "flash_attn", _OURS + "flash_attn", "flash-attn", color="#56B4E9", marker="D", plot_order=4
-    ),
+        name="flash_attn",
+        module="maskbench.backends.flash_attn",
+        package="flash-attn",
+        devices=("cuda",),
+        kernel_pattern=r"\bflash::flash_(fwd|bwd)",
+        color="#56B4E9",
+        marker="D",
+        plot_order=4,
+    )
+)
+register(
     BackendSpec(
-        "flash_attn_4",
-        _OURS + "flash_attn_4",
-        "flash-attn-4",
-        "CUDA",
-        True,
-        False,
-        "#0072B2",
-        "^",
+        name="flash_attn_4",
+        module="maskbench.backends.flash_attn_4",
+        package="flash-attn-4",
+        devices=("cuda",),
+        compiles=True,
+        kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
+        color="#0072B2",
+        marker="^",
         plot_order=3,
-    ),
-    BackendSpec("torch_varlen", _OURS + "torch_varlen", color="#009E73", marker="P", plot_order=6),
+    )
+)
+register(
     BackendSpec(
-        "xformers", _OURS + "xformers", "xformers", color="#CC79A7", marker="v", plot_order=5
-    ),
-):
-    register(_spec)
+        name="torch_varlen",
+        module="maskbench.backends.torch_varlen",
+        devices=("cuda",),
+        kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
+        color="#009E73",
+        marker="P",
+        plot_order=6,
+    )
+)
+register(
+    BackendSpec(
+        name="xformers",
+        module="maskbench.backends.xformers",
+        package="xformers",
+        devices=("cuda",),
+        kernel_pattern=r"flash::flash_(fwd|bwd)",  # flash-attn's if it is installed, else torch's
+        color="#CC79A7",
+        marker="v",
+        plot_order=5,
+    )
+)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import Bind, BoundAttention, Formulation
 from maskbench.masks import Mask
 from maskbench.varlen.lowering import lower
 from maskbench.varlen.ops import (
@@ -21,67 +22,89 @@ from maskbench.varlen.ops import (
     FULL,
     AttentionOp,
     FlashLibrary,
+    ForwardResult,
+    Gradients,
+    PackedLengths,
     Window,
     batched_lse,
-    cu_seqlens,
     packed_lse,
     require_cuda_half,
+    window_id,
 )
 
-# torch 2.11 takes grouped queries as they come, later versions ask for this switch.
-GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters
+# torch 2.11 takes grouped queries without an option; later versions need enable_gqa.
+HAS_ENABLE_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def window_size(window: Window) -> tuple[int, int]:
-    return tuple(-1 if bound is None else bound for bound in window)
+    left, right = (-1 if bound is None else bound for bound in window)
+    return left, right
 
 
-def gradients(window: Window, lengths: tuple, dout, q, k, v, out, lse):
-    # Private: varlen_attn's own backward takes no other log-sum-exp than its forward's (seen on
-    # 2.11 and 2.13). The zeros and the empty tensor are dropout's.
+def packed_backward(
+    window: Window,
+    lengths: PackedLengths,
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+) -> Gradients:
+    # Private (seen on 2.11 and 2.13): varlen_attn's own backward takes no log-sum-exp but its
+    # forward's. The two zeros and the empty tensor are the state of dropout.
     left, right = window_size(window)
-    return torch.ops.aten._flash_attention_backward(
+    grads: Gradients = torch.ops.aten._flash_attention_backward(
         *(dout, q, k, v, out, lse, *lengths, 0.0, window == CAUSAL),
         *(torch.zeros(2, dtype=torch.uint64, device=q.device), q.new_empty(0)),
         window_size_left=left,
         window_size_right=right,
     )
+    return grads
 
 
 def packed(
-    device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
+    device: torch.device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
 ) -> AttentionOp:
-    lengths = (cu_seqlens(q_lengths, device), cu_seqlens(k_lengths, device))
-    lengths += (max(q_lengths), max(k_lengths))
+    lengths = PackedLengths.of(q_lengths, k_lengths, device)
+    call: Any = varlen_attn  # its parameters differ between versions of torch
 
-    def attend(q, k, v, **asked):
-        options = {"enable_gqa": True} if GROUPED and q.shape[1] != k.shape[1] else {}
-        return varlen_attn(q, k, v, *lengths, window_size=window_size(window), **options, **asked)
+    def attend(q: Tensor, k: Tensor, v: Tensor, **aux: object) -> Any:
+        options = {"enable_gqa": True} if HAS_ENABLE_GQA and q.shape[1] != k.shape[1] else {}
+        return call(q, k, v, *lengths, window_size=window_size(window), **options, **aux)
 
-    forward = partial(attend, return_aux=AuxRequest(lse=True))
-    form = "varlen_attn" if window == FULL else f"varlen_attn, window_size={window_size(window)}"
-    return AttentionOp(form, attend, forward, partial(gradients, window, lengths))
+    text = "varlen_attn" if window == FULL else f"varlen_attn, window_size={window_size(window)}"
+    return AttentionOp(
+        Formulation(f"varlen:{window_id(window)}", text),
+        attend,
+        partial(attend, return_aux=AuxRequest(lse=True)),
+        partial(packed_backward, window, lengths),
+    )
 
 
-def batched(device, batch: int, queries: int, keys: int, window: Window) -> AttentionOp:
-    """A batch as packed sequences of one length each: the same memory, read otherwise."""
-    pack = packed(device, [queries] * batch, [keys] * batch, window)
+def batched(
+    device: torch.device, batch: int, queries: int, keys: int, window: Window
+) -> AttentionOp:
+    """A batch as packed sequences of equal lengths: a view of the same memory."""
+    op = packed(device, [queries] * batch, [keys] * batch, window)
 
-    def flat(*tensors: Tensor) -> list[Tensor]:
-        return [t.flatten(0, 1) for t in tensors]
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.flatten(0, 1)
 
-    def attend(q, k, v):
-        return pack.attend(*flat(q, k, v)).view(q.shape)
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return op.attend(flat(q), flat(k), flat(v)).view(q.shape)
 
-    def forward(q, k, v):
-        out, lse = pack.forward(*flat(q, k, v))
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> ForwardResult:
+        out, lse = op.forward(flat(q), flat(k), flat(v))
         return out.view(q.shape), batched_lse(lse, batch)
 
-    def backward(dout, q, k, v, out, lse):
-        grads = pack.backward(*flat(dout, q, k, v, out), packed_lse(lse))
-        return tuple(g.view(t.shape) for g, t in zip(grads, (q, k, v), strict=True))
+    def backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+    ) -> Gradients:
+        dq, dk, dv = op.backward(flat(dout), flat(q), flat(k), flat(v), flat(out), packed_lse(lse))
+        return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
 
-    return AttentionOp(pack.form, attend, forward, backward)
+    return AttentionOp(op.formulation, attend, forward, backward)
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
@@ -90,4 +113,4 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     return lower(library, mask, q, k, v)
 
 
-BACKENDS = {"torch_varlen": bind}
+BACKENDS: dict[str, Bind] = {"torch_varlen": bind}

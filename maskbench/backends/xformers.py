@@ -1,4 +1,4 @@
-"""xFormers' memory_efficient_attention, with the kernel that it chooses itself.
+"""xFormers' memory_efficient_attention, with the kernel that it selects itself.
 
 https://facebookresearch.github.io/xformers/components/ops.html
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,91 +26,112 @@ from xformers.ops.fmha.attn_bias import (
     LowerTriangularMask,
 )
 
-from maskbench.attention import BoundAttention, Unsupported
+from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.backends.dense import additive_bias
 from maskbench.masks import LocalAttention2D, Mask
 from maskbench.varlen.layouts import BSHDLayout, bind_layout
 from maskbench.varlen.lowering import lower
-from maskbench.varlen.ops import CAUSAL, FULL, AttentionOp, FlashLibrary, Window, require_cuda_half
+from maskbench.varlen.ops import (
+    CAUSAL,
+    FULL,
+    AttentionOp,
+    FlashLibrary,
+    ForwardResult,
+    Gradients,
+    Window,
+    require_cuda_half,
+    window_id,
+)
 
-# Where its kernels do not load (without libcudart.so.12, say) xFormers only warns, and every
-# operator is then missing. Loading them again raises what was wrong.
-KERNELS = list(Path(xformers.__file__).parent.glob("_C*.so"))
-if not KERNELS:
+# If its kernels do not load (for example without libcudart.so.12), xFormers only warns and every
+# operator is missing. Loading them here raises the error.
+LIBRARIES = list(Path(xformers.__file__).parent.glob("_C*.so"))
+if not LIBRARIES:
     raise ImportError(
         f"this xformers has no compiled kernels: no _C*.so beside {xformers.__file__}"
     )
-torch.ops.load_library(KERNELS[0])
+load_library: Any = torch.ops.load_library  # untyped
+load_library(LIBRARIES[0])
 
 
-def grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Grouped queries as xFormers has them: [..., kv_heads, group, head_dim], keys expanded."""
+def group_queries(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """xFormers' layout of grouped queries: [..., kv_heads, group, head_dim], keys expanded."""
     kv_heads = k.shape[-2]
     if q.shape[-2] == kv_heads:
         return q, k, v
-    q = q.unflatten(-2, (kv_heads, -1))
+    q = torch.unflatten(q, -2, (kv_heads, -1))
     k, v = (t.unsqueeze(-2).expand(*t.shape[:-1], q.shape[-2], t.shape[-1]) for t in (k, v))
     return q, k, v
 
 
-def kernel(form: str, bias, in_pack: bool) -> AttentionOp:
-    """A pack is a batch of one to xFormers; its lse is [1, heads, tokens]."""
+def attention_op(formulation: Formulation, bias: Any, is_packed: bool) -> AttentionOp:
+    """The calls with an attention bias of xFormers, a dense tensor or None.
 
-    def ready(*tensors: Tensor) -> list[Tensor]:
-        return [t[None] for t in tensors] if in_pack else list(tensors)
+    xFormers takes packed sequences as a batch of one; their lse is then [1, heads, tokens].
+    """
 
-    def attend(q, k, v):
-        out = xops.memory_efficient_attention(*grouped(*ready(q, k, v)), attn_bias=bias)
+    def add_batch(*tensors: Tensor) -> list[Tensor]:
+        return [t[None] for t in tensors] if is_packed else list(tensors)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        operands = group_queries(*add_batch(q, k, v))
+        out: Tensor = xops.memory_efficient_attention(*operands, attn_bias=bias)
         return out.reshape(q.shape)
 
-    def forward(q, k, v):
-        operands = grouped(*ready(q, k, v))
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> ForwardResult:
+        operands = group_queries(*add_batch(q, k, v))
         out, lse = memory_efficient_attention_forward_requires_grad(*operands, attn_bias=bias)
-        lse = lse.flatten(1, -2)  # the group, too
-        return out.reshape(q.shape), lse[0] if in_pack else lse
+        lse = lse.flatten(1, -2)  # kv_heads and group to heads
+        return out.reshape(q.shape), lse[0] if is_packed else lse
 
-    def backward(dout, q, k, v, out, lse):
-        dout, q, k, v, out = ready(dout, q, k, v, out)
-        lse = lse[None] if in_pack else lse
+    def backward(
+        dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+    ) -> Gradients:
+        dout, q, k, v, out = add_batch(dout, q, k, v, out)
+        lse = lse[None] if is_packed else lse
         grads = memory_efficient_attention_backward(dout, out, lse, q, k, v, attn_bias=bias)
-        return tuple(g[0] for g in grads) if in_pack else grads
+        dq, dk, dv = (g[0] for g in grads) if is_packed else grads
+        return dq, dk, dv
 
-    return AttentionOp(form, attend, forward, backward)
+    return AttentionOp(formulation, attend, forward, backward)
 
 
 def batched(queries: int, keys: int, window: Window) -> AttentionOp:
     if window == FULL:
-        return kernel("no bias", None, False)
-    if window == CAUSAL:
+        bias, text = None, "no bias"
+    elif window == CAUSAL:
         aligned = LowerTriangularMask if queries == keys else LowerTriangularFromBottomRightMask
-        return kernel(aligned.__name__, aligned(), False)
-    bias = LocalAttentionFromBottomRightMask(*window)
-    return kernel(f"{type(bias).__name__}{window}", bias, False)
+        bias, text = aligned(), aligned.__name__
+    else:
+        bias = LocalAttentionFromBottomRightMask(*window)
+        text = f"{type(bias).__name__}{window}"
+    return attention_op(Formulation(window_id(window), text), bias, is_packed=False)
 
 
 def packed(
-    device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
+    device: torch.device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
 ) -> AttentionOp:
     bias = BlockDiagonalMask.from_seqlens(list(q_lengths), list(k_lengths), device=device)
     if window == CAUSAL:
         bias = bias.make_causal() if q_lengths == k_lengths else bias.make_causal_from_bottomright()
     elif window != FULL:
         raise Unsupported("no form of a window over packed sequences in xFormers here")
-    return kernel(type(bias).__name__, bias, True)
+    formulation = Formulation(f"varlen:{window_id(window)}", type(bias).__name__)
+    return attention_op(formulation, bias, is_packed=True)
 
 
 def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    """S x S: for the mask that its biases cannot say."""
-    bias = F.pad(additive_bias(mask, q), (0, -mask.seq_len % 8))  # rows start at 16 bytes
+    """An S x S bias, for a mask that none of xFormers' attention biases expresses."""
+    bias = F.pad(additive_bias(mask, q), (0, -mask.seq_len % 8))  # rows are aligned to 16 bytes
     bias = bias[..., : mask.seq_len].expand(q.shape[0], q.shape[1], -1, -1)
-    if q.shape[1] != k.shape[1]:  # as `grouped` has the tensors
-        bias = bias.unflatten(1, (k.shape[1], -1))
-    dense = kernel("dense bias", bias, False)
-    return bind_layout(dense.form, dense.attend, BSHDLayout(), q, k, v)
+    if q.shape[1] != k.shape[1]:  # the layout of `group_queries`
+        bias = torch.unflatten(bias, 1, (k.shape[1], -1))
+    op = attention_op(Formulation("dense_bias", "dense bias"), bias, is_packed=False)
+    return bind_layout(op.formulation, op.attend, BSHDLayout(), q, k, v)
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    # its CUTLASS kernel takes float32, the FlashAttention-2 that it prefers does not
+    # Its CUTLASS kernel takes float32; FlashAttention-2, which it prefers, does not.
     require_cuda_half("xFormers' FlashAttention-2", q)
     if q.requires_grad and q.shape[1] != k.shape[1]:
         raise Unsupported("xFormers has grouped queries in the forward only (experimental)")
@@ -118,4 +140,4 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
 
 
-BACKENDS = {"xformers": bind}
+BACKENDS: dict[str, Bind] = {"xformers": bind}

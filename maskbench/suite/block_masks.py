@@ -21,6 +21,7 @@ class BlockMaskBuilder:
     """`prepare(mask, device)` returns the call that builds the BlockMask."""
 
     form: str
+    formulation: str  # a stable id of `form`
     prepare: Callable[[Mask, str], Callable[[], BlockMask]]
     compiles: bool = False
 
@@ -42,10 +43,13 @@ def _by_compiled_search(mask: Mask, device: str) -> Callable[[], BlockMask]:
 
 
 BUILDERS = {
-    "ours": BlockMaskBuilder("block bounds", _from_bounds),
-    "torch_eager": BlockMaskBuilder("create_block_mask", _by_search),
+    "ours": BlockMaskBuilder("block bounds", "block_bounds", _from_bounds),
+    "torch_eager": BlockMaskBuilder("create_block_mask", "create_block_mask", _by_search),
     "torch_compiled": BlockMaskBuilder(
-        "torch.compile(create_block_mask)", _by_compiled_search, compiles=True
+        "torch.compile(create_block_mask)",
+        "compiled_create_block_mask",
+        _by_compiled_search,
+        compiles=True,
     ),
 }
 

@@ -150,7 +150,8 @@ class Cell:
             del results
             if not comparison.within_tolerance:
                 raise WrongResult(
-                    f"{comparison.of} differs from the reference: error {comparison.error:.3g}, "
+                    f"{comparison.tensor} differs from the reference: "
+                    f"error {comparison.error:.3g}, "
                     f"bound {comparison.bound:.3g} ({comparison.checked})"
                 )
             info = self.benchmark.extra_info
@@ -168,11 +169,12 @@ class Cell:
         return {
             **self.workload.fields(),
             "backend": self.backend,
-            "form": call.form,
+            "form": call.formulation.text,
+            "formulation": call.formulation.id,
             **statistics,
             "flops": flops * (BACKWARD_FLOPS if self.workload.phase.needs_gradients else 1),
             "error": comparison.error,
             "error_bound": comparison.bound,
-            "error_of": comparison.of,
+            "error_of": comparison.tensor,
             "checked": comparison.checked,
         }

@@ -107,7 +107,7 @@ def tiled(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
 
     call = flex.bind(tiles, *map(pack, (q, k, v)))
     return BoundAttention(
-        call.form, call.inputs, call.forward, pack, lambda t: t[:, :, order.argsort()]
+        call.formulation, call.inputs, call.forward, pack, lambda t: t[:, :, order.argsort()]
     )
 
 

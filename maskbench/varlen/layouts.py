@@ -1,4 +1,4 @@
-"""The memory layouts that FlashAttention's family takes.
+"""The memory layouts of the FlashAttention family.
 
 `pack` converts a tensor from [B, heads, S, head_dim] to the layout, `unpack` converts it back.
 """
@@ -6,11 +6,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import BoundAttention, Formulation
 from maskbench.varlen.ops import Attend
+
+
+class Layout(Protocol):
+    """Converts tensors to a library's layout and back."""
+
+    def pack(self, tensor: Tensor) -> Tensor: ...
+
+    def unpack(self, tensor: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class BSHDLayout:
 
 @dataclass(frozen=True)
 class THDLayout:
-    """[B * S, heads, head_dim]: all batch elements' tokens, one after the other."""
+    """[B * S, heads, head_dim]: the tokens of all batch elements, one element after another."""
 
     batch: int
 
@@ -34,27 +44,39 @@ class THDLayout:
         return tensor.transpose(1, 2).contiguous().flatten(0, 1)
 
     def unpack(self, tensor: Tensor) -> Tensor:
-        return tensor.unflatten(0, (self.batch, -1)).transpose(1, 2)
+        return torch.unflatten(tensor, 0, (self.batch, -1)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class StridedLayout:
-    """[B, S / n, n * heads, head_dim]: as a batch in memory, tokens n apart as one sequence."""
+    """[B, S / n, n * heads, head_dim]: tokens whose positions are equal modulo n share a sequence.
+
+    The memory is that of [B, S, heads, head_dim].
+    """
 
     n: int
 
     def pack(self, tensor: Tensor) -> Tensor:
-        return tensor.transpose(1, 2).contiguous().unflatten(1, (-1, self.n)).flatten(2, 3)
+        by_token = tensor.transpose(1, 2).contiguous()
+        return torch.unflatten(by_token, 1, (-1, self.n)).flatten(2, 3)
 
     def unpack(self, tensor: Tensor) -> Tensor:
-        return tensor.unflatten(2, (self.n, -1)).flatten(1, 2).transpose(1, 2)
+        return torch.unflatten(tensor, 2, (self.n, -1)).flatten(1, 2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class UnpaddedLayout:
-    """[valid tokens, heads, head_dim]; unpack gives padding zeros."""
+    """[valid tokens, heads, head_dim]; `unpack` writes zeros where there is padding.
 
-    tokens: Tensor  # of the B * S tokens, those that are no padding
+    Parameters
+    ----------
+    tokens
+        int64 [valid tokens]: which of the B * S tokens are valid.
+    batch, seq_len
+        B and S.
+    """
+
+    tokens: Tensor
     batch: int
     seq_len: int
 
@@ -62,13 +84,17 @@ class UnpaddedLayout:
         return THDLayout(self.batch).pack(tensor).index_select(0, self.tokens)
 
     def unpack(self, tensor: Tensor) -> Tensor:
-        whole = tensor.new_zeros(self.batch * self.seq_len, *tensor.shape[1:])
-        return THDLayout(self.batch).unpack(whole.index_copy(0, self.tokens, tensor))
+        padded = tensor.new_zeros(self.batch * self.seq_len, *tensor.shape[1:])
+        return THDLayout(self.batch).unpack(padded.index_copy(0, self.tokens, tensor))
 
 
 def bind_layout(
-    form: str, forward: Attend, layout, q: Tensor, k: Tensor, v: Tensor
+    formulation: Formulation, attend: Attend, layout: Layout, q: Tensor, k: Tensor, v: Tensor
 ) -> BoundAttention:
-    """The call on q, k, v [B, heads, S, head_dim], brought into `layout`, one of the above."""
-    packed = (layout.pack(t.detach()).requires_grad_(t.requires_grad) for t in (q, k, v))
-    return BoundAttention(form, tuple(packed), forward, layout.pack, layout.unpack)
+    """Bind `attend` to q, k, v [B, heads, S, head_dim], converted to `layout`."""
+
+    def pack_leaf(tensor: Tensor) -> Tensor:
+        return layout.pack(tensor.detach()).requires_grad_(tensor.requires_grad)
+
+    inputs = pack_leaf(q), pack_leaf(k), pack_leaf(v)
+    return BoundAttention(formulation, inputs, attend, layout.pack, layout.unpack)

@@ -1,8 +1,8 @@
-"""What a library of FlashAttention's family gives: `Kernel`, one call, and how to make them.
+"""What a library of the FlashAttention family provides: `FlashLibrary`, which makes `AttentionOp`s.
 
-Attention within a window (left, right), None for unbounded, over a batch
-[B, S, heads, head_dim] or over packed sequences [tokens, heads, head_dim]. Where queries are
-fewer than keys the window is aligned at the bottom right: the last query sits at the last key.
+An op attends within a window (left, right), where None means unbounded. It takes a batch
+[B, S, heads, head_dim] or packed sequences [tokens, heads, head_dim]. If there are fewer queries
+than keys, the window is aligned at the bottom right: the last query is at the last key.
 """
 
 from __future__ import annotations
@@ -10,41 +10,73 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from maskbench.attention import Unsupported
+from maskbench.attention import Formulation, Unsupported
 
-Window = tuple[int | None, int | None]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-FULL, CAUSAL = (None, None), (None, 0)
+Window: TypeAlias = tuple[int | None, int | None]
+FULL: Window = (None, None)
+CAUSAL: Window = (None, 0)
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+ForwardResult: TypeAlias = tuple[Tensor, Tensor]
+"""out and the log-sum-exp of each row's scores."""
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""dq, dk and dv."""
 
 
 @dataclass(frozen=True)
 class AttentionOp:
-    """One call of a library. lse is [B, heads, S] of a batch and [heads, tokens] of a pack."""
+    """One call of a library.
 
-    form: str
-    attend: Attend  # what a user calls, differentiable
-    forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # -> out, lse
-    # (dout, q, k, v, out, lse) -> dq, dk, dv
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    The log-sum-exp (lse) is float32 [B, heads, S] for a batch and [heads, tokens] for packed
+    sequences.
+
+    Parameters
+    ----------
+    formulation
+        How the window is expressed in the library's interface.
+    attend
+        (q, k, v) -> out: the public, differentiable call.
+    forward
+        (q, k, v) -> (out, lse): for calls that are merged.
+    backward
+        (dout, q, k, v, out, lse) -> (dq, dk, dv). `out` and `lse` may be those of a whole row of
+        which this call computed a part; the gradients are then that part's.
+    """
+
+    formulation: Formulation
+    attend: Attend
+    forward: Callable[[Tensor, Tensor, Tensor], ForwardResult]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Gradients]
 
 
 @dataclass(frozen=True)
 class FlashLibrary:
-    """A library's two calls, by their lengths (queries, keys) and window.
+    """The two kinds of calls of a library.
 
-    `batched` takes one length for all sequences, `packed` a list, a length for each.
+    Parameters
+    ----------
+    batched
+        (queries, keys, window) -> op, where all sequences of a batch have the same length.
+    packed
+        (query lengths, key lengths, window) -> op, with one length per packed sequence.
     """
 
     batched: Callable[[int, int, Window], AttentionOp]
     packed: Callable[[Sequence[int], Sequence[int], Window], AttentionOp]
 
 
-def flash_window_kwargs(window: Window) -> tuple[str, dict[str, object]]:
-    """How the flash-attn packages are told a window: as text, and as their options."""
+def window_id(window: Window) -> str:
+    """The formulation id of a window: "full", "causal" or "window"."""
+    return {FULL: "full", CAUSAL: "causal"}.get(window, "window")
+
+
+def flash_window_kwargs(window: Window) -> tuple[str, dict[str, Any]]:
+    """A window as text and as the options that flash_attn and flash_attn.cute share."""
     if window == FULL:
         return "causal=False", {}
     if window == CAUSAL:
@@ -53,8 +85,24 @@ def flash_window_kwargs(window: Window) -> tuple[str, dict[str, object]]:
 
 
 def cu_seqlens(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """int32 [sequences + 1]: where each packed sequence starts, and where the last ends."""
+    """int32 [sequences + 1]: the start of each packed sequence, then the end of the last."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+class PackedLengths(NamedTuple):
+    """The lengths of packed sequences, in the order and by the names of the varlen functions."""
+
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+
+    @classmethod
+    def of(
+        cls, q_lengths: Sequence[int], k_lengths: Sequence[int], device: torch.device
+    ) -> PackedLengths:
+        q_starts, k_starts = cu_seqlens(q_lengths, device), cu_seqlens(k_lengths, device)
+        return cls(q_starts, k_starts, max(q_lengths), max(k_lengths))
 
 
 def packed_lse(lse: Tensor) -> Tensor:
@@ -64,11 +112,11 @@ def packed_lse(lse: Tensor) -> Tensor:
 
 def batched_lse(lse: Tensor, batch: int) -> Tensor:
     """[heads, B * S] to [B, heads, S]."""
-    return lse.unflatten(1, (batch, -1)).transpose(0, 1).contiguous()
+    return torch.unflatten(lse, 1, (batch, -1)).transpose(0, 1).contiguous()
 
 
 def require_cuda_half(library: str, q: Tensor) -> None:
-    """Raises Unsupported for tensors that no FlashAttention takes."""
+    """Raise Unsupported for tensors that no FlashAttention takes."""
     if q.device.type != "cuda":
         raise Unsupported(f"{library} needs CUDA")
     if q.dtype not in (torch.float16, torch.bfloat16):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import BoundAttention, Formulation
 from maskbench.backends import dense, flex, registry
 from maskbench.masks import Full
 
@@ -12,7 +12,7 @@ NAMES = ("wrong", "nan", "raising", "greedy", "eager_flex", "absent", "transpose
 
 
 def wrong(mask, q, k, v):
-    """Computes another mask than it was asked for."""
+    """Computes full attention, whatever the mask is."""
     return dense.bind(Full(seq_len=mask.seq_len), q, k, v)
 
 
@@ -23,7 +23,7 @@ def nan(mask, q, k, v):
         out = right.forward(*inputs)
         return torch.where(torch.arange(out.shape[-1]) == 5, torch.nan, out)
 
-    return BoundAttention(right.form, right.inputs, forward)
+    return BoundAttention(right.formulation, right.inputs, forward)
 
 
 def raising(mask, q, k, v):
@@ -31,22 +31,24 @@ def raising(mask, q, k, v):
 
 
 def greedy(mask, q, k, v):
-    return BoundAttention("too much memory", (q, k, v), lambda *inputs: torch.empty(2**50))
+    return BoundAttention(
+        Formulation("greedy", "too much memory"), (q, k, v), lambda *inputs: torch.empty(2**50)
+    )
 
 
 def eager_flex(mask, q, k, v):
-    """FlexAttention where torch.compile compiles nothing."""
+    """FlexAttention that torch.compile does not compile."""
     right = flex.bind(mask, q.detach(), k.detach(), v.detach())
 
     def forward(*inputs):
         with torch.compiler.set_stance("force_eager"):
             return right.forward(*inputs)
 
-    return BoundAttention(right.form, right.inputs, forward)
+    return BoundAttention(right.formulation, right.inputs, forward)
 
 
 def transposed(mask, q, k, v):
-    """Right, in a layout of its own: [B, S, heads, head_dim], as FlashAttention's."""
+    """Correct, in FlashAttention's layout: [B, S, heads, head_dim]."""
     right = dense.bind(mask, q, k, v)
 
     def swap(tensor):
@@ -58,14 +60,14 @@ def transposed(mask, q, k, v):
     def forward(*inputs):
         return swap(right.forward(*map(swap, inputs))).contiguous()
 
-    return BoundAttention(right.form, (pack(q), pack(k), pack(v)), forward, pack, swap)
+    return BoundAttention(right.formulation, (pack(q), pack(k), pack(v)), forward, pack, swap)
 
 
 BACKENDS = {f.__name__: f for f in (wrong, nan, raising, greedy, eager_flex, transposed)}
 
 
 def pytest_load_initial_conftests():
-    """Before conftest.py reads the names; importing this module alone changes nothing."""
+    """Register before the command-line options list the names."""
     for name in BACKENDS:
         registry.register(registry.BackendSpec(name, __name__))
     registry.register(registry.BackendSpec("absent", "a_library_that_is_not_installed"))

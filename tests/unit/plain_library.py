@@ -1,4 +1,4 @@
-"""A library with windows and packed sequences in plain torch, and the proof by it."""
+"""A FlashLibrary in plain torch, and `difference`, which checks a `bind` in float64."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from itertools import accumulate, pairwise
 
 import torch
 
+from maskbench.attention import Formulation
 from maskbench.reference import gather_heads
 from maskbench.suite.workload import Shape, make_inputs_with_reference
-from maskbench.varlen.ops import AttentionOp, FlashLibrary, batched_lse, packed_lse
+from maskbench.varlen.ops import AttentionOp, FlashLibrary, batched_lse, packed_lse, window_id
 
 EXACT = 1e-10
 
 
 def scores(q, k, window):
-    """[heads, queries, keys] of [queries, heads, D] and [keys, kv_heads, D], outside: -inf."""
+    """[heads, queries, keys] for q [queries, heads, D], k [keys, kv_heads, D]; -inf outside."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     left, right = (math.inf if bound is None else bound for bound in window)
-    apart = torch.arange(len(q))[:, None] + len(k) - len(q) - torch.arange(len(k))
-    inside = (apart <= left) & (apart >= -right)
+    distance = torch.arange(len(q))[:, None] + len(k) - len(q) - torch.arange(len(k))
+    inside = (distance <= left) & (distance >= -right)
     product = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
     return product.masked_fill(~inside, -torch.inf)
 
 
-def one_forward(q, k, v, window):
+def sequence_forward(q, k, v, window):
+    """(out, lse) of one sequence."""
     s, v = scores(q, k, window), v.repeat_interleave(q.shape[1] // v.shape[1], 1)
     lse = s.logsumexp(-1)
     return torch.einsum("hqk,khd->qhd", (s - lse[..., None]).exp().nan_to_num(0), v), lse
 
 
-def one_backward(dout, q, k, v, out, lse, window):
-    """By the output and the log-sum-exp that it is given, as FlashAttention does."""
+def sequence_backward(dout, q, k, v, out, lse, window):
+    """(dq, dk, dv) of one sequence, from the given output and log-sum-exp, as FlashAttention."""
     group = q.shape[1] // k.shape[1]
     wide_k, wide_v = (t.repeat_interleave(group, 1) for t in (k, v))
     p = (scores(q, k, window) - lse[..., None]).exp().nan_to_num(0)
@@ -42,13 +44,14 @@ def one_backward(dout, q, k, v, out, lse, window):
     return torch.einsum("hqk,khd->qhd", ds, wide_k), dk, dv
 
 
-def plain_kernel(form, q_lengths, k_lengths, window, batched):
-    """A kernel in plain torch that runs sequence by sequence."""
+def plain_op(formulation, q_lengths, k_lengths, window, batched):
+    """An AttentionOp that runs one sequence after another."""
 
     def flat(*tensors):
         return [t.flatten(0, 1) if batched else t for t in tensors]
 
-    def runs(q, k):
+    def sequences(q, k):
+        """(query slice, key slice) of each sequence."""
         lengths = (q_lengths, k_lengths)
         if batched:
             assert lengths == (q.shape[1], k.shape[1])
@@ -59,9 +62,9 @@ def plain_kernel(form, q_lengths, k_lengths, window, batched):
 
     def forward(q, k, v):
         results = []
-        (flat_q, flat_k, flat_v), cut = flat(q, k, v), runs(q, k)
-        for rows, keys in cut:
-            results.append(one_forward(flat_q[rows], flat_k[keys], flat_v[keys], window))
+        (flat_q, flat_k, flat_v), slices = flat(q, k, v), sequences(q, k)
+        for rows, keys in slices:
+            results.append(sequence_forward(flat_q[rows], flat_k[keys], flat_v[keys], window))
         out, lse = torch.cat([r[0] for r in results]), torch.cat([r[1] for r in results], 1)
         if batched:
             lse = batched_lse(lse, len(q))
@@ -70,30 +73,35 @@ def plain_kernel(form, q_lengths, k_lengths, window, batched):
     def backward(dout, q, k, v, out, lse):
         if batched:
             lse = packed_lse(lse)
-        cut = runs(q, k)
         grads = [
             torch.zeros_like(t).flatten(0, 1) if batched else torch.zeros_like(t) for t in (q, k, v)
         ]
         dout, flat_q, flat_k, flat_v, out = flat(dout, q, k, v, out)
-        for rows, keys in cut:
-            own = dout[rows], flat_q[rows], flat_k[keys], flat_v[keys], out[rows], lse[:, rows]
+        for rows, keys in sequences(q, k):
+            operands = dout[rows], flat_q[rows], flat_k[keys], flat_v[keys], out[rows], lse[:, rows]
             for grad, where, part in zip(
-                grads, (rows, keys, keys), one_backward(*own, window), strict=True
+                grads, (rows, keys, keys), sequence_backward(*operands, window), strict=True
             ):
                 grad[where] = part
         return tuple(g.view_as(t) for g, t in zip(grads, (q, k, v), strict=True))
 
-    return AttentionOp(form, lambda q, k, v: forward(q, k, v)[0], forward, backward)
+    return AttentionOp(formulation, lambda q, k, v: forward(q, k, v)[0], forward, backward)
 
 
 PLAIN = FlashLibrary(
-    lambda q, k, window: plain_kernel(f"window {window}", q, k, window, True),
-    lambda q, k, window: plain_kernel(f"packed, window {window}", q, k, window, False),
+    lambda q, k, window: plain_op(
+        Formulation(window_id(window), f"window {window}"), q, k, window, batched=True
+    ),
+    lambda q, k, window: plain_op(
+        Formulation(f"varlen:{window_id(window)}", f"packed, window {window}"),
+        *(q, k, window),
+        batched=False,
+    ),
 )
 
 
 def difference(bind, mask, heads=4, kv_heads=2, backward=True):
-    """The form, and how far out (and dq, dk, dv) are from the formula's, all in float64."""
+    """(formulation, largest absolute error of out, dq, dk, dv against the formula), in float64."""
     tensors = make_inputs_with_reference(
         mask, Shape(mask.batch or 2, heads, kv_heads, 16), "float32", "cpu", backward
     )
@@ -104,8 +112,8 @@ def difference(bind, mask, heads=4, kv_heads=2, backward=True):
     if backward:
         grads = torch.autograd.grad(out, call.inputs, call.pack(tensors.inputs.dout.double()))
         got |= dict(zip(("dq", "dk", "dv"), grads, strict=True))
-    apart = []
-    for name, wanted in tensors.reference.exact.items():
-        mine = gather_heads(call.unpack(got[name]), tensors.reference.pairs, kv_heads)
-        apart.append(float((mine - wanted).abs().max()))
-    return call.form, max(apart)
+    errors = []
+    for name, expected in tensors.reference.exact.items():
+        result = gather_heads(call.unpack(got[name]), tensors.reference.pairs, kv_heads)
+        errors.append(float((result - expected).abs().max()))
+    return call.formulation, max(errors)

@@ -1,13 +1,15 @@
-"""Boundary canaries: keys just inside and just outside of each edge, in every backend.
+"""Boundary canaries: keys just inside and just outside each edge of a mask, in every backend.
 
-A canary is one query and one key that agree, alone in a head: if the key takes part, its score
-beats all others together, and the query's output is the key's value; else it is none of it.
+A canary is one query and one key that match, alone in a head. If the query attends to the key, the
+key's score exceeds all others together and the query's output is the key's value. If not, the
+output has nothing of that value.
 """
+
+from functools import lru_cache
 
 import pytest
 import torch
 
-from maskbench.backends import registry
 from maskbench.masks import (
     Causal,
     DilatedSlidingWindow,
@@ -18,26 +20,33 @@ from maskbench.masks import (
     PrefixLM,
     SlidingWindow,
 )
-from maskbench.suite.workload import CheckedInputs, Inputs
+from maskbench.suite.workload import Inputs
 from masks import PATTERNS
-from tests.unit.test_correctness import HALF_ON_CPU, bound
+from tests.unit.conformance import (
+    PHASES,
+    bind_or_skip,
+    for_each_backend,
+    pytest_generate_tests,  # noqa: F401
+)
 
-SEQ_LEN = {"cuda": 2048, "cpu": 512}
-WIDE = ("bidirectional_dilated_sliding_window", "global_local_sliding_window")  # 1024 on a CPU
+SEQ_LENS = {"cuda": (2048,), "cpu": (512, 1024)}  # the first at which some pair does not attend
 BATCH, HEADS, HEAD_DIM = 2, 16, 64
-LOUD = 12.0  # a score of 12 * 12 / 8: e^18 is far more than there are keys
+AMPLITUDE = 12.0  # a score of 12 * 12 / 8 = 18, and e^18 is far more than there are keys
 
 
 def rows_at_edges(mask) -> list[int]:
-    """Queries at both sides of each place where the rule for a row changes."""
+    """Queries on both sides of each row from which the rule for a row changes.
+
+    A mask without a case here has its canaries in the first, middle and last rows.
+    """
     n = mask.seq_len
-    firsts = {1, n // 2, n - 1}  # of the rows from which on something differs
+    firsts = {1, n // 2, n - 1}
     match mask:
         case SlidingWindow(left, right):
             firsts |= {left + 1, n - right, n - 1 - right}
         case DilatedSlidingWindow(window):
             firsts |= {window + 1, window + 2, n - window, n - 1 - window}
-        case GlobalLocalSlidingWindow(window, tokens):  # there a global key is near, then far
+        case GlobalLocalSlidingWindow(window, tokens):  # a global key enters or leaves the window
             firsts |= {edge for t in tokens for edge in (t - window, t, t + 1, t + window + 1)}
         case PrefixLM(prefix):
             firsts |= {prefix}
@@ -53,9 +62,9 @@ def rows_at_edges(mask) -> list[int]:
 
 
 def edges(mask) -> list[tuple[int, int, int, bool]]:
-    """(batch element, query, key, whether it attends) at both sides of each change in a row.
+    """(batch element, query, key, whether it attends) on both sides of each change in a row.
 
-    Of a mask that is the same in all elements, one edge is tried in one and the next in another.
+    If the mask is the same in all batch elements, the edges alternate between the elements.
     """
     dense, found = mask.dense("cpu"), {}
     for b in range(len(dense)):
@@ -69,15 +78,15 @@ def edges(mask) -> list[tuple[int, int, int, bool]]:
     return [(b + i % spread, q, k, attends) for i, ((b, q, k), attends) in enumerate(found.items())]
 
 
-def heard(call, canaries, shape, backward) -> dict[tuple, bool]:
-    """Whether each canary's key took part, by the query's output (and by the key's dv)."""
-    like, results = {"device": call.inputs[0].device, "dtype": call.inputs[0].dtype}, {}
+def observe(call, canaries, shape, backward) -> dict[tuple, bool]:
+    """Whether each canary's key took part, according to the output (and to dv)."""
+    options, results = {"device": call.inputs[0].device, "dtype": call.inputs[0].dtype}, {}
     of_element = [[c for c in canaries if c[0] == b] for b in range(BATCH)]
     while any(of_element):
         now = [(element.pop(), h) for h in range(HEADS) for element in of_element if element]
         b, query, key, head = torch.tensor([(*c[:3], h) for c, h in now]).T
-        q, k, v, dout = torch.zeros(4, *shape, **like)
-        q[b, head, query, 0] = k[b, head, key, 0] = LOUD
+        q, k, v, dout = torch.zeros(4, *shape, **options)
+        q[b, head, query, 0] = k[b, head, key, 0] = AMPLITUDE
         v[b, head, key, 1] = dout[b, head, query, 1] = 1
         inputs = [call.pack(t).requires_grad_(backward) for t in (q, k, v)]
         out = call.forward(*inputs)
@@ -89,31 +98,40 @@ def heard(call, canaries, shape, backward) -> dict[tuple, bool]:
     return results
 
 
-def prepared(backend, mask, device, backward):
-    """The backend's call on tensors of the canaries' shape, or a skip with its reason."""
-    shape, dtype = (BATCH, HEADS, mask.seq_len, HEAD_DIM), torch.float32
-    dtype = torch.float16 if device == "cuda" else dtype
+def bind_for_canaries(backend, mask, device, backward=False):
+    """The backend's call and the shape of q; skips the test with the backend's reason."""
+    shape = (BATCH, HEADS, mask.seq_len, HEAD_DIM)
+    dtype = torch.float16 if device == "cuda" else torch.float32
     probes = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(3)]
     probes = [t.requires_grad_(backward) for t in probes]
-    return bound(backend, mask, CheckedInputs(Inputs(*probes, None), None)), shape
+    return bind_or_skip(backend, mask, Inputs(*probes, None)), shape
 
 
-def wrong_ones(results: dict[tuple, bool]) -> list[tuple]:
+def mistakes(results: dict[tuple, bool]) -> list[tuple]:
     return [canary for canary, took_part in results.items() if took_part != canary[3]]
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
+@lru_cache(maxsize=2)  # the backends of one mask run one after the other
+def mask_with_edges(name, device):
+    for seq_len in SEQ_LENS[device]:
+        mask = PATTERNS[name](seq_len=seq_len, batch=BATCH)
+        canaries = edges(mask)
+        if len({attends for *_, attends in canaries}) == 2:
+            break
+    return mask, canaries
+
+
 @pytest.mark.parametrize("name", PATTERNS)
-def test_keys_at_the_edges(name, backend, backward, device):
-    if device == "cpu" and backend == "flex" and name not in HALF_ON_CPU:
-        pytest.skip("4 s of C++ compiler each: the edges are tried on three masks on a CPU")
-    seq_len = max(SEQ_LEN[device], 1024 if name in WIDE else 0)
-    mask = PATTERNS[name](seq_len=seq_len, batch=BATCH)
-    canaries = edges(mask)
+def test_masks_have_keys_on_both_sides_of_an_edge(name, device):
+    _, canaries = mask_with_edges(name, device)
     assert {attends for *_, attends in canaries} == ({True} if name == "full" else {True, False})
-    call, shape = prepared(backend, mask, device, backward)
-    assert not wrong_ones(heard(call, canaries, shape, backward))
+
+
+@for_each_backend({"name": PATTERNS, "phase": PHASES}, fast=("causal-forward",))
+def test_keys_at_the_edges(name, phase, backend, device):
+    mask, canaries = mask_with_edges(name, device)
+    call, shape = bind_for_canaries(backend, mask, device, PHASES[phase])
+    assert not mistakes(observe(call, canaries, shape, PHASES[phase]))
 
 
 OFF_BY_ONE = {
@@ -138,31 +156,17 @@ OFF_BY_ONE = {
         GlobalLocalSlidingWindow(64, (0, 256), seq_len=512),
         GlobalLocalSlidingWindow(64, (0, 257), seq_len=512),
     ),
+    "document": tuple(Documents((n, 512 - n), Causal(seq_len=512)) for n in (200, 201)),
+    "valid length": tuple(
+        Padded(Causal(seq_len=512), torch.arange(512) >= torch.tensor([[n], [n]]))
+        for n in (300, 301)
+    ),
     "2-D radius": (LocalAttention2D(32, 4, seq_len=512), LocalAttention2D(32, 5, seq_len=512)),
 }
 
 
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-@pytest.mark.parametrize("what", OFF_BY_ONE)
-def test_off_by_one_is_heard(what, backend, device):
-    if device == "cpu" and backend == "flex" and what != "left edge too wide":
-        pytest.skip("4 s of C++ compiler each: one edge is tried on a CPU")
+@for_each_backend({"what": OFF_BY_ONE}, fast=("left edge too wide",))
+def test_off_by_one_is_found(what, backend, device):
     right, wrong = OFF_BY_ONE[what]
-    canaries = edges(right)
-    call, shape = prepared(backend, wrong, device, False)
-    assert wrong_ones(heard(call, canaries, shape, False))
-
-
-@pytest.mark.parametrize("what", ["document", "valid length"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-def test_moved_borders_are_heard(what, backend, device):
-    if device == "cpu" and backend == "flex":
-        pytest.skip("4 s of C++ compiler each: not tried on a CPU")
-    causal, at = Causal(seq_len=512), torch.arange(512)
-    pairs = {
-        "document": [Documents((n, 512 - n), causal) for n in (200, 201)],
-        "valid length": [Padded(causal, at >= torch.tensor([[n], [n]])) for n in (300, 301)],
-    }
-    right, wrong = pairs[what]
-    call, shape = prepared(backend, wrong, device, False)
-    assert wrong_ones(heard(call, edges(right), shape, False))
+    call, shape = bind_for_canaries(backend, wrong, device)
+    assert mistakes(observe(call, edges(right), shape, backward=False))

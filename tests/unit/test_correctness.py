@@ -1,156 +1,85 @@
-"""Every backend against the dense reference: forward everywhere, gradients where there are any."""
+"""Every backend against the reference: forward, gradients, grouped queries, padding, kernels."""
 
 import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from maskbench.attention import Unsupported
 from maskbench.backends import registry
-from maskbench.masks import (
-    Causal,
-    DilatedSlidingWindow,
-    Documents,
-    Full,
-    GlobalLocalSlidingWindow,
-    LocalAttention2D,
-    Padded,
-    PrefixLM,
-    SlidingWindow,
-)
-from maskbench.reference import ieee_matmul
+from maskbench.masks import Causal, Padded
 from maskbench.suite.cell import check_attention
-from maskbench.suite.workload import CheckedInputs, Inputs, Shape, make_inputs_with_reference
-from masks import PATTERNS
-
-N = 300  # not a multiple of 128
-LENGTHS = torch.tensor([[300], [171]])
-MASKS = {
-    "full": Full(seq_len=N),
-    "causal": Causal(seq_len=N),
-    "causal_sliding_window": SlidingWindow(100, 0, seq_len=N),
-    "bidirectional_sliding_window": SlidingWindow(60, 70, seq_len=N),
-    "bidirectional_dilated_sliding_window": DilatedSlidingWindow(150, 2, seq_len=N),
-    "global_local_sliding_window": GlobalLocalSlidingWindow(40, (0, 130, 299), seq_len=N),
-    "prefix_lm": PrefixLM(140, seq_len=N),
-    "multi_document_bidirectional": Documents((7, 130, 100, 63), Full(seq_len=N)),
-    "multi_document_causal": Documents((7, 130, 100, 63), Causal(seq_len=N)),
-    "multi_document_prefix_lm": Documents((7, 130, 100, 63), PrefixLM(20, seq_len=N)),
-    "standalone_self_attention": LocalAttention2D(20, 5, seq_len=N),
-    "causal_padding": Padded(Causal(seq_len=N), torch.arange(N) >= LENGTHS),
-}
-HALF_ON_CPU = ("causal", "global_local_sliding_window", "multi_document_prefix_lm")
+from maskbench.suite.workload import Inputs
+from tests.unit.conformance import (
+    DTYPES,
+    GROUPED_HEADS,
+    MASKS,
+    PHASES,
+    N,
+    assert_agrees,
+    bind_or_skip,
+    checked_inputs,
+    for_each_backend,
+    pytest_generate_tests,  # noqa: F401
+)
 
 
-# With few heads FlashAttention-2 splits the keys, in kernels that some builds leave out.
-HEADS = {"cuda": (32, 32), "cpu": (4, 4)}
-GROUPED_HEADS = {"cuda": (32, 8), "cpu": (8, 2)}
+@for_each_backend(
+    {"name": MASKS, "dtype": DTYPES},
+    fast=("causal-float32", "multi_document_causal-float32", "causal-float16"),
+)
+def test_forward_agrees(name, dtype, backend, device):
+    assert_agrees(backend, MASKS[name], checked_inputs(MASKS[name], device, dtype))
 
 
-def tensors_for(mask, device, dtype="float32", heads=HEADS, backward=False, head_dim=64):
-    shape = Shape(mask.batch or 2, *heads[device], head_dim)
-    return make_inputs_with_reference(mask, shape, dtype, device, backward)
+@for_each_backend({"name": MASKS, "dtype": DTYPES}, fast=("causal-float32",))
+def test_gradients_agree(name, dtype, backend, device):
+    checked = checked_inputs(MASKS[name], device, dtype, backward=True)
+    assert_agrees(backend, MASKS[name], checked)
 
 
-def bound(backend, mask, tensors):
-    """The backend's call, or a skip with its reason."""
-    try:
-        bind = registry.load(backend)
-    except registry.BackendUnavailable as said:
-        pytest.skip(str(said))
-    try:
-        return bind(mask, tensors.inputs.q, tensors.inputs.k, tensors.inputs.v)
-    except Unsupported as reason:
-        pytest.skip(str(reason))
-
-
-def assert_right(backend, mask, tensors):
-    compared, _ = check_attention(bound(backend, mask, tensors), tensors)
-    assert compared.within_tolerance, compared
-
-
-def test_every_backend_has_its_kernel_named():
-    assert {*KERNELS, "sdpa", "dense"} == {*registry.BACKENDS}
-
-
-def test_every_pattern_is_tried():
-    assert {name: type(mask) for name, mask in MASKS.items()} == {
-        name: type(pattern.example) for name, pattern in PATTERNS.items()
-    }
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-@pytest.mark.parametrize("name", MASKS)
-def test_forward_agrees(name, backend, dtype, device):
-    compiled_cpu = backend == "flex" and device == "cpu"
-    if compiled_cpu and dtype != "float32" and name not in HALF_ON_CPU:
-        pytest.skip("4 s of C++ compiler each: the half types are tried on three masks on a CPU")
-    assert_right(backend, MASKS[name], tensors_for(MASKS[name], device, dtype))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-@pytest.mark.parametrize("name", MASKS)
-def test_gradients_agree(name, backend, dtype, device):
-    tensors = tensors_for(MASKS[name], device, dtype, backward=True)
-    assert_right(backend, MASKS[name], tensors)
-
-
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-@pytest.mark.parametrize("name", MASKS)
-def test_grouped_queries_agree(name, backend, backward, device):
-    if device == "cpu" and name not in ("causal", "causal_sliding_window", "causal_padding"):
-        pytest.skip("grouped queries are tried on three masks on a CPU")
+@for_each_backend({"name": MASKS, "phase": PHASES}, fast=("causal-forward",))
+def test_grouped_queries_agree(name, phase, backend, device):
     dtype = "float16" if device == "cuda" else "float32"
-    mask = MASKS[name]
-    assert_right(backend, mask, tensors_for(mask, device, dtype, GROUPED_HEADS, backward))
+    checked = checked_inputs(MASKS[name], device, dtype, GROUPED_HEADS[device], PHASES[phase])
+    assert_agrees(backend, MASKS[name], checked)
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-@pytest.mark.parametrize("name", MASKS)
-def test_head_dim_128_agrees(name, backend, backward, device):
-    if device == "cpu":
-        pytest.skip("head_dim chooses another kernel on CUDA only")
-    mask = MASKS[name]
-    tensors = tensors_for(mask, device, "bfloat16", GROUPED_HEADS, backward, head_dim=128)
-    assert_right(backend, mask, tensors)
+# On a CPU head_dim does not select another kernel.
+@for_each_backend({"name": MASKS, "phase": PHASES}, devices=("cuda",))
+def test_head_dim_128_agrees(name, phase, backend, device):
+    heads, backward = GROUPED_HEADS[device], PHASES[phase]
+    checked = checked_inputs(MASKS[name], device, "bfloat16", heads, backward, head_dim=128)
+    assert_agrees(backend, MASKS[name], checked)
 
 
-def between(n):
-    return torch.rand(2, n, generator=torch.Generator().manual_seed(2)) < 0.3
-
+# --- padding ---
 
 PADDINGS = {
     "end": torch.arange(N) >= torch.tensor([[200], [300]]),
     "front": torch.arange(N) < torch.tensor([[129], [1]]),
-    "between": between(N),
+    "between": torch.rand(2, N, generator=torch.Generator().manual_seed(2)) < 0.3,
     "a whole element": torch.tensor([[True], [False]]).expand(2, N),
 }
 
 
-@pytest.mark.parametrize("inner", ["causal", "bidirectional_sliding_window"])
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-@pytest.mark.parametrize("where", PADDINGS)
-def test_padding_takes_no_part(where, backend, inner, device):
-    if device == "cpu" and backend == "flex" and inner != "causal":
-        pytest.skip("4 s of C++ compiler each: padding is tried around one mask on a CPU")
+@for_each_backend(
+    {"where": PADDINGS, "inner": ("causal", "bidirectional_sliding_window")},
+    fast=("between-causal",),
+)
+def test_padding_gives_zeros_and_gets_no_gradient(where, inner, backend, device):
     mask = Padded(MASKS[inner], PADDINGS[where])
     dtype = "float16" if device == "cuda" else "float32"
-    backward = device == "cuda" or backend != "flex"
-    tensors = tensors_for(mask, device, dtype, backward=backward)
-    call = bound(backend, mask, tensors)
-    compared, _ = check_attention(call, tensors)
-    assert compared.within_tolerance, compared
+    backward = device == "cuda" or backend != "flex"  # FlexAttention has no backward on a CPU
+    checked = checked_inputs(mask, device, dtype, backward=backward)
+    call = bind_or_skip(backend, mask, checked.inputs)
+    comparison, _ = check_attention(call, checked)
+    assert comparison.within_tolerance, comparison
     padding = mask.padding.to(device)[:, None, :, None]
     out = call.forward(*call.inputs)
     assert (call.unpack(out).masked_select(padding) == 0).all(), "a padding query gives zeros"
     if backward:
-        grads = torch.autograd.grad(out, call.inputs, call.pack(tensors.inputs.dout))
+        grads = torch.autograd.grad(out, call.inputs, call.pack(checked.inputs.dout))
         for grad in map(call.unpack, grads):
             assert grad.isfinite().all()
             assert (grad.masked_select(padding) == 0).all(), "padding gets no gradient"
@@ -171,117 +100,55 @@ class SelfAttention(torch.nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("backend", registry.BACKENDS)
-def test_padded_batch_gives_what_each_sequence_gives_alone(backend, device):
+@for_each_backend({})
+def test_padded_batch_equals_each_sequence_by_itself(backend, device):
     dtype = torch.float16 if device == "cuda" else torch.float32
-    draw = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
     lengths, n = [200, 77, 131], 200
     torch.manual_seed(0)
     with torch.no_grad():
         mask = Padded(Causal(seq_len=n), torch.arange(n) >= torch.tensor(lengths)[:, None])
         probe = torch.zeros(3, 4, n, 64, device=device, dtype=dtype)
-        bound(
-            backend, mask, CheckedInputs(Inputs(probe, probe, probe, None), None)
-        )  # skips with its reason
+        bind_or_skip(backend, mask, Inputs(probe, probe, probe, None))
         module = SelfAttention(registry.load(backend)).to(device, dtype)
-        alone = SelfAttention(registry.load("dense"))
-        alone.load_state_dict(module.state_dict())
-        x = torch.randn(3, n, 256, generator=draw)
-        together = module(x.to(device, dtype), mask)
+        single = SelfAttention(registry.load("dense"))
+        single.load_state_dict(module.state_dict())
+        x = torch.randn(3, n, 256, generator=generator)
+        batched = module(x.to(device, dtype), mask)
         for i, length in enumerate(lengths):
-            expected = alone(x[i : i + 1, :length], Causal(seq_len=length))
-            got = together[i : i + 1, :length].float().cpu()
+            expected = single(x[i : i + 1, :length], Causal(seq_len=length))
+            result = batched[i : i + 1, :length].float().cpu()
             tolerance = 5e-3 if device == "cuda" else 1e-5
-            assert torch.allclose(got, expected, rtol=tolerance, atol=tolerance)
+            assert torch.allclose(result, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_reference_is_torchs_attention(name):
-    mask = MASKS[name]
-    tensors = tensors_for(mask, "cpu", heads=GROUPED_HEADS, backward=True)
-    q, k, v = (
-        t.detach().double().requires_grad_()
-        for t in (tensors.inputs.q, tensors.inputs.k, tensors.inputs.v)
-    )
-    allowed = mask.dense("cpu")
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=True)
-    grads = torch.autograd.grad(out, (q, k, v), tensors.inputs.dout.double())
-    for name, expected in zip(("out", "dq", "dk", "dv"), (out, *grads), strict=True):
-        got = tensors.reference.exact[name].reshape(expected.shape)
-        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-12), name
+# --- kernels ---
 
-
-@pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
-def test_reference_leaves_torchs_precision_as_it_was(precision):
-    product = torch.backends.cuda.matmul
-    before, product.fp32_precision = product.fp32_precision, precision
-    try:
-        with ieee_matmul():
-            assert product.fp32_precision == "ieee"
-        make_inputs_with_reference(
-            Causal(seq_len=8), Shape(1, 1, 1, 4), "float32", "cpu", backward=False
-        )
-        assert product.fp32_precision == precision
-    finally:
-        product.fp32_precision = before
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize(
-    ("mask", "wrong"),
-    [
-        (SlidingWindow(64, 0, seq_len=512), SlidingWindow(65, 0, seq_len=512)),
-        (SlidingWindow(64, 64, seq_len=512), SlidingWindow(64, 63, seq_len=512)),
-        (PrefixLM(128, seq_len=512), PrefixLM(127, seq_len=512)),
-        (Documents((256, 256), Causal(seq_len=512)), Documents((255, 257), Causal(seq_len=512))),
-    ],
-)
-def test_one_key_too_many_or_too_few_is_wrong(mask, wrong, dtype):
-    tensors = tensors_for(mask, "cpu", dtype, backward=True)
-    right, _ = check_attention(bound("dense", mask, tensors), tensors)
-    assert right.within_tolerance, right
-    off, _ = check_attention(bound("dense", wrong, tensors), tensors)
-    assert not off.within_tolerance, off
-
-
-def test_nan_is_never_right():
-    mask = MASKS["causal"]
-    tensors = tensors_for(mask, "cpu")
-    out = bound("dense", mask, tensors).forward(
-        tensors.inputs.q, tensors.inputs.k, tensors.inputs.v
-    )
-    out[0, 0, 17, 3] = torch.nan
-    assert not tensors.reference.compare({"out": out}).within_tolerance
-
-
-KERNELS = {
-    "sdpa_flash": r"pytorch_flash::flash_(fwd|bwd)",
-    "sdpa_cudnn": r"cudnn",
-    "sdpa_efficient": r"fmha_cutlass",
-    "sdpa_math": r"gemm|softmax",
-    "flex": r"triton_\w*flex_attention",
-    "flex_flash": r"flash_attncuteflash_(fwd|bwd)",
-    "flash_attn": r"\bflash::flash_(fwd|bwd)",
-    "flash_attn_4": r"flash_attncuteflash_(fwd|bwd)",
-    "torch_varlen": r"pytorch_flash::flash_(fwd|bwd)",
-    "xformers": r"flash::flash_(fwd|bwd)",  # flash-attn's where it is installed, else torch's
+KERNEL_PATTERNS = {
+    spec.name: spec.kernel_pattern for spec in registry.BACKENDS.values() if spec.kernel_pattern
 }
-ELSEWHERE = "flash_|cudnn|fmha|flex_attention"  # none of another library's
+ATTENTION_KERNEL = "flash_|cudnn|fmha|flex_attention"  # of any library
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("name", ["causal", "bidirectional_sliding_window"])
-@pytest.mark.parametrize("backend", KERNELS)
-def test_backend_runs_the_kernel_it_is_named_for(backend, name, backward, device):
-    if device != "cuda":
-        pytest.skip("kernels are known by name on CUDA only")
-    mask = MASKS[name]
-    tensors = tensors_for(mask, device, "float16", backward=backward)
-    _, call = check_attention(bound(backend, mask, tensors), tensors)
+# Kernels have names on CUDA only.
+@for_each_backend(
+    {"name": ("causal", "bidirectional_sliding_window"), "phase": PHASES},
+    devices=("cuda",),
+    backends=KERNEL_PATTERNS,
+)
+def test_backend_runs_its_own_kernel(name, phase, backend, device):
+    mask, pattern = MASKS[name], KERNEL_PATTERNS[backend]
+    checked = checked_inputs(mask, device, "float16", backward=PHASES[phase])
+    _, call = check_attention(bind_or_skip(backend, mask, checked.inputs), checked)
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiled:
         call()
         torch.cuda.synchronize()
     names = [e.name for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    assert any(re.search(KERNELS[backend], n) for n in names), names
-    others = [n for n in names if re.search(ELSEWHERE, n) and not re.search(KERNELS[backend], n)]
+    assert any(re.search(pattern, n) for n in names), names
+    others = [n for n in names if re.search(ATTENTION_KERNEL, n) and not re.search(pattern, n)]
     assert not others, others
+
+
+@pytest.mark.parametrize("backend", KERNEL_PATTERNS)
+def test_kernel_pattern_is_a_regular_expression(backend):
+    re.compile(KERNEL_PATTERNS[backend])

@@ -145,7 +145,8 @@ def test_every_cell_is_timed_or_has_its_outcome(run):
 
 
 FIELDS = {
-    *("mask", "backend", "form", "direction", "batch", "heads", "kv_heads", "seq_len"),
+    *("mask", "backend", "form", "formulation"),
+    *("direction", "batch", "heads", "kv_heads", "seq_len"),
     *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
     *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval", "two_modes"),
     *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),

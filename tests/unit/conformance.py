@@ -1,0 +1,174 @@
+"""What the tests of all backends share: small masks, inputs, and the parameters of a test.
+
+A backend or a mask that is registered is tested without an edit here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from itertools import product
+
+import pytest
+import torch
+
+from maskbench.attention import BoundAttention, Unsupported
+from maskbench.backends import registry
+from maskbench.masks import (
+    Causal,
+    DilatedSlidingWindow,
+    Documents,
+    Full,
+    GlobalLocalSlidingWindow,
+    LocalAttention2D,
+    Mask,
+    Padded,
+    PrefixLM,
+    SlidingWindow,
+)
+from maskbench.suite.cell import check_attention
+from maskbench.suite.workload import CheckedInputs, Inputs, Shape, make_inputs_with_reference
+from masks import PATTERNS
+
+N = 300  # not a multiple of the block size, 128
+DOCUMENTS = (7, 130, 100, 63)
+_SMALL = {
+    "full": Full(seq_len=N),
+    "causal": Causal(seq_len=N),
+    "causal_sliding_window": SlidingWindow(100, 0, seq_len=N),
+    "bidirectional_sliding_window": SlidingWindow(60, 70, seq_len=N),
+    "bidirectional_dilated_sliding_window": DilatedSlidingWindow(150, 2, seq_len=N),
+    "global_local_sliding_window": GlobalLocalSlidingWindow(40, (0, 130, 299), seq_len=N),
+    "prefix_lm": PrefixLM(140, seq_len=N),
+    "multi_document_bidirectional": Documents(DOCUMENTS, Full(seq_len=N)),
+    "multi_document_causal": Documents(DOCUMENTS, Causal(seq_len=N)),
+    "multi_document_prefix_lm": Documents(DOCUMENTS, PrefixLM(20, seq_len=N)),
+    "standalone_self_attention": LocalAttention2D(20, 5, seq_len=N),
+    "causal_padding": Padded(Causal(seq_len=N), torch.arange(N) >= torch.tensor([[300], [171]])),
+}
+MASKS: dict[str, Mask] = {
+    name: _SMALL[name] if name in _SMALL else pattern(seq_len=256, batch=2)
+    for name, pattern in PATTERNS.items()
+}
+# The patterns that must have a form in windows and packed sequences: their formulation ids.
+LOWERED = {
+    "full": "full",
+    "causal": "causal",
+    "causal_sliding_window": "window",
+    "bidirectional_sliding_window": "window",
+    "bidirectional_dilated_sliding_window": "residue_streams:window",
+    "global_local_sliding_window": "global_local_merged",
+    "prefix_lm": "prefix_two_calls",
+    "multi_document_bidirectional": "varlen:full",
+    "multi_document_causal": "varlen:causal",
+    "multi_document_prefix_lm": "documents_prefix_two_calls",
+    "causal_padding": "unpadded:varlen:causal",
+}
+DTYPES = ("float32", "float16", "bfloat16")
+PHASES = {"forward": False, "backward": True}  # whether gradients are required
+
+# Few heads make FlashAttention-2 split the keys, with kernels that some builds leave out.
+HEADS = {"cuda": (32, 32), "cpu": (2, 2)}
+GROUPED_HEADS = {"cuda": (32, 8), "cpu": (4, 2)}
+
+
+# --- the parameters of a test ---
+
+
+def is_available(backend: str) -> bool:
+    """Whether the backend's library can be imported."""
+    try:
+        registry.load(backend)
+    except registry.BackendUnavailable:
+        return False
+    return True
+
+
+def for_each_backend(
+    axes: dict[str, Iterable[str]],
+    *,
+    fast: Collection[str] = (),
+    devices: Collection[str] = ("cpu", "cuda"),
+    backends: Collection[str] | None = None,
+):
+    """Parametrize a test over `axes` and the backends that run on the session's device.
+
+    The module must import `pytest_generate_tests` from here.
+
+    Parameters
+    ----------
+    axes
+        The values of each argument. A case is named by its values, joined by "-".
+    fast
+        The cases that backends that compile run on a CPU by default. Their other cases are marked
+        slow, because the C++ compiler takes 3 s for each.
+    devices
+        The types of device that the test runs on; on others it is not collected.
+    backends
+        Only these backends; None means all.
+    """
+
+    def decorate(test):
+        test.backend_cases = (axes, fast, devices, backends)
+        return test
+
+    return decorate
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if not hasattr(metafunc.function, "backend_cases"):
+        return
+    axes, fast, devices, backends = metafunc.function.backend_cases
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    device = metafunc.config.option.device or default
+    params = []
+    for *values, spec in product(*axes.values(), registry.BACKENDS.values()):
+        runs = device in devices and device in spec.devices and is_available(spec.name)
+        if not runs or (backends is not None and spec.name not in backends):
+            continue
+        case = "-".join(values)
+        is_slow = device == "cpu" and spec.compiles and case not in fast
+        marks = [pytest.mark.slow] if is_slow else []
+        name = f"{case}-{spec.name}" if case else spec.name
+        params.append(pytest.param(*values, spec.name, marks=marks, id=name))
+    metafunc.parametrize((*axes, "backend"), params)
+
+
+# --- the body of a test ---
+
+
+@lru_cache(maxsize=2)  # the backends of one case run one after the other
+def checked_inputs(
+    mask: Mask,
+    device: str,
+    dtype: str = "float32",
+    heads: tuple[int, int] | None = None,
+    backward: bool = False,
+    head_dim: int = 64,
+) -> CheckedInputs:
+    """Inputs for a mask with their reference. `heads` are (heads, kv_heads)."""
+    shape = Shape(mask.batch or 2, *(heads or HEADS[device]), head_dim)
+    return make_inputs_with_reference(mask, shape, dtype, device, backward)
+
+
+def bind_or_skip(backend: str, mask: Mask, inputs: Inputs) -> BoundAttention:
+    """The backend's call; skips the test with the backend's reason."""
+    try:
+        return registry.load(backend)(mask, inputs.q, inputs.k, inputs.v)
+    except (registry.BackendUnavailable, Unsupported) as reason:
+        assert_sentence(reason)
+        pytest.skip(str(reason))
+
+
+def assert_agrees(backend: str, mask: Mask, checked: CheckedInputs) -> None:
+    """Check the backend against the reference."""
+    comparison, _ = check_attention(bind_or_skip(backend, mask, checked.inputs), checked)
+    assert comparison.within_tolerance, comparison
+
+
+def assert_sentence(reason: Exception) -> None:
+    """Check that the reason why a backend cannot run tells a user something."""
+    text = str(reason)
+    assert text == text.strip()
+    assert len(text.split()) >= 3, text
+    assert "Traceback" not in text
