@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 import warnings
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as WorkerTimeout
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from typing import NoReturn
 
 import torch
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from maskbench.attention import Unsupported
@@ -158,14 +158,14 @@ def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]
     )
     try:
         with workers as pool:
-            futures: dict[ProcessFuture[CompileResult], CompileTask] = {}
+            futures: dict[Future[CompileResult], CompileTask] = {}
             for task in tasks:
                 if problem := _cannot_be_sent(task):
                     failures.append(f"{task}: {problem}")
                     bar.update()
                     continue
-                future = pool.schedule(compile_cell, args=(task,), timeout=WORKER_TIMEOUT_S)
-                futures[future] = task
+                scheduled = pool.schedule(compile_cell, args=(task,), timeout=WORKER_TIMEOUT_S)
+                futures[scheduled] = task
             for future in as_completed(futures):
                 task = futures[future]
                 bar.set_postfix_str(str(task), refresh=False)  # the last one the run waited for
@@ -190,7 +190,7 @@ def _cannot_be_sent(task: CompileTask) -> str | None:
     return None
 
 
-def _record(task: CompileTask, future: ProcessFuture[CompileResult]) -> str | None:
+def _record(task: CompileTask, future: Future[CompileResult]) -> str | None:
     """Write the stamp of a finished task; else return why the timing process compiles it."""
     error = future.exception()
     if isinstance(error, ProcessExpired):

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Generator
 from datetime import datetime, timezone
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,16 +56,23 @@ def require_writable_output(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--benchmark-histogram: pygal is not installed; {advice}")
 
 
+def package_version(package: str) -> str | None:
+    """The installed version; None if the package is not installed."""
+    try:
+        return distribution(package).metadata["Version"]
+    except PackageNotFoundError:
+        return None
+
+
 def software_versions() -> dict[str, object]:
     """torch's build, and the version of each backend's package, with "-" as "_"."""
-    installed = {d.name: d.version for d in distributions()}
     packages = dict.fromkeys(["triton", *(s.package for s in BACKENDS.values() if s.package)])
     return {
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        **{name.replace("-", "_"): installed.get(name) for name in packages},
+        **{name.replace("-", "_"): package_version(name) for name in packages},
     }
 
 
