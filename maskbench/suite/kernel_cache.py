@@ -67,7 +67,8 @@ def environment_fingerprint() -> str:
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     packages = {s.package for s in registry.BACKENDS.values() if s.compiles} | COMPILER_PACKAGES
-    versions = sorted({(d.name, d.version) for d in distributions() if d.name in packages})
+    installed = {(d.name.replace("_", "-").lower(), d.version) for d in distributions()}
+    versions = sorted(pair for pair in installed if pair[0] in packages)
     code = sha256()
     for pattern in KERNEL_SOURCES:
         for file in sorted(TOP.glob(pattern)):

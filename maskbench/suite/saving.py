@@ -71,7 +71,7 @@ def software_versions() -> dict[str, object]:
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch's
         **{name.replace("-", "_"): package_version(name) for name in packages},
     }
 

@@ -1,19 +1,27 @@
-"""pytest on the suite, in a process of its own, and what it saved."""
+"""Runs of pytest on the suite, and what they saved."""
+
+from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 CELLS = ("tests/test_forward.py", "tests/test_backward.py")
+NO_CACHE = ("-p", "no:cacheprovider")
 
 
-def pytest_run(*arguments, expect=0, cwd=ROOT):
-    """Run pytest on the suite in a process of its own; returns stdout and stderr."""
+def pytest_run(*arguments: object, expect: int = 0, cwd: Path = ROOT) -> str:
+    """Run pytest in a process of its own; returns stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
+        [sys.executable, "-m", "pytest", *NO_CACHE, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -26,8 +34,33 @@ def pytest_run(*arguments, expect=0, cwd=ROOT):
     return text
 
 
-def strict_json(path):
-    def refuse(constant):
+def pytest_inline(*arguments: object, expect: int = 0) -> str:
+    """Run pytest in this process; returns stdout and stderr.
+
+    It saves the seconds of importing torch. For runs that load no plugin and compile nothing.
+    """
+    output, folder = StringIO(), Path.cwd()
+    os.chdir(ROOT)
+    try:
+        with (
+            redirect_stdout(output),
+            redirect_stderr(output),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("COLUMNS", "200")
+            plain = (*NO_CACHE, "-p", "no:faulthandler", "--capture=no")
+            status = pytest.main([*plain, *map(str, arguments)])
+    finally:
+        os.chdir(folder)
+    text = output.getvalue()
+    assert status == expect, text
+    return text
+
+
+def strict_json(path: Path) -> Any:
+    """The file's JSON; fails on NaN and Infinity, which are not JSON."""
+
+    def refuse(constant: str) -> NoReturn:
         raise AssertionError(f"{constant} in {path}: finite numbers only")
 
     return json.loads(Path(path).read_text(), parse_constant=refuse)
