@@ -10,7 +10,7 @@ import torch
 from maskbench.suite import saving
 from maskbench.suite.options import parse_config
 from maskbench.suite.saving import require_writable_output
-from tests.unit.pytest_process import pytest_inline
+from tests.unit.pytest_process import ROOT, pytest_inline
 
 # Saved runs have these names. Others may be added; these must not change.
 MASKS = (
@@ -66,7 +66,7 @@ def test_node_ids_are_frozen():
 
 
 def test_node_ids_of_compilation_are_frozen():
-    assert collected("-m", "compile", "--masks", "full") == {
+    assert collected("-m", "compile", "--masks", "full", *ROOT.glob("tests/test_*.py")) == {
         f"tests/test_compile.py::test_compile_{d}[full-{cache}-s512-b1h4d64-float32]"
         for d, cache in product(("forward", "backward"), ("cold", "warm"))
     }
