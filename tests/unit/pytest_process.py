@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import termios
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from maskbench.suite.stages import STAGE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CELLS = ("tests/test_forward.py", "tests/test_backward.py")
@@ -39,7 +45,7 @@ def pytest_inline(*arguments: object, expect: int = 0) -> str:
 
     It saves the seconds of importing torch. For runs that load no plugin and compile nothing.
     """
-    output, folder = StringIO(), Path.cwd()
+    output, folder, seconds = StringIO(), Path.cwd(), dict(STAGE_SECONDS)
     os.chdir(ROOT)
     try:
         with (
@@ -52,8 +58,32 @@ def pytest_inline(*arguments: object, expect: int = 0) -> str:
             status = pytest.main([*plain, *map(str, arguments)])
     finally:
         os.chdir(folder)
+        STAGE_SECONDS.clear()  # the outer run reports its own
+        STAGE_SECONDS.update(seconds)
     text = output.getvalue()
     assert status == expect, text
+    return text
+
+
+def pytest_on_terminal(*arguments: object, columns: int = 200) -> str:
+    """Run pytest with a pseudoterminal as stdout and stderr; returns what it wrote there."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *NO_CACHE, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdout=end,
+        stderr=end,
+    )
+    os.close(end)
+    written = b""
+    with suppress(OSError):  # Linux reports the end of a pseudoterminal as an error
+        while part := os.read(terminal, 65536):
+            written += part
+    os.close(terminal)
+    text = written.decode()
+    assert process.wait(timeout=60) == 0, text
     return text
 
 

@@ -1,5 +1,7 @@
 """The suite itself: its outcomes, and what it saves."""
 
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,14 @@ from maskbench.suite.cell import out_of_memory
 from masks import PATTERNS
 from reports.runs import UnreadableRun, load
 from tests.unit.broken_backends import NAMES as BROKEN
-from tests.unit.pytest_process import CELLS, ROOT, pytest_run, strict_json
+from tests.unit.pytest_process import (
+    CELLS,
+    ROOT,
+    pytest_inline,
+    pytest_on_terminal,
+    pytest_run,
+    strict_json,
+)
 
 # --- outcomes ---
 
@@ -94,20 +103,47 @@ def test_every_kind_of_out_of_memory_is_known(error, reason):
     assert said is reason is None or said.startswith(reason)
 
 
-def test_where_nothing_is_timed_the_reasons_are_saved(tmp_path):
-    path = tmp_path / "run.json"
-    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--backends", "sdpa_cudnn")
-    pytest_run("--benchmark-only", f"--benchmark-json={path}", *grid, *CELLS)
-    kept = strict_json(path)["maskbench"]["untimed"]
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Two runs of one grid: one whose cells are all unsupported, and one on a terminal."""
+    folder = tmp_path_factory.mktemp("parts")
+    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--benchmark-only")
+    paths = folder / "untimed.json", folder / "timed.json"
+    silent = pytest_run(
+        *("-p", "no:terminal", *grid, "--backends", "sdpa_cudnn"),
+        *(f"--benchmark-json={paths[0]}", *CELLS),
+    )
+    drawn = pytest_on_terminal(
+        *(*grid, "--backends", "sdpa,sdpa_cudnn", "--benchmark-max-time=0.01"),
+        *(f"--benchmark-json={paths[1]}", *CELLS),
+    )
+    return SimpleNamespace(paths=paths, silent=silent, drawn=drawn)
+
+
+def test_where_nothing_is_timed_the_reasons_are_saved(parts):
+    kept = strict_json(parts.paths[0])["maskbench"]["untimed"]
     assert [cell["outcome"] for cell in kept] == ["unsupported"] * 2
     with pytest.raises(UnreadableRun, match="nothing was timed in that run"):
-        load([path])
-    # as a part of a run it tells why
-    other = tmp_path / "other.json"
-    grid = (*grid[:-1], "sdpa", "--benchmark-max-time=0.01")
-    pytest_run("--benchmark-only", f"--benchmark-json={other}", *grid, *CELLS)
-    cells = load([path, other])
-    assert set(cells["outcome"]) == {"unsupported", "timed"}
+        load([parts.paths[0]])
+    # With the rest of the grid, the reasons are read as well.
+    assert set(load(list(parts.paths))["outcome"]) == {"unsupported", "timed"}
+
+
+def test_a_run_without_a_terminal_plugin_reports_no_progress(parts):
+    assert "maskbench: " not in parts.silent
+
+
+def test_a_terminal_has_a_bar_in_place_of_dots(parts):
+    assert "maskbench: 2 cells to time (2 more cannot run here); about 1 s" in parts.drawn
+    first, second = (
+        rf"maskbench: {done} of 4 cells \|[^|]*\| causal {backend} backward S=256, {timed} timed"
+        for done, backend, timed in ((0, "sdpa", 0), (1, "sdpa_cudnn", 1))
+    )
+    assert re.search(first + ", about . s left", parts.drawn)
+    assert re.search(second + ", about . s left", parts.drawn)
+    files = [line for line in parts.drawn.splitlines() if "tests/test_" in line]
+    assert not any(re.search(r"py [.s]", line) for line in files)
+    assert "2 passed, 2 skipped" in parts.drawn
 
 
 def test_a_missing_package_is_skipped_with_the_imports_message(run):
@@ -202,36 +238,63 @@ def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
 # --- pytest-benchmark as its users know it ---
 
 
-def test_autosave_compare_and_disable(tmp_path):
-    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", "256", "-k", "causal and sdpa")
-    store = (f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.01")
-    few = ("--backends", "sdpa", *grid, *store, CELLS[0])
-    for _ in range(2):
-        assert "Saved benchmark data in" in pytest_run("--benchmark-autosave", *few)
-    saved = sorted(tmp_path.rglob("*.json"))
-    assert [p.name[:5] for p in saved] == ["0001_", "0002_"]
-    text = pytest_run("--benchmark-compare", *few)
-    assert "Comparing against benchmarks from" in text
-    assert "(NOW)" in text
-    assert "(0002_" in text
-    off = pytest_run("--benchmark-disable", *few)
-    assert "1 passed" in off
-    assert "Min" not in off
+@pytest.fixture(scope="module")
+def saved_twice(tmp_path_factory):
+    """A run that saves in the default folder; then one compared with the newer of two."""
+    folder = tmp_path_factory.mktemp("saved")
+    grid = ("--device=cpu", "--masks=causal,full", "--seq-lens=256", "--backends=sdpa")
+    here = (f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}", ROOT / CELLS[0])
+    save = ("--benchmark-autosave", "--benchmark-max-time=0.01", *grid, *here)
+    first = pytest_run(*save, "-q", cwd=folder)
+    (path,) = (folder / ".benchmarks").rglob("*.json")
+    shutil.copy(path, path.with_name("0002_copy.json"))
+    second = pytest_run(*save, "--benchmark-compare", "-v", cwd=folder)
+    return SimpleNamespace(first=first, second=second, folder=folder, path=path)
+
+
+def test_autosave_and_compare(saved_twice):
+    for text in (saved_twice.first, saved_twice.second):
+        assert "Saved benchmark data in" in text
+    saved = sorted(saved_twice.folder.rglob("*.json"))
+    assert [path.name[:5] for path in saved] == ["0001_", "0002_", "0003_"]
+    assert "Comparing against benchmarks from" in saved_twice.second
+    assert "(NOW)" in saved_twice.second
+    assert "(0002_" in saved_twice.second
+
+
+def test_saved_runs_lie_in_a_folder_of_their_device(saved_twice):
+    folder = saved_twice.path.relative_to(saved_twice.folder).parts[1]
+    assert folder.startswith("cpu_")
+
+
+def test_a_log_has_a_line_for_each_mask(saved_twice):
+    lines = [line for line in saved_twice.first.splitlines() if line.startswith("maskbench: ")]
+    assert lines == [
+        "maskbench: 2 cells to time; about 1 s",
+        "maskbench: causal forward: 1 of 2 cells, 1 timed, about 1 s left",
+        "maskbench: full forward: 2 of 2 cells, 2 timed",
+    ]
+
+
+def test_verbose_results_have_the_progress(saved_twice):
+    results = [line for line in saved_twice.second.splitlines() if " PASSED" in line]
+    assert "PASSED (1 of 2, 1 timed, about 1 s left)" in results[0]
+    assert "PASSED (2 of 2, 2 timed)" in results[1]
+
+
+def test_benchmark_disable_runs_each_cell_once():
+    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
+    text = pytest_inline("--benchmark-disable", *grid, CELLS[0])
+    assert "1 passed" in text
+    assert "Min" not in text
+    assert "cells to time" not in text
 
 
 def test_benchmark_only_chooses_the_benchmarks():
     grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
-    text = pytest_run(
+    text = pytest_inline(
         "--benchmark-only", "--collect-only", *grid, CELLS[0], "tests/unit/test_statistics.py"
     )
     assert "test_rounds" not in text
     assert "1/" in text
     assert "deselected" in text
-
-
-def test_saved_runs_lie_in_a_folder_of_their_device(tmp_path):
-    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
-    here = (f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}", ROOT / CELLS[0])
-    pytest_run("--benchmark-autosave", *grid, *here, cwd=tmp_path)
-    (saved,) = (tmp_path / ".benchmarks").rglob("*.json")
-    assert saved.relative_to(tmp_path).parts[1].startswith("cpu_")
