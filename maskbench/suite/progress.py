@@ -48,6 +48,7 @@ class ProgressReporter:
         self.total = 0
         self.current: str | None = None  # node id of the cell that runs now
         self.start = 0.0
+        self.finished: CellKey | None = None  # the last cell that has a result
         self.counts: Counter[str] = Counter()  # "timed" and "failed" cells
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # variant -> of each cell
 
@@ -110,30 +111,33 @@ class ProgressReporter:
             self.counts["failed"] += 1
         elif report.when == "call" and report.passed:
             self.counts["timed"] += 1
+        if report.nodeid in self.pending and (report.when == "call" or not report.passed):
+            self.finished = self.pending.pop(report.nodeid)
+            self.seconds[self.finished.variant].append(perf_counter() - self.start)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(
         self, report: pytest.TestReport
     ) -> Generator[None, Status, Status]:
-        """Leave the line to the bar; with -v add the progress to the result's word."""
+        """Leave the line to the bar; with -v add the progress to the word of the result."""
         category, letter, word = yield
         if report.nodeid != self.current or not word:
             return category, letter, word
         if self.has_bar:
             return category, "", word
         if self.verbose and isinstance(word, str):
-            word = f"{word} ({self.done + 1} of {self.total}, {self.summary()})"
+            word = f"{word} ({self.done} of {self.total}, {self.summary()})"
         return category, letter, word
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        if nodeid != self.current:
+        if nodeid != self.current or self.finished is None:
             return
-        self.current = None
-        workload, variant = self.pending.pop(nodeid)
-        self.seconds[variant].append(perf_counter() - self.start)
+        self.current, workload = None, self.finished.workload
         following = next(iter(self.pending.values()), None)
-        same = following and following.workload.mask == workload.mask
-        if self.has_bar or (same and following and following.workload.phase == workload.phase):
+        is_last = following is None or (
+            (following.workload.mask, following.workload.phase) != (workload.mask, workload.phase)
+        )
+        if self.has_bar or not is_last:
             return
         if self.terminal.config.get_verbosity() < 0:
             self.terminal.line("")  # with -q ensure_newline does not see the dots

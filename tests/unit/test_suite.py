@@ -25,7 +25,7 @@ from tests.unit.pytest_process import (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One run with right, unsupported, skipped, missing, failing and greedy cells."""
+    """One run with correct, unsupported, skipped, missing, failing and greedy cells."""
     path = tmp_path_factory.mktemp("run") / "run.json"
     grid = ("--device", "cpu", "--masks", "causal,causal_sliding_window", "--seq-lens", "256,300")
     names = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", *BROKEN)
@@ -51,13 +51,13 @@ def timed(run, direction="forward", mask="causal"):
     return {c["backend"] for c in cells if (c["direction"], c["mask"]) == (direction, mask)}
 
 
-def test_the_right_cells_are_timed_though_others_fail(run):
+def test_correct_cells_are_timed_although_others_fail(run):
     assert timed(run) == {"dense", "flex", "sdpa", "sdpa_flash", "transposed"}
     assert timed(run, "backward") == {"dense", "sdpa", "sdpa_flash", "transposed"}
     assert timed(run, mask="causal_sliding_window") == {"dense", "flex", "sdpa", "transposed"}
 
 
-def test_a_wrong_backend_fails_and_leaves_no_time_behind(run):
+def test_a_wrong_backend_fails_and_has_no_time(run):
     for direction in ("forward", "backward"):
         for backend in ("wrong", "nan"):
             cell_status, reason = outcomes(run, direction)[backend]
@@ -76,7 +76,7 @@ def test_the_eager_fallback_of_flex_attention_fails_its_cell(run):
     assert "FlexAttention fell back to eager" in reason
 
 
-def test_out_of_memory_says_what_was_asked_for_and_the_next_cell_runs(run):
+def test_out_of_memory_reports_the_requested_size_and_the_next_cell_runs(run):
     cell_status, reason = outcomes(run)["greedy"]
     assert cell_status == "out of memory"
     assert "tried to allocate" in reason
@@ -98,9 +98,9 @@ def test_out_of_memory_says_what_was_asked_for_and_the_next_cell_runs(run):
         (RuntimeError("shape mismatch"), None),
     ],
 )
-def test_every_kind_of_out_of_memory_is_known(error, reason):
-    said = out_of_memory(error)
-    assert said is reason is None or said.startswith(reason)
+def test_every_kind_of_out_of_memory_is_recognized(error, reason):
+    found = out_of_memory(error)
+    assert found is reason is None or found.startswith(reason)
 
 
 @pytest.fixture(scope="module")
@@ -136,23 +136,24 @@ def test_a_run_without_a_terminal_plugin_reports_no_progress(parts):
 def test_a_terminal_has_a_bar_in_place_of_dots(parts):
     assert "maskbench: 2 cells to time (2 more cannot run here); about 1 s" in parts.drawn
     first, second = (
-        rf"maskbench: {done} of 4 cells \|[^|]*\| causal {backend} backward S=256, {timed} timed"
+        rf"maskbench: {done} of 4 cells \|[^|]*\| causal {backend} forward S=256, {timed} timed"
         for done, backend, timed in ((0, "sdpa", 0), (1, "sdpa_cudnn", 1))
     )
-    assert re.search(first + ", about . s left", parts.drawn)
-    assert re.search(second + ", about . s left", parts.drawn)
+    assert re.search(first + r", about \d+ s left", parts.drawn)
+    assert re.search(second + r", about \d+ s left", parts.drawn)
     files = [line for line in parts.drawn.splitlines() if "tests/test_" in line]
     assert not any(re.search(r"py [.s]", line) for line in files)
-    assert "2 passed, 2 skipped" in parts.drawn
+    assert "2 passed" in parts.drawn
+    assert "2 skipped" in parts.drawn
 
 
-def test_a_missing_package_is_skipped_with_the_imports_message(run):
+def test_a_missing_package_is_skipped_with_the_import_error(run):
     message = "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
     assert outcomes(run)["absent"] == ("skipped", message)
     assert f"absent ({message})" in run.text.split("missing: ")[1]
 
 
-def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
+def test_an_unsupported_cell_is_saved_with_the_reason(run):
     assert outcomes(run)["sdpa_cudnn"] == (
         "unsupported",
         "SDPA's CUDNN_ATTENTION kernel needs CUDA",
@@ -165,7 +166,7 @@ def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
     assert windows["sdpa_flash"][1] == "SDPA's FlashAttention takes no mask but is_causal"
 
 
-def test_a_length_that_a_pattern_cannot_take_is_skipped_with_the_reason(run):
+def test_a_length_without_the_mask_is_skipped_with_the_reason(run):
     expected = ("skipped", "seq_len is 300, patterns take powers of two from 256")
     assert outcomes(run, seq_len=300)["sdpa"] == expected
     assert outcomes(run, "block_mask", seq_len=300) == {"ours": expected, "torch_eager": expected}
@@ -189,7 +190,7 @@ FIELDS = {
 }
 
 
-def test_cells_of_one_problem_are_a_group(run):
+def test_cells_of_one_workload_are_a_group(run):
     for bench in run.saved["benchmarks"]:
         info = bench["extra_info"]
         assert bench["group"] == f"{info['mask']} {info['direction']} {info['seq_len']}"
@@ -215,7 +216,7 @@ def test_saved_fields(run):
     assert {"torch_git", "cuda", "cudnn", "triton", "xformers", "flash_attn"} <= commit.keys()
 
 
-def test_header_says_device_torch_and_backends(run):
+def test_the_header_names_device_torch_and_backends(run):
     line = next(row for row in run.text.splitlines() if row.startswith("maskbench: device"))
     assert f"torch {torch.__version__}" in line
     assert "backends found: dense, flex, sdpa, sdpa_flash" in line
@@ -223,7 +224,7 @@ def test_header_says_device_torch_and_backends(run):
     assert "unsupported: FlexAttention does not support backward on CPU." in run.text
 
 
-def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
+def test_backends_with_large_scores_run_only_if_named(tmp_path):
     path = tmp_path / "run.json"
     grid = ("--device", "cpu", "--masks", "full", "--seq-lens", "256,4096", "--heads", 1)
     only = ("-k", "256 and sdpa_math or 4096 and (dense or sdpa_math)")
@@ -235,7 +236,7 @@ def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
     assert sorted(kept) == ["dense", "sdpa_math"]
 
 
-# --- pytest-benchmark as its users know it ---
+# --- pytest-benchmark's own options ---
 
 
 @pytest.fixture(scope="module")
@@ -268,17 +269,18 @@ def test_saved_runs_lie_in_a_folder_of_their_device(saved_twice):
 
 
 def test_a_log_has_a_line_for_each_mask(saved_twice):
-    lines = [line for line in saved_twice.first.splitlines() if line.startswith("maskbench: ")]
+    text = re.sub(r"about \d+ s left", "about N s left", saved_twice.first)
+    lines = [line for line in text.splitlines() if line.startswith("maskbench: ")]
     assert lines == [
         "maskbench: 2 cells to time; about 1 s",
-        "maskbench: causal forward: 1 of 2 cells, 1 timed, about 1 s left",
+        "maskbench: causal forward: 1 of 2 cells, 1 timed, about N s left",
         "maskbench: full forward: 2 of 2 cells, 2 timed",
     ]
 
 
 def test_verbose_results_have_the_progress(saved_twice):
     results = [line for line in saved_twice.second.splitlines() if " PASSED" in line]
-    assert "PASSED (1 of 2, 1 timed, about 1 s left)" in results[0]
+    assert re.search(r"PASSED \(1 of 2, 1 timed, about \d+ s left\)", results[0])
     assert "PASSED (2 of 2, 2 timed)" in results[1]
 
 
