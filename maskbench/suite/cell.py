@@ -16,7 +16,7 @@ from torch import Tensor
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import registry
 from maskbench.masks import Mask
-from maskbench.records import Outcome
+from maskbench.records import Outcome, Phase
 from maskbench.reference import Comparison
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
@@ -133,7 +133,8 @@ def is_known_to_be_skipped(workload: Workload, variant: str, backend_named: bool
     spec = registry.BACKENDS.get(variant)
     if workload.device == "cpu":
         needs_cuda = spec is not None and spec.needs == "CUDA"
-        uses_flex = variant == "flex" or workload.phase.is_mask_mod_variant
+        # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
+        uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
         if needs_cuda or (uses_flex and workload.phase.needs_gradients):
             return True
     try:
