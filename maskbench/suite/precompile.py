@@ -103,6 +103,22 @@ def compile_cell(task: CompileTask) -> CompileResult:
     return CompileResult(True, "compiled")
 
 
+class TaskNotReceived(Exception):
+    """A worker cannot unpickle its task, such as a mask whose module it cannot import."""
+
+
+def receive_task(pickled: bytes) -> CompileResult:
+    """`compile_cell` on a pickled task.
+
+    The pool would unpickle a task outside of any handler: one bad task would end every worker.
+    """
+    try:
+        task: CompileTask = pickle.loads(pickled)
+    except Exception as error:  # importing the mask's module may raise any
+        raise TaskNotReceived(f"its worker cannot load it ({error})") from None
+    return compile_cell(task)
+
+
 def use_one_compile_thread() -> None:
     """Keep inductor from starting a pool of compiler processes in this process.
 
@@ -160,11 +176,13 @@ def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]
         with workers as pool:
             futures: dict[Future[CompileResult], CompileTask] = {}
             for task in tasks:
-                if problem := _cannot_be_sent(task):
-                    failures.append(f"{task}: {problem}")
+                try:
+                    pickled = pickle.dumps(task)
+                except Exception as error:  # a mask's class may raise any
+                    failures.append(f"{task}: it cannot be sent to a worker ({error})")
                     bar.update()
                     continue
-                scheduled = pool.schedule(compile_cell, args=(task,), timeout=WORKER_TIMEOUT_S)
+                scheduled = pool.schedule(receive_task, args=(pickled,), timeout=WORKER_TIMEOUT_S)
                 futures[scheduled] = task
             for future in as_completed(futures):
                 task = futures[future]
@@ -181,15 +199,6 @@ def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]
     return failures
 
 
-def _cannot_be_sent(task: CompileTask) -> str | None:
-    """Why the task cannot be sent to a worker; None if it can."""
-    try:
-        pickle.dumps(task)
-    except Exception as error:  # pickle documents several types, and a class may raise its own
-        return f"it cannot be sent to a worker ({error})"
-    return None
-
-
 def _record(task: CompileTask, future: Future[CompileResult]) -> str | None:
     """Write the stamp of a finished task; else return why the timing process compiles it."""
     error = future.exception()
@@ -197,7 +206,9 @@ def _record(task: CompileTask, future: Future[CompileResult]) -> str | None:
         return f"its worker died (exit code {error.exitcode})"
     if isinstance(error, WorkerTimeout):
         return f"its worker took more than {WORKER_TIMEOUT_S} s"
-    if error is not None:  # such as a mask whose module a worker cannot import
+    if isinstance(error, TaskNotReceived):
+        return str(error)
+    if error is not None:
         raise error
     result = future.result()
     if result.finished:

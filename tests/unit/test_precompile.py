@@ -1,8 +1,9 @@
 """Compiling ahead: in workers, with progress, and no cell stops the others."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -46,14 +47,28 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[CompileTask]:
     return tasks
 
 
-def test_a_worker_that_fails_stops_no_other_cell(cache, capsys, request, monkeypatch):
+@pytest.fixture
+def unimportable_mask(monkeypatch: pytest.MonkeyPatch) -> Mask:
+    """A mask whose class a worker cannot import."""
+    module = ModuleType("module_of_this_process")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.Local = type("Local", (Causal,), {"__module__": module.__name__})
+    return module.Local(seq_len=256)
+
+
+def test_a_worker_that_fails_stops_no_other_cell(
+    cache, capsys, request, monkeypatch, unimportable_mask
+):
     lost = [task("dying"), task("recording", UnpicklableMask(seq_len=256))]
+    lost.append(task("recording", unimportable_mask))
     done = [task("recording", PluginMask(seq_len=256)), task("unsupporting"), task("recording")]
     failed = [task("failing")]
     failures = sorted(precompile.precompile([*lost, *failed, *done], 2))
     assert failures[0] == "causal dying forward S=256: its worker died (exit code 7)"
     assert failures[1].startswith("causal recording forward S=256: it cannot be sent to a worker (")
-    assert len(failures) == 2, "the timing process meets the exception of the cell itself"
+    reason = "its worker cannot load it (No module named 'module_of_this_process')"
+    assert failures[2] == f"causal recording forward S=256: {reason}"
+    assert len(failures) == 3, "the timing process meets the exception of the cell itself"
     assert "compiling ahead: 100%" in capsys.readouterr().err
     recorded = sorted((cache / "recorded").read_text().splitlines())
     assert recorded == ["Causal in worker", "PluginMask in worker"]
@@ -65,7 +80,7 @@ def test_a_worker_that_fails_stops_no_other_cell(cache, capsys, request, monkeyp
     sent = request.getfixturevalue("sent")
     precompile.precompile([*done, *lost, *failed], 2)
     assert sent == [*lost, *failed]
-    assert "50%" in capsys.readouterr().err
+    assert "3/7" in capsys.readouterr().err
 
     # With another torch everything is compiled again.
     sent.clear()
