@@ -1,3 +1,3 @@
-"""pytest reads this file first; everything is in the plugin."""
+"""Loads the maskbench plugin, which has all of the suite's options, fixtures and hooks."""
 
 pytest_plugins = ["maskbench.plugin"]

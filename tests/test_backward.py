@@ -1,6 +1,8 @@
 """Backward: device time of dq, dk, dv = grad(out, (q, k, v), dout), without the forward."""
 
+from maskbench.suite.cell import Cell
 
-# flops = 2.5 times the forward's: five matrix products for two, q @ k.T recomputed among them
-def test_backward(backend, cell):
+
+# flops = 2.5 times the forward's: five matrix products to its two, including q @ k.T again
+def test_backward(backend: str, cell: Cell) -> None:
     cell.check_and_time()

@@ -1,14 +1,25 @@
 """Time to build a BlockMask: from block bounds, by torch's search, by torch's compiled search."""
 
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
 from maskbench.backends.flex import cpp_compiler
 from maskbench.records import Outcome
 from maskbench.suite.block_masks import BUILDERS, blocks_by_brute_force, listed_blocks
-from maskbench.suite.cell import WrongResult, time_call
+from maskbench.suite.cell import CellStatus, WrongResult, time_call
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.workload import mask_statistics
+from maskbench.suite.workload import Workload, mask_statistics
+from maskbench.timing.clock import Clock
 
 
-def test_block_mask(builder, workload, cell_status, clock, benchmark, pytestconfig):
+def test_block_mask(
+    builder: str,
+    workload: Workload,
+    cell_status: CellStatus,
+    clock: Clock,
+    benchmark: BenchmarkFixture,
+    pytestconfig: pytest.Config,
+) -> None:
     try:
         mask = workload.build_mask()
     except ValueError as error:
@@ -16,7 +27,7 @@ def test_block_mask(builder, workload, cell_status, clock, benchmark, pytestconf
     if BUILDERS[builder].compiles and workload.device == "cpu" and not cpp_compiler():
         cell_status.skip(Outcome.UNSUPPORTED, "torch.compile on a CPU needs a C++ compiler")
 
-    def check_and_time():
+    def check_and_time() -> None:
         with stage_timer("compile"):
             build = BUILDERS[builder].prepare(mask, workload.device)
             block_mask = build()
@@ -25,13 +36,19 @@ def test_block_mask(builder, workload, cell_status, clock, benchmark, pytestconf
             pairs = zip(listed_blocks(block_mask), expected, strict=True)
             wrong = sum(int((found != blocks).sum()) for found, blocks in pairs)
         if wrong:
-            raise WrongResult(f"{wrong} blocks are not what the mask says")
+            raise WrongResult(f"{wrong} blocks differ from those of the mask")
         benchmark.extra_info |= {
             **workload.fields(),
             **mask_statistics(workload.mask, workload.seq_len, workload.shape.batch),
-            **{"backend": builder, "form": BUILDERS[builder].form},
-            **{"formulation": BUILDERS[builder].formulation, "flops": 0, "tflops": 0.0},
-            **{"error": wrong, "error_bound": 0, "error_of": "blocks", "checked": "all blocks"},
+            "backend": builder,
+            "form": BUILDERS[builder].form,
+            "formulation": BUILDERS[builder].formulation,
+            "flops": 0,
+            "tflops": 0.0,
+            "error": wrong,
+            "error_bound": 0,
+            "error_of": "blocks",
+            "checked": "all blocks",
         }
         benchmark.extra_info |= time_call(benchmark, build, clock, pytestconfig)
 

@@ -1,6 +1,8 @@
-"""Forward: device time of out = attention(q, k, v); gradients are not required."""
+"""Forward: device time of out = attention(q, k, v); no gradients are required."""
+
+from maskbench.suite.cell import Cell
 
 
-# flops = 4 * area * heads * head_dim: q @ k.T and p @ v take 2 each per pair and head dimension
-def test_forward(backend, cell):
+# flops = 4 * area * heads * head_dim: 2 for q @ k.T and 2 for p @ v
+def test_forward(backend: str, cell: Cell) -> None:
     cell.check_and_time()

@@ -18,7 +18,17 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class BlockMaskBuilder:
-    """`prepare(mask, device)` returns the call that builds the BlockMask."""
+    """One way to build a BlockMask.
+
+    Parameters
+    ----------
+    form
+        How it is built, in a few words.
+    prepare
+        Called with (mask, device); returns the call that builds the BlockMask.
+    compiles
+        Whether the first call compiles kernels.
+    """
 
     form: str
     formulation: str  # a stable id of `form`
@@ -56,25 +66,31 @@ BUILDERS = {
 
 @lru_cache(maxsize=1)  # the builders of one workload run one after the other
 def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
-    """(partial, full) blocks, bool [1 or B, 1, query blocks, key blocks], from every pair.
+    """(partial, full) blocks, bool [1 or B, 1, query blocks, key blocks], found from every pair.
 
-    Evaluates one row of blocks at a time.
+    One row of blocks is evaluated at a time, so S x S values are never held.
     """
     found = []
     columns = -(-mask.seq_len // BLOCK)
     for start in range(0, mask.seq_len, BLOCK):
         rows = mask.dense_rows(start, min(start + BLOCK, mask.seq_len), device)
         padded = F.pad(rows, (0, columns * BLOCK - mask.seq_len, 0, BLOCK - rows.shape[2]))
-        found.append(padded.unflatten(-1, (columns, BLOCK)).sum((-3, -1)))
+        blocks = padded.view(*padded.shape[:-1], columns, BLOCK)
+        found.append(blocks.sum((-3, -1)))
     pairs = torch.stack(found, 2)
     return (pairs > 0) & (pairs < BLOCK * BLOCK), pairs == BLOCK * BLOCK
 
 
 def listed_blocks(block_mask: BlockMask) -> Iterator[Tensor]:
-    """The partial blocks, then the full blocks, that a BlockMask lists; shapes as above."""
+    """The partial blocks, then the full blocks, that a BlockMask lists.
+
+    Both are bool [1 or B, 1, query blocks, key blocks].
+    """
     for count, order in (
         (block_mask.kv_num_blocks, block_mask.kv_indices),
         (block_mask.full_kv_num_blocks, block_mask.full_kv_indices),
     ):
+        assert count is not None, "a BlockMask of this suite has full blocks"
+        assert order is not None
         listed = torch.arange(order.shape[-1], device=order.device) < count[..., None]
         yield torch.zeros_like(listed).scatter_(-1, order.long(), listed)

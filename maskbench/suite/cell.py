@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import pytest
@@ -15,12 +16,13 @@ from torch import Tensor
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import registry
 from maskbench.masks import Mask
-from maskbench.records import Outcome
+from maskbench.records import Outcome, Phase
 from maskbench.reference import Comparison
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs, mask_statistics
 from maskbench.timing import runner
+from maskbench.timing.clock import Clock, DeviceClock
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
 BACKWARD_FLOPS = 2.5  # times the forward's: five matrix products for two, one of them recomputed
@@ -60,17 +62,20 @@ def check_attention(
     return checked.reference.compare(results), timed
 
 
-def time_call(benchmark: BenchmarkFixture, call, clock, config) -> dict[str, object]:
+def time_call(
+    benchmark: BenchmarkFixture, call: Callable[[], object], clock: Clock, config: pytest.Config
+) -> dict[str, object]:
     """Time `call` on a warm device; return the fields to save beside the time."""
-    if benchmark.enabled and not clock.warm:
+    if benchmark.enabled and isinstance(clock, DeviceClock) and not clock.warm:
         with stage_timer("warm up"):
             clock.warm_up()
     with stage_timer("time"):
-        return runner.measure(benchmark, call, clock, config)
+        measured: dict[str, object] = runner.measure(benchmark, call, clock, config)
+        return measured
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """What was requested, in torch's words; None if the error is another one."""
+    """The size that was requested, in torch's words; None if the error is another one."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return text.split(" GPU ")[0].strip()
@@ -92,7 +97,7 @@ class CellStatus:
         pytest.skip(f"{outcome}: {reason}")
 
     def run_guarding_oom(self, work: Callable[[], None]) -> None:
-        """Run `work`; if memory runs out, free the inputs and skip with the size requested."""
+        """Run `work`; if memory runs out, free the inputs and skip with the requested size."""
         reason = None
         try:
             work()
@@ -107,25 +112,70 @@ class CellStatus:
 
 
 def get_bind(workload: Workload, name: str) -> Bind:
-    """The backend's `bind`, or FlexAttention's with another mask_mod of the mask."""
+    """The backend's `bind`, or FlexAttention's with another mask_mod of the mask.
+
+    Raises BackendUnavailable if the backend's library cannot be imported.
+    """
     if workload.phase.is_mask_mod_variant:
         return VARIANTS[workload.mask][name]
     return registry.load(name)
 
 
-class Cell:
-    """One backend on one workload, with what pytest knows about it."""
+def scores_too_large(workload: Workload, backend: str) -> bool:
+    """Whether the backend holds more S x S scores than it is run with unless it is named."""
+    spec = registry.BACKENDS.get(backend)
+    holds_scores = spec is not None and spec.materializes_scores
+    return holds_scores and workload.seq_len > MAX_SEQ_LEN_WITH_SCORES
 
-    def __init__(self, workload, backend, named, benchmark, clock, config, status):
-        self.workload, self.backend, self.named = workload, backend, named
-        self.benchmark, self.clock, self.config = benchmark, clock, config
-        self.status = status
+
+def is_known_to_be_skipped(workload: Workload, variant: str, backend_named: bool) -> bool:
+    """Whether a cell will be skipped, as far as that is known before its backend is called."""
+    spec = registry.BACKENDS.get(variant)
+    if workload.device == "cpu":
+        needs_cuda = spec is not None and spec.needs == "CUDA"
+        # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
+        uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
+        if needs_cuda or (uses_flex and workload.phase.needs_gradients):
+            return True
+    try:
+        workload.build_mask()
+        if spec:
+            registry.load(variant)
+    except (ValueError, registry.BackendUnavailable):
+        return True
+    return scores_too_large(workload, variant) and not backend_named
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One backend on one workload, with what pytest knows about it.
+
+    Parameters
+    ----------
+    workload, backend
+        What is computed, and the backend or mask_mod variant that computes it.
+    backend_named
+        Whether the user named the backend in --backends.
+    benchmark, clock, config
+        pytest-benchmark's fixture, the session's clock and pytest's configuration.
+    status
+        Where the reason is recorded if the cell is not timed.
+    """
+
+    workload: Workload
+    backend: str
+    backend_named: bool
+    benchmark: BenchmarkFixture
+    clock: Clock
+    config: pytest.Config
+    status: CellStatus
 
     def check_and_time(self) -> None:
-        """Skip the cell if it cannot run, fail it if its result is wrong, else time it."""
-        spec = registry.BACKENDS.get(self.backend)
-        too_long = self.workload.seq_len > MAX_SEQ_LEN_WITH_SCORES
-        if spec and spec.materializes_scores and too_long and not self.named:
+        """Skip the cell if it cannot run, fail it if its result is wrong, else time it.
+
+        Raises WrongResult, or whatever the backend raises.
+        """
+        if scores_too_large(self.workload, self.backend) and not self.backend_named:
             reason = f"holds S x S scores, by default up to S = {MAX_SEQ_LEN_WITH_SCORES}"
             self.status.skip(Outcome.SKIPPED, f"{reason}; name it in --backends to measure it")
         try:
@@ -160,6 +210,7 @@ class Cell:
         measured = time_call(self.benchmark, timed, self.clock, self.config)
         info |= measured
         if measured:
+            assert self.benchmark.stats is not None
             info["tflops"] = info["flops"] / self.benchmark.stats["median"] / 1e12
 
     def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:

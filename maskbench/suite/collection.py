@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,41 +27,62 @@ class CellKey(NamedTuple):
 CELL_KEY = pytest.StashKey[CellKey]()
 
 
-def parametrize(metafunc: pytest.Metafunc, config: RunConfig) -> None:
+def parametrize(metafunc: pytest.Metafunc, run: RunConfig) -> None:
     """Give a benchmark its masks, lengths and variants. The ids are those of saved runs."""
-    (param, *_) = [name for name in VARIANT_PARAMS if name in metafunc.fixturenames] or [None]
+    param = next((name for name in VARIANT_PARAMS if name in metafunc.fixturenames), None)
     if param is None or "workload" not in metafunc.fixturenames:
         return
-    suffix = f"b{config.shape.batch}" if param == "builder" else f"{config.shape}-{config.dtype}"
-    values = list(_values(param, metafunc, config))
+    suffix = f"b{run.shape.batch}" if param == "builder" else f"{run.shape}-{run.dtype}"
+    values = list(_values(param, metafunc, run))
     ids = [f"{mask}-{variant}-s{seq_len}-{suffix}" for mask, seq_len, variant in values]
     metafunc.parametrize(("mask", "seq_len", param), values, ids=ids)
 
 
 def _values(
-    param: str, metafunc: pytest.Metafunc, config: RunConfig
+    param: str, metafunc: pytest.Metafunc, run: RunConfig
 ) -> Iterable[tuple[str, int, str]]:
     """(mask, seq_len, variant) of each cell."""
     if param == "backend":
-        return product(config.masks, config.seq_lens, config.backends)
+        return product(run.masks, run.seq_lens, run.backends)
     if param == "builder":
-        return product(config.masks, config.default_seq_lens, BUILDERS)
+        return product(run.masks, run.default_seq_lens, BUILDERS)
     if param == "cache":
-        return product(config.masks, config.default_seq_lens, metafunc.module.CACHES)
-    masks_and_lengths = product(config.masks, config.default_seq_lens)
+        caches: dict[str, int] = metafunc.module.CACHES
+        return product(run.masks, run.default_seq_lens, caches)
+    masks_and_lengths = product(run.masks, run.default_seq_lens)
     return ((m, s, name) for m, s in masks_and_lengths for name in VARIANTS.get(m, ()))
 
 
-def assign_workloads(items: list[pytest.Item], config: RunConfig) -> None:
+def is_benchmark(item: pytest.Item) -> bool:
+    """Whether pytest-benchmark's fixture is among the item's fixtures."""
+    return isinstance(item, pytest.Function) and "benchmark" in item.fixturenames
+
+
+def uses_clock(item: pytest.Item) -> bool:
+    """Whether the item is timed by the session's clock."""
+    return isinstance(item, pytest.Function) and {"clock", "benchmark"} <= {*item.fixturenames}
+
+
+def assign_workloads(items: list[pytest.Item], run: RunConfig) -> None:
     """Store the CellKey of every item that is a cell."""
     for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        if "workload" not in item.fixturenames or params.get("mask") not in config.masks:
-            continue  # not a cell, or the placeholder of an empty parameter list
-        phase = Phase(item.function.__name__.removeprefix("test_"))
+        if not isinstance(item, pytest.Function) or "workload" not in item.fixturenames:
+            continue
+        params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("mask") not in run.masks:
+            continue  # the placeholder of an empty parameter list
         workload = Workload(
-            *(params["mask"], params["seq_len"], config.shape),
-            *(config.dtype, config.device, phase),
+            mask=params["mask"],
+            seq_len=params["seq_len"],
+            shape=run.shape,
+            dtype=run.dtype,
+            device=run.device,
+            phase=Phase(item.function.__name__.removeprefix("test_")),
         )
         (variant,) = (params[name] for name in VARIANT_PARAMS if name in params)
         item.stash[CELL_KEY] = CellKey(workload, variant)
+
+
+def cell_keys(items: Iterable[pytest.Item]) -> list[CellKey]:
+    """The keys of the items that are cells."""
+    return [item.stash[CELL_KEY] for item in items if CELL_KEY in item.stash]

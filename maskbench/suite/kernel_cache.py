@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import platform
+import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import distributions
@@ -60,12 +62,13 @@ def unwritable_cache() -> str | None:
 def environment_fingerprint() -> str:
     """What compiled kernels depend on besides their cell: versions, the GPU, this suite's code.
 
-    It has torch's location and the C++ compiler's, because both are part of the key under which
-    inductor caches C++ kernels.
+    It includes the paths of torch and of the C++ compiler, because both are part of the key under
+    which inductor caches C++ kernels.
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     packages = {s.package for s in registry.BACKENDS.values() if s.compiles} | COMPILER_PACKAGES
-    versions = sorted({(d.name, d.version) for d in distributions() if d.name in packages})
+    installed = {(d.name.replace("_", "-").lower(), d.version) for d in distributions()}
+    versions = sorted(pair for pair in installed if pair[0] in packages)
     code = sha256()
     for pattern in KERNEL_SOURCES:
         for file in sorted(TOP.glob(pattern)):
@@ -73,20 +76,30 @@ def environment_fingerprint() -> str:
     return f"{gpu} {versions} {torch.__file__} {cpp_compiler()} {code.hexdigest()}"
 
 
-def _plugin_sources(mask: Mask, backend: str) -> str:
-    """A digest of the files of this mask and backend, which a plugin may have outside the suite."""
+def _sources(mask: Mask, backend: str) -> set[str]:
+    """The files of the mask's classes and of the backend, which a plugin may have elsewhere."""
     spec = registry.BACKENDS.get(backend)
     module = find_spec(spec.module) if spec else None
-    files = {inspect.getsourcefile(type(mask)), module.origin if module else None}
-    code = sha256()
-    for file in sorted(filter(None, files)):
-        code.update(Path(file).read_bytes())
-    return code.hexdigest()
+    classes = {type(part) for part in _mask_parts(mask)}
+    files = {getattr(sys.modules[c.__module__], "__file__", None) for c in classes}
+    files.add(module.origin if module else None)
+    return {file for file in files if file and Path(file).is_file()}
+
+
+def _mask_parts(mask: Mask) -> Iterator[Mask]:
+    """The mask, and the masks that it is composed of."""
+    yield mask
+    for field in fields(mask):
+        value = getattr(mask, field.name)
+        if isinstance(value, Mask):
+            yield from _mask_parts(value)
 
 
 def stamp_path(workload: Workload, mask: Mask, backend: str) -> Path:
     """The file that exists if the cell has been compiled into the current cache folders."""
     folders = [os.environ.get(name) for name in CACHE_VARIABLES]
     key = f"{workload!r} {mask!r} {backend} {folders} {environment_fingerprint()}"
-    name = sha256(f"{key} {_plugin_sources(mask, backend)}".encode()).hexdigest()
-    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", name)
+    digest = sha256(key.encode())
+    for file in sorted(_sources(mask, backend)):
+        digest.update(Path(file).read_bytes())
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", digest.hexdigest())

@@ -1,4 +1,8 @@
-"""One mask, its mask_mod written in several ways; FlexAttention computes each."""
+"""One mask, its mask_mod written in several ways; FlexAttention computes each.
+
+How a mask_mod is written changes its speed: on an H100 the forward of global+local took 17.6 ms
+with its tokens looked up in a bool table, 0.69 ms with them written as multiples.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import Bind, BoundAttention
 from maskbench.backends import flex
-from maskbench.masks import LocalAttention2D, Mask
+from maskbench.masks import Causal, Documents, GlobalLocalSlidingWindow, LocalAttention2D, Mask
+from maskbench.masks.base import Device, MaskMod
 from maskbench.suite.block_masks import blocks_by_brute_force
+
+MakeMaskMod: TypeAlias = Callable[[Mask, Device], MaskMod]
 
 TILE = (3, 4)  # bits of a tile's rows and columns: 8 x 16 pixels are 128 tokens, one block
 
 
 @dataclass(frozen=True)
 class WithMaskMod(Mask):
-    """`mask` with another mask_mod, which `spell` makes of it and a device."""
+    """`mask` with another mask_mod, which `make_mask_mod(mask, device)` returns."""
 
     mask: Mask
-    spell: Callable
+    make_mask_mod: MakeMaskMod
 
-    def mask_mod(self, device):
-        return self.spell(self.mask, device)
+    def mask_mod(self, device: Device) -> MaskMod:
+        return self.make_mask_mod(self.mask, device)
 
-    def partial_and_full_blocks(self, device, size):
+    def partial_and_full_blocks(
+        self, device: Device, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         return self.mask.partial_and_full_blocks(device, size)
 
-    def area(self, batch=1):
+    def area(self, batch: int = 1) -> int:
         return self.mask.area(batch)
 
 
-def by_lookup(dtype, mask, device):
+def by_lookup(dtype: torch.dtype, mask: Mask, device: Device) -> MaskMod:
+    """The global tokens looked up in a table of `dtype`, bool or integer."""
+    assert isinstance(mask, GlobalLocalSlidingWindow)
     window, table = mask.window, torch.zeros(mask.seq_len, dtype=dtype)
     table[list(mask.tokens)] = 1
     table = table.to(device)
@@ -44,38 +56,47 @@ def by_lookup(dtype, mask, device):
     return lambda b, h, q, k: ((q - k).abs() <= window) | ((table[q] | table[k]) != 0)
 
 
-def by_comparisons(mask, device):
+def by_comparisons(mask: Mask, device: Device) -> MaskMod:
+    """Query and key compared with each global token."""
+    assert isinstance(mask, GlobalLocalSlidingWindow)
     window, tokens = mask.window, mask.tokens
 
-    def mod(b, h, q, k):
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         near = (q - k).abs() <= window
         return near | reduce(or_, [(q == t) | (k == t) for t in tokens])
 
-    return mod
+    return mask_mod
 
 
-def by_document(mask, device):
+def by_document(mask: Mask, device: Device) -> MaskMod:
+    """The documents of query and key looked up and compared."""
+    assert isinstance(mask, Documents)
+    assert isinstance(mask.inner, Causal)
     lengths = torch.tensor(mask.lengths)
     document = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths).to(device)
     return lambda b, h, q, k: (document[q] == document[k]) & (q >= k)
 
 
-def default_mask_mod(mask, device):
+def default_mask_mod(mask: Mask, device: Device) -> MaskMod:
+    """The mask's own."""
     return mask.mask_mod(device)
 
 
-def with_mask_mod(spell, mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    return flex.bind(WithMaskMod(mask, spell, seq_len=mask.seq_len), q, k, v)
+def with_mask_mod(
+    make_mask_mod: MakeMaskMod, mask: Mask, q: Tensor, k: Tensor, v: Tensor
+) -> BoundAttention:
+    """FlexAttention on `mask` with the mask_mod that `make_mask_mod` returns."""
+    return flex.bind(WithMaskMod(mask, make_mask_mod, seq_len=mask.seq_len), q, k, v)
 
 
 @dataclass(frozen=True)
 class Tiled(LocalAttention2D):
-    """The 2-D mask of pixels tile by tile, so that a block of tokens is near in both directions.
+    """The 2-D mask with its pixels in tiles, so that a block of tokens is near in both directions.
 
-    For widths that are a power of two, 16 or more.
+    The width must be a power of two of 16 or more.
     """
 
-    def pixel(self, token):
+    def pixel(self, token: Tensor) -> tuple[Tensor, Tensor]:
         """(row, column) of a token."""
         rows, columns = TILE
         across = self.width.bit_length() - 1 - columns  # bits of a tile's place in its row
@@ -83,46 +104,54 @@ class Tiled(LocalAttention2D):
         row = (tile >> across << rows) + (inside >> columns)
         return row, ((tile & (1 << across) - 1) << columns) + (inside & (1 << columns) - 1)
 
-    def mask_mod(self, device):
+    def mask_mod(self, device: Device) -> MaskMod:
         radius = self.radius
 
-        def mod(b, h, q, k):
+        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             (row, column), (k_row, k_column) = self.pixel(q), self.pixel(k)
             return ((row - k_row).abs() <= radius) & ((column - k_column).abs() <= radius)
 
-        return mod
+        return mask_mod
 
-    def partial_and_full_blocks(self, device, size):
-        return blocks_by_brute_force(self, device)
+    def partial_and_full_blocks(
+        self, device: Device, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """In blocks of 128 x 128, whatever `size` is."""
+        return blocks_by_brute_force(self, str(device))
 
 
 def tiled(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    """The tokens are reordered before and after, as layouts are: not in the time."""
+    """FlexAttention on the tiled mask.
+
+    The tokens are reordered before and after the call, as layouts are: not in the timed call.
+    """
+    assert isinstance(mask, LocalAttention2D)
     tiles = Tiled(mask.width, mask.radius, seq_len=mask.seq_len)
     row, column = tiles.pixel(torch.arange(mask.seq_len))
     order = (row * mask.width + column).to(q.device)
 
-    def pack(tensor):
+    def pack(tensor: Tensor) -> Tensor:
         return tensor.detach()[:, :, order].contiguous().requires_grad_(tensor.requires_grad)
 
-    call = flex.bind(tiles, *map(pack, (q, k, v)))
-    return BoundAttention(
-        call.formulation, call.inputs, call.forward, pack, lambda t: t[:, :, order.argsort()]
-    )
+    def unpack(tensor: Tensor) -> Tensor:
+        return tensor[:, :, order.argsort()]
+
+    call = flex.bind(tiles, pack(q), pack(k), pack(v))
+    return BoundAttention(call.formulation, call.inputs, call.forward, pack, unpack)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Bind]] = {
     "global_local_sliding_window": {
         "bool_lookup": partial(with_mask_mod, partial(by_lookup, torch.bool)),
         "int_lookup": partial(with_mask_mod, partial(by_lookup, torch.int32)),
         "comparisons": partial(with_mask_mod, by_comparisons),
-        "multiples": partial(
-            with_mask_mod, default_mask_mod
-        ),  # of 512, as bits: two operations a token
+        # The tokens are multiples of 512, found by their bits: two operations for all of them.
+        "multiples": partial(with_mask_mod, default_mask_mod),
     },
     "multi_document_causal": {
         "document_id": partial(with_mask_mod, by_document),
-        "document_start": partial(with_mask_mod, default_mask_mod),  # looked up by the query alone
+        # The document's first token is looked up by the query alone.
+        "document_start": partial(with_mask_mod, default_mask_mod),
     },
     "standalone_self_attention": {
         "row_by_row": partial(with_mask_mod, default_mask_mod),

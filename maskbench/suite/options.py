@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TypedDict
 
 import pytest
 import torch
@@ -11,6 +14,25 @@ import torch
 from maskbench.backends.registry import BACKENDS
 from maskbench.suite.workload import Shape
 from masks import PATTERNS
+
+
+class Defaults(TypedDict):
+    """The shape and data type of a run whose options do not set them."""
+
+    batch: int
+    heads: int
+    head_dim: int
+    dtype: str
+
+
+DTYPES = ("float16", "bfloat16", "float32")
+DEFAULTS: dict[str, Defaults] = {
+    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
+    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
+}
+SEQ_LENS = {"cuda": (1024, 4096, 16384), "cpu": (512, 1024, 2048)}
+DEFAULT_LENGTH = {"cuda": 4096, "cpu": 512}  # for benchmarks that depend little on the length
+MAX_GPU_JOBS = 16  # each compile worker takes some GPU memory
 
 
 @dataclass(frozen=True)
@@ -22,105 +44,120 @@ class RunConfig:
     backends: list[str]
     backends_named: bool  # whether --backends was given
     seq_lens: list[int]
-    seq_lens_named: bool
+    seq_lens_named: bool  # whether --seq-lens was given
     shape: Shape
     jobs: int
     dtype: str
 
     @property
     def default_seq_lens(self) -> list[int]:
-        """The lengths for what depends little on the length: those given, else one."""
+        """The lengths of benchmarks that depend little on it: those requested, else one."""
         return self.seq_lens if self.seq_lens_named else [DEFAULT_LENGTH[self.device]]
 
 
-DTYPES = ("float16", "bfloat16", "float32")
-DEFAULTS = {
-    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
-    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
-}
-SEQ_LENS = {"cuda": (1024, 4096, 16384), "cpu": (512, 1024, 2048)}
-DEFAULT_LENGTH = {"cuda": 4096, "cpu": 512}  # of what is much the same at each
+RUN_CONFIG = pytest.StashKey[RunConfig]()
 
 
-def add_options(parser) -> None:
+def benchmarking(config: pytest.Config) -> bool:
+    """Whether this session times anything, as pytest-benchmark's options say."""
+    option = config.option
+    skip = option.benchmark_skip and not option.benchmark_only
+    disable = option.benchmark_disable and not option.benchmark_enable
+    is_xdist_worker = hasattr(config, "workerinput")
+    return not (skip or disable or option.collectonly or is_xdist_worker)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add the suite's options to `pytest --help`."""
     group = parser.getgroup("maskbench", "maskbench: attention masks, backends and shapes")
 
-    def either(name: str) -> str:
-        return ", ".join(f"{DEFAULTS[d][name]} on {d}" for d in DEFAULTS)
-
-    def comma(text: str) -> list[str]:
+    def split(text: str) -> list[str]:
         return [part.strip() for part in text.split(",") if part.strip()]
 
-    with_scores = [s.name for s in BACKENDS.values() if s.materializes_scores]
+    def by_device(values: dict[str, object], separator: str = ", ") -> str:
+        return separator.join(f"{value} on {device}" for device, value in values.items())
+
+    batch = by_device({device: d["batch"] for device, d in DEFAULTS.items()})
+    heads = by_device({device: d["heads"] for device, d in DEFAULTS.items()})
+    head_dim = by_device({device: d["head_dim"] for device, d in DEFAULTS.items()})
+    dtype = by_device({device: d["dtype"] for device, d in DEFAULTS.items()})
+    lengths = by_device({device: ",".join(map(str, n)) for device, n in SEQ_LENS.items()}, "; ")
+    with_scores = " and ".join(s.name for s in BACKENDS.values() if s.materializes_scores)
     group.addoption("--device", help="cuda or cpu. Default: cuda where there is a GPU, else cpu.")
     group.addoption(
-        "--masks", type=comma, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
+        "--masks", type=split, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
     )
     group.addoption(
         "--backends",
-        type=comma,
+        type=split,
         help=f"Backends, comma-separated. Default: all: {', '.join(BACKENDS)}; "
-        f"{' and '.join(with_scores)} up to S = 2048 unless named.",
+        f"{with_scores} up to S = 2048 unless named.",
     )
-    lengths = "; ".join(f"{','.join(map(str, SEQ_LENS[d]))} on {d}" for d in SEQ_LENS)
     group.addoption(
-        "--seq-lens", type=comma, help=f"Sequence lengths, comma-separated. Default: {lengths}."
+        "--seq-lens", type=split, help=f"Sequence lengths, comma-separated. Default: {lengths}."
     )
-    group.addoption("--batch", type=int, help=f"Batch size. Default: {either('batch')}.")
-    group.addoption("--heads", type=int, help=f"Query heads. Default: {either('heads')}.")
+    group.addoption("--batch", type=int, help=f"Batch size. Default: {batch}.")
+    group.addoption("--heads", type=int, help=f"Query heads. Default: {heads}.")
     group.addoption(
         "--kv-heads", type=int, help="Key/value heads, a divisor of --heads. Default: as --heads."
     )
-    group.addoption("--head-dim", type=int, help=f"Head dimension. Default: {either('head_dim')}.")
+    group.addoption("--head-dim", type=int, help=f"Head dimension. Default: {head_dim}.")
     group.addoption(
         "--jobs",
         type=int,
-        help="Processes that compile before anything is timed. Default: a process a CPU, "
-        "on a GPU 16 at most.",
+        help="Processes that compile before anything is timed. Default: one per CPU, "
+        f"on a GPU at most {MAX_GPU_JOBS}.",
     )
-    group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {either('dtype')}.")
+    group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {dtype}.")
 
 
-def validate_choices(option: str, asked: list[str] | None, valid) -> list[str]:
-    unknown = [name for name in asked or () if name not in valid]
+def validate_choices(option: str, requested: list[str] | None, valid: Collection[str]) -> list[str]:
+    """The requested names without repeats, or all valid ones if `requested` is None.
+
+    Raises
+    ------
+    pytest.UsageError
+        If a name is not valid, or no name is given.
+    """
+    unknown = [name for name in requested or () if name not in valid]
     if unknown:
         raise pytest.UsageError(
             f"{option}: unknown {', '.join(unknown)}; valid are {', '.join(valid)}"
         )
-    if asked == []:
+    if requested == []:
         raise pytest.UsageError(f"{option}: names nothing; valid are {', '.join(valid)}")
-    return list(dict.fromkeys(asked or valid))
+    return list(dict.fromkeys(requested or valid))
 
 
-def device_of(asked: str | None) -> str:
-    there = torch.cuda.is_available()
-    (device,) = validate_choices(
-        "--device", [asked or ("cuda" if there else "cpu")], ("cuda", "cpu")
-    )
-    if device == "cuda" and not there:
+def select_device(requested: str | None) -> str:
+    """The requested device, else "cuda" where there is a GPU. Raises pytest.UsageError."""
+    available = torch.cuda.is_available()
+    default = "cuda" if available else "cpu"
+    (device,) = validate_choices("--device", [requested or default], ("cuda", "cpu"))
+    if device == "cuda" and not available:
         raise pytest.UsageError(
             f"--device cuda: torch {torch.__version__} finds no CUDA device; valid here: cpu"
         )
     return device
 
 
-def positive_int(option: str, value) -> int:
-    """A positive whole number, else a usage error."""
-    if not str(value).isdecimal() or int(value) < 1:
+def positive_int(option: str, value: object) -> int:
+    """`value` as a positive whole number. Raises pytest.UsageError if it is not one."""
+    if not str(value).isdecimal() or int(str(value)) < 1:
         raise pytest.UsageError(f"{option}: {value} is not a whole number of 1 or more")
-    return int(value)
+    return int(str(value))
 
 
 def default_jobs(device: str) -> int:
-    """The CPUs that this process may use; on a GPU 16 at most, as each job takes of its memory."""
+    """One per CPU that this process may use; on a GPU at most MAX_GPU_JOBS."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cpus, 16) if device == "cuda" else cpus
+    return min(cpus, MAX_GPU_JOBS) if device == "cuda" else cpus
 
 
-def parse_config(option) -> RunConfig:
+def parse_config(option: argparse.Namespace) -> RunConfig:
     """Check and complete the options. Raises pytest.UsageError (exit status 4)."""
-    device = device_of(option.device)
+    device = select_device(option.device)
     default = DEFAULTS[device]
 
     def number(name: str, fallback: int) -> int:
@@ -136,8 +173,8 @@ def parse_config(option) -> RunConfig:
         raise pytest.UsageError("--seq-lens: names no length")
     return RunConfig(
         device=device,
-        masks=validate_choices("--masks", option.masks, list(PATTERNS)),
-        backends=validate_choices("--backends", option.backends, list(BACKENDS)),
+        masks=validate_choices("--masks", option.masks, PATTERNS),
+        backends=validate_choices("--backends", option.backends, BACKENDS),
         backends_named=option.backends is not None,
         seq_lens=list(dict.fromkeys(positive_int("--seq-lens", n) for n in lengths)),
         seq_lens_named=bool(option.seq_lens),

@@ -9,6 +9,7 @@ skip a cell: starting workers takes longer than loading its kernels.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import warnings
 from concurrent.futures import Future, as_completed
@@ -16,6 +17,7 @@ from concurrent.futures import TimeoutError as WorkerTimeout
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import NoReturn
 
 import torch
 from pebble import ProcessExpired, ProcessPool
@@ -35,7 +37,11 @@ WORKER_TIMEOUT_S = 300  # for one cell
 
 @dataclass(frozen=True)
 class CompileTask:
-    """A cell to compile. The mask travels as a value: a worker may not know its name."""
+    """A cell to compile.
+
+    The mask is sent by value, because a mask that a plugin added to PATTERNS has no name in a
+    worker. Its class must be importable by name.
+    """
 
     workload: Workload
     mask: Mask
@@ -64,10 +70,14 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What a worker reports: whether the cell is finished with, and how it went.
+    """What a worker reports.
 
-    `detail` is "compiled", "unsupported: ..." or the exception as text, because not every
-    exception can be pickled.
+    Parameters
+    ----------
+    finished
+        Whether a later run need not send the cell to a worker again.
+    detail
+        "compiled", "unsupported: ..." or the exception as text: not every exception can be pickled.
     """
 
     finished: bool
@@ -93,6 +103,22 @@ def compile_cell(task: CompileTask) -> CompileResult:
     return CompileResult(True, "compiled")
 
 
+class TaskNotReceived(Exception):
+    """A worker cannot unpickle its task, such as a mask whose module it cannot import."""
+
+
+def receive_task(pickled: bytes) -> CompileResult:
+    """`compile_cell` on a pickled task.
+
+    The pool would unpickle a task outside of any handler: one bad task would end every worker.
+    """
+    try:
+        task: CompileTask = pickle.loads(pickled)
+    except Exception as error:  # importing the mask's module may raise any
+        raise TaskNotReceived(f"its worker cannot load it ({error})") from None
+    return compile_cell(task)
+
+
 def use_one_compile_thread() -> None:
     """Keep inductor from starting a pool of compiler processes in this process.
 
@@ -103,32 +129,43 @@ def use_one_compile_thread() -> None:
     # Private, for when a library has imported inductor, which reads the variable once (seen on
     # torch 2.11 and 2.13).
     if config := sys.modules.get("torch._inductor.config"):
-        config.compile_threads = 1
+        setattr(config, "compile_threads", 1)  # noqa: B010 (torch declares no such attribute)
 
 
 def init_worker(backends: dict[str, registry.BackendSpec]) -> None:
-    """Prepare a worker; `backends` has those that a plugin registered in the parent."""
+    """Prepare a worker. `backends` includes those that a plugin registered in the parent."""
     use_one_compile_thread()
     warnings.simplefilter("ignore")  # the timing process shows them
     for spec in backends.values():
         registry.register(spec)
 
 
+def is_compiled(task: CompileTask) -> bool:
+    """Whether an earlier run has compiled the task into the current cache folders."""
+    return stamp_path(task.workload, task.mask, task.variant).exists()
+
+
 def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
     """Compile each task that has no stamp in `jobs` workers, with a progress bar on stderr.
 
-    Returns a line for each cell whose worker died or timed out; the timing process compiles it.
-    An exception of the cell itself is not reported: the cell raises it again when it is timed.
+    Returns a line for each cell that no worker could finish, because it could not be sent, its
+    worker died or timed out, or memory ran out; the timing process compiles it. Another exception
+    of the cell itself is not reported: the cell raises it again when it is timed.
     """
     use_one_compile_thread()
-    cold = [t for t in tasks if not stamp_path(t.workload, t.mask, t.variant).exists()]
-    done, style = len(tasks) - len(cold), {"unit": "cell", "mininterval": 1}
-    with tqdm(total=len(tasks), initial=done, desc="compiling ahead", **style) as bar:
+    cold = [task for task in tasks if not is_compiled(task)]
+    with tqdm(
+        total=len(tasks),
+        initial=len(tasks) - len(cold),
+        desc="compiling ahead",
+        unit="cell",
+        mininterval=1,
+    ) as bar:
         return _compile_in_workers(cold, jobs, bar) if cold else []
 
 
-def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm) -> list[str]:
-    failures: list[str] = []
+def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]) -> list[str]:
+    failures = []
     workers = ProcessPool(
         min(jobs, len(tasks)),
         initializer=init_worker,
@@ -137,38 +174,46 @@ def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm) -> list[
     )
     try:
         with workers as pool:
-            futures = {
-                pool.schedule(compile_cell, args=(task,), timeout=WORKER_TIMEOUT_S): task
-                for task in tasks
-            }
+            futures: dict[Future[CompileResult], CompileTask] = {}
+            for task in tasks:
+                try:
+                    pickled = pickle.dumps(task)
+                except Exception as error:  # a mask's class may raise any
+                    failures.append(f"{task}: it cannot be sent to a worker ({error})")
+                    bar.update()
+                    continue
+                scheduled = pool.schedule(receive_task, args=(pickled,), timeout=WORKER_TIMEOUT_S)
+                futures[scheduled] = task
             for future in as_completed(futures):
                 task = futures[future]
                 bar.set_postfix_str(str(task), refresh=False)  # the last one the run waited for
-                result, failure = _result(future)
-                if failure:
+                if failure := _record(task, future):
                     failures.append(f"{task}: {failure}")
-                if result and result.finished:
-                    stamp = stamp_path(task.workload, task.mask, task.variant)
-                    stamp.parent.mkdir(parents=True, exist_ok=True)
-                    stamp.write_text(result.detail)
                 bar.update()
     except BrokenProcessPool as error:  # no worker could start; the timing process compiles all
         failures.append(f"all that was not compiled yet: {error}")
     except BaseException:
-        workers.stop()  # otherwise an interrupt waits for the whole list
+        # An interrupt would otherwise wait for the whole list. pebble has no annotation here.
+        workers.stop()  # type: ignore[no-untyped-call]
         raise
     return failures
 
 
-def _result(future: Future[CompileResult]) -> tuple[CompileResult | None, str | None]:
-    """The worker's result, and why it left the cell to the timing process."""
+def _record(task: CompileTask, future: Future[CompileResult]) -> str | None:
+    """Write the stamp of a finished task; else return why the timing process compiles it."""
     error = future.exception()
     if isinstance(error, ProcessExpired):
-        return None, f"its worker died (exit code {error.exitcode})"
+        return f"its worker died (exit code {error.exitcode})"
     if isinstance(error, WorkerTimeout):
-        return None, f"its worker took more than {WORKER_TIMEOUT_S} s"
+        return f"its worker took more than {WORKER_TIMEOUT_S} s"
+    if isinstance(error, TaskNotReceived):
+        return str(error)
     if error is not None:
         raise error
     result = future.result()
+    if result.finished:
+        stamp = stamp_path(task.workload, task.mask, task.variant)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(result.detail)
     out_of_memory = not result.finished and "out of memory" in result.detail
-    return result, result.detail.splitlines()[0] if out_of_memory else None
+    return result.detail.splitlines()[0] if out_of_memory else None

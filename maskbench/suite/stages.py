@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SESSION_START = time.perf_counter()
-STAGE_SECONDS: Counter[str] = Counter()
+STAGE_SECONDS: defaultdict[str, float] = defaultdict(float)
 
 
 @contextmanager
@@ -24,4 +24,4 @@ def stage_timer(stage: str) -> Iterator[None]:
 def time_breakdown() -> dict[str, float]:
     """Seconds of each stage since the process started, with "other" and "total"."""
     total = time.perf_counter() - SESSION_START
-    return {**STAGE_SECONDS, "other": total - STAGE_SECONDS.total(), "total": total}
+    return {**STAGE_SECONDS, "other": total - sum(STAGE_SECONDS.values()), "total": total}

@@ -74,8 +74,9 @@ def make_inputs(mask: Mask, shape: Shape, dtype: str, device: str, backward: boo
         return torch.randn(size, generator=generator, device=device, dtype=getattr(torch, dtype))
 
     q, k, v = (normal(n) for n in (shape.heads, shape.kv_heads, shape.kv_heads))
-    dout = normal(shape.heads) if backward else None
-    return Inputs(*(t.requires_grad_(backward) for t in (q, k, v)), dout)
+    for tensor in (q, k, v):
+        tensor.requires_grad_(backward)
+    return Inputs(q, k, v, normal(shape.heads) if backward else None)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class CheckedInputs:
 def make_inputs_with_reference(
     mask: Mask, shape: Shape, dtype: str, device: str, backward: bool
 ) -> CheckedInputs:
+    """`make_inputs` with the reference results for them."""
     inputs = make_inputs(mask, shape, dtype, device, backward)
     return CheckedInputs(inputs, Reference(mask, *inputs))
 

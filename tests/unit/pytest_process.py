@@ -1,19 +1,33 @@
-"""pytest on the suite, in a process of its own, and what it saved."""
+"""Runs of pytest on the suite, and what they saved."""
 
+from __future__ import annotations
+
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from maskbench.suite.stages import STAGE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CELLS = ("tests/test_forward.py", "tests/test_backward.py")
+NO_CACHE = ("-p", "no:cacheprovider")
 
 
-def pytest_run(*arguments, expect=0, cwd=ROOT):
-    """Run pytest on the suite in a process of its own; returns stdout and stderr."""
+def pytest_run(*arguments: object, expect: int = 0, cwd: Path = ROOT) -> str:
+    """Run pytest in a process of its own; returns stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
+        [sys.executable, "-m", "pytest", *NO_CACHE, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -26,8 +40,57 @@ def pytest_run(*arguments, expect=0, cwd=ROOT):
     return text
 
 
-def strict_json(path):
-    def refuse(constant):
+def pytest_inline(*arguments: object, expect: int = 0) -> str:
+    """Run pytest in this process; returns stdout and stderr.
+
+    It saves the seconds of importing torch. For runs that load no plugin and compile nothing.
+    """
+    output, folder, seconds = StringIO(), Path.cwd(), dict(STAGE_SECONDS)
+    os.chdir(ROOT)
+    try:
+        with (
+            redirect_stdout(output),
+            redirect_stderr(output),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("COLUMNS", "200")
+            plain = (*NO_CACHE, "-p", "no:faulthandler", "--capture=no")
+            status = pytest.main([*plain, *map(str, arguments)])
+    finally:
+        os.chdir(folder)
+        STAGE_SECONDS.clear()  # the outer run reports its own
+        STAGE_SECONDS.update(seconds)
+    text = output.getvalue()
+    assert status == expect, text
+    return text
+
+
+def pytest_on_terminal(*arguments: object, columns: int = 200) -> str:
+    """Run pytest with a pseudoterminal as stdout and stderr; returns what it wrote there."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *NO_CACHE, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdout=end,
+        stderr=end,
+    )
+    os.close(end)
+    written = b""
+    with suppress(OSError):  # Linux reports the end of a pseudoterminal as an error
+        while part := os.read(terminal, 65536):
+            written += part
+    os.close(terminal)
+    text = written.decode()
+    assert process.wait(timeout=60) == 0, text
+    return text
+
+
+def strict_json(path: Path) -> Any:
+    """The file's JSON; fails on NaN and Infinity, which are not JSON."""
+
+    def refuse(constant: str) -> NoReturn:
         raise AssertionError(f"{constant} in {path}: finite numbers only")
 
     return json.loads(Path(path).read_text(), parse_constant=refuse)

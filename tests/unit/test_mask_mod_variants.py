@@ -13,7 +13,7 @@ from masks import PATTERNS
 @pytest.mark.parametrize(
     ("mask", "variant"), [(mask, name) for mask, known in VARIANTS.items() for name in known]
 )
-def test_variants_are_of_one_mask(mask, variant, monkeypatch):
+def test_a_variant_computes_the_same_mask(mask, variant, monkeypatch):
     built, bound = PATTERNS[mask](seq_len=1024, batch=1), []
 
     def bind(mask, *inputs):
@@ -23,7 +23,7 @@ def test_variants_are_of_one_mask(mask, variant, monkeypatch):
     monkeypatch.setattr(flex, "bind", bind)
     tokens = torch.arange(1024.0).view(1, 1, 1024, 1)
     call = VARIANTS[mask][variant](built, tokens, tokens, tokens)
-    order = call.inputs[0].flatten().long()  # the token at each place
+    order = call.inputs[0].flatten().long()  # the token at each position
     dense = built.dense("cpu")[0, 0][order][:, order]
     assert torch.equal(bound[0].dense("cpu")[0, 0], dense)
     assert torch.equal(call.unpack(call.inputs[0]), tokens)

@@ -1,16 +1,29 @@
 """The suite's names and options."""
 
+import os
 from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from maskbench.suite import saving
 from maskbench.suite.options import parse_config
-from tests.unit.pytest_process import pytest_run
-from tests.unit.test_masks import NAMES
+from maskbench.suite.saving import require_writable_output
+from tests.unit.pytest_process import ROOT, pytest_inline
 
-SPELLED = {
+# Saved runs have these names. Others may be added; these must not change.
+MASKS = (
+    *("full", "causal", "causal_sliding_window", "bidirectional_sliding_window"),
+    *("bidirectional_dilated_sliding_window", "global_local_sliding_window", "prefix_lm"),
+    *("multi_document_bidirectional", "multi_document_causal", "multi_document_prefix_lm"),
+    *("standalone_self_attention", "causal_padding"),
+)
+BACKENDS = (
+    *("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math"),
+    *("flex_flash", "flash_attn", "flash_attn_4", "torch_varlen", "xformers"),
+)
+VARIANTS = {
     "global_local_sliding_window": ("bool_lookup", "int_lookup", "comparisons", "multiples"),
     "multi_document_causal": ("document_id", "document_start"),
     "standalone_self_attention": ("row_by_row", "tiles"),
@@ -20,33 +33,40 @@ SPELLED = {
 # --- names ---
 
 
+def collected(*arguments: object) -> set[str]:
+    """The node ids that pytest collects on the CPU."""
+    names = ("--masks", ",".join(MASKS), "--backends", ",".join(BACKENDS))
+    text = pytest_inline("--collect-only", "-q", "--device", "cpu", *names, *arguments)
+    return {line for line in text.splitlines() if line.startswith("tests/test_")}
+
+
 def test_node_ids_are_frozen():
-    """Saved runs are compared by these names: a change here parts all history in two."""
+    """Saved runs are compared by node id: a change here breaks their history."""
     shape = ("--batch", 8, "--heads", 32, "--kv-heads", 8, "--head-dim", 128, "--dtype", "bfloat16")
-    text = pytest_run("--collect-only", "-q", "--device", "cpu", *shape, "--seq-lens", "512,4096")
-    found = {line for line in text.splitlines() if line.startswith("tests/test_")}
-    ours = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math")
-    ours += ("flex_flash", "flash_attn", "flash_attn_4", "torch_varlen", "xformers")
+    phases = ("forward", "backward", "block_mask", "spelling")
+    files = [f"tests/test_{phase}.py" for phase in phases]
+    found = collected(*shape, "--seq-lens", "512,4096", *files)
     expected = {
-        f"tests/test_{d}.py::test_{d}[{m}-{b}-s{s}-b8h32kv8d128-bfloat16]"
-        for d, m, b, s in product(("forward", "backward"), NAMES, ours, (512, 4096))
-    } | {
-        f"tests/test_block_mask.py::test_block_mask[{m}-{b}-s{s}-b8]"
-        for m, b, s in product(NAMES, ("ours", "torch_eager", "torch_compiled"), (512, 4096))
+        f"tests/test_{phase}.py::test_{phase}[{mask}-{backend}-s{seq_len}-b8h32kv8d128-bfloat16]"
+        for phase, mask, backend, seq_len in product(phases[:2], MASKS, BACKENDS, (512, 4096))
     }
     expected |= {
-        f"tests/test_spelling.py::test_spelling_{d}[{m}-{n}-s{s}-b8h32kv8d128-bfloat16]"
-        for d, (m, names), s in product(("forward", "backward"), SPELLED.items(), (512, 4096))
-        for n in names
+        f"tests/test_block_mask.py::test_block_mask[{mask}-{builder}-s{seq_len}-b8]"
+        for mask, builder, seq_len in product(
+            MASKS, ("ours", "torch_eager", "torch_compiled"), (512, 4096)
+        )
     }
-    files = ("forward", "backward", "block_mask", "spelling")
-    measured = {n for n in found if any(f"test_{f}.py::" in n and "-s" in n for f in files)}
-    assert measured == expected
+    expected |= {
+        f"tests/test_spelling.py::test_spelling_{phase}"
+        f"[{mask}-{variant}-s{seq_len}-b8h32kv8d128-bfloat16]"
+        for phase, (mask, variants), seq_len in product(phases[:2], VARIANTS.items(), (512, 4096))
+        for variant in variants
+    }
+    assert found == expected
 
 
 def test_node_ids_of_compilation_are_frozen():
-    text = pytest_run("--collect-only", "-q", "-m", "compile", "--device", "cpu", "--masks", "full")
-    assert {line for line in text.splitlines() if line.startswith("tests/test_")} == {
+    assert collected("-m", "compile", "--masks", "full", *ROOT.glob("tests/test_*.py")) == {
         f"tests/test_compile.py::test_compile_{d}[full-{cache}-s512-b1h4d64-float32]"
         for d, cache in product(("forward", "backward"), ("cold", "warm"))
     }
@@ -56,6 +76,7 @@ def test_node_ids_of_compilation_are_frozen():
 
 
 def options(**given):
+    """What pytest parses from the command line, with `given` set and the rest not."""
     names = ("device", "masks", "backends", "seq_lens", "batch", "heads")
     names += ("kv_heads", "head_dim", "dtype", "jobs")
     return SimpleNamespace(**{**dict.fromkeys(names), "device": "cpu", **given})
@@ -95,18 +116,63 @@ def test_a_wrong_option_says_what_is_valid(given, message):
     ],
 )
 def test_a_wrong_option_is_a_usage_error(arguments, message):
-    text = pytest_run("--collect-only", "-q", *arguments, expect=4)
+    text = pytest_inline("--collect-only", "-q", *arguments, expect=4)
     assert message in text
     assert "Traceback" not in text
 
 
 def test_help_states_each_option_with_its_default():
-    text = pytest_run("--help")
+    text = pytest_inline("--help")
     group = text[text.index("maskbench: attention masks") :].split("\n\n")[0]
     group = " ".join(group.split())
-    for name in ("device", "masks", "backends", "seq-lens", "batch", "heads", "kv-heads"):
-        assert f"--{name}=" in group, name
-    for name in ("head-dim", "dtype", "jobs"):
+    names = ("device", "masks", "backends", "seq-lens", "batch", "heads", "kv-heads")
+    for name in (*names, "head-dim", "dtype", "jobs"):
         assert f"--{name}=" in group, name
     assert group.count("Default:") == 10
     assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group
+
+
+# --- outputs that cannot be written ---
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("missing/run.json", "No such file or directory"),
+        ("", "Is a directory"),
+        ("file/run.json", "Not a directory"),
+        pytest.param(
+            "locked/run.json",
+            "Permission denied",
+            marks=pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere"),
+        ),
+    ],
+)
+def test_a_json_file_that_cannot_be_written_is_a_usage_error(place, problem, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "locked").mkdir(mode=0o500)
+    path = tmp_path / place
+    cells = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=flex")
+    text = pytest_inline(f"--benchmark-json={path}", *cells, "tests/test_forward.py", expect=4)
+    advice = "name a file in an existing folder that you may write"
+    assert f"ERROR: --benchmark-json {path}: {problem}; {advice}" in text
+    assert "compiling ahead" not in text
+    assert "Traceback" not in text
+
+
+def test_a_json_file_that_can_be_written_is_neither_made_nor_changed_by_the_check(tmp_path):
+    new, old = tmp_path / "new.json", tmp_path / "old.json"
+    old.write_text("{}")
+    for path in (new, old):
+        option = SimpleNamespace(benchmark_json=path, benchmark_histogram=[])
+        require_writable_output(SimpleNamespace(option=option))
+    assert not new.exists()
+    assert old.read_text() == "{}"
+
+
+def test_a_histogram_without_pygal_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr(saving, "find_spec", lambda name: None)
+    text = pytest_inline("--benchmark-histogram", "--collect-only", "-q", expect=4)
+    problem = "--benchmark-histogram: pygal is not installed"
+    assert f"ERROR: {problem}; run pip install pytest-benchmark[histogram]" in text
+    assert "Traceback" not in text

@@ -1,5 +1,6 @@
 """The suite itself: its outcomes, and what it saves."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,14 +10,19 @@ from maskbench.suite.cell import out_of_memory
 from masks import PATTERNS
 from reports.runs import UnreadableRun, load
 from tests.unit.broken_backends import NAMES as BROKEN
-from tests.unit.pytest_process import CELLS, ROOT, pytest_run, strict_json
+from tests.unit.pytest_process import (
+    CELLS,
+    pytest_on_terminal,
+    pytest_run,
+    strict_json,
+)
 
 # --- outcomes ---
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One run with right, unsupported, skipped, missing, failing and greedy cells."""
+    """One run with correct, unsupported, skipped, missing, failing and greedy cells."""
     path = tmp_path_factory.mktemp("run") / "run.json"
     grid = ("--device", "cpu", "--masks", "causal,causal_sliding_window", "--seq-lens", "256,300")
     names = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", *BROKEN)
@@ -42,13 +48,13 @@ def timed(run, direction="forward", mask="causal"):
     return {c["backend"] for c in cells if (c["direction"], c["mask"]) == (direction, mask)}
 
 
-def test_the_right_cells_are_timed_though_others_fail(run):
+def test_correct_cells_are_timed_although_others_fail(run):
     assert timed(run) == {"dense", "flex", "sdpa", "sdpa_flash", "transposed"}
     assert timed(run, "backward") == {"dense", "sdpa", "sdpa_flash", "transposed"}
     assert timed(run, mask="causal_sliding_window") == {"dense", "flex", "sdpa", "transposed"}
 
 
-def test_a_wrong_backend_fails_and_leaves_no_time_behind(run):
+def test_a_wrong_backend_fails_and_has_no_time(run):
     for direction in ("forward", "backward"):
         for backend in ("wrong", "nan"):
             cell_status, reason = outcomes(run, direction)[backend]
@@ -67,7 +73,7 @@ def test_the_eager_fallback_of_flex_attention_fails_its_cell(run):
     assert "FlexAttention fell back to eager" in reason
 
 
-def test_out_of_memory_says_what_was_asked_for_and_the_next_cell_runs(run):
+def test_out_of_memory_reports_the_requested_size_and_the_next_cell_runs(run):
     cell_status, reason = outcomes(run)["greedy"]
     assert cell_status == "out of memory"
     assert "tried to allocate" in reason
@@ -89,34 +95,62 @@ def test_out_of_memory_says_what_was_asked_for_and_the_next_cell_runs(run):
         (RuntimeError("shape mismatch"), None),
     ],
 )
-def test_every_kind_of_out_of_memory_is_known(error, reason):
-    said = out_of_memory(error)
-    assert said is reason is None or said.startswith(reason)
+def test_every_kind_of_out_of_memory_is_recognized(error, reason):
+    found = out_of_memory(error)
+    assert found is reason is None or found.startswith(reason)
 
 
-def test_where_nothing_is_timed_the_reasons_are_saved(tmp_path):
-    path = tmp_path / "run.json"
-    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--backends", "sdpa_cudnn")
-    pytest_run("--benchmark-only", f"--benchmark-json={path}", *grid, *CELLS)
-    kept = strict_json(path)["maskbench"]["untimed"]
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Two runs of one grid: one whose cells are all unsupported, and one on a terminal."""
+    folder = tmp_path_factory.mktemp("parts")
+    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--benchmark-only")
+    paths = folder / "untimed.json", folder / "timed.json"
+    silent = pytest_run(
+        *("-p", "no:terminal", *grid, "--backends", "sdpa_cudnn"),
+        *(f"--benchmark-json={paths[0]}", *CELLS),
+    )
+    drawn = pytest_on_terminal(
+        *(*grid, "--backends", "sdpa,sdpa_cudnn", "--benchmark-max-time=0.01"),
+        *(f"--benchmark-json={paths[1]}", *CELLS),
+    )
+    return SimpleNamespace(paths=paths, silent=silent, drawn=drawn)
+
+
+def test_where_nothing_is_timed_the_reasons_are_saved(parts):
+    kept = strict_json(parts.paths[0])["maskbench"]["untimed"]
     assert [cell["outcome"] for cell in kept] == ["unsupported"] * 2
     with pytest.raises(UnreadableRun, match="nothing was timed in that run"):
-        load([path])
-    # as a part of a run it tells why
-    other = tmp_path / "other.json"
-    grid = (*grid[:-1], "sdpa", "--benchmark-max-time=0.01")
-    pytest_run("--benchmark-only", f"--benchmark-json={other}", *grid, *CELLS)
-    cells = load([path, other])
-    assert set(cells["outcome"]) == {"unsupported", "timed"}
+        load([parts.paths[0]])
+    # With the rest of the grid, the reasons are read as well.
+    assert set(load(list(parts.paths))["outcome"]) == {"unsupported", "timed"}
 
 
-def test_a_missing_package_is_skipped_with_the_imports_message(run):
+def test_a_run_without_a_terminal_plugin_reports_no_progress(parts):
+    assert "maskbench: " not in parts.silent
+
+
+def test_a_terminal_has_a_bar_in_place_of_dots(parts):
+    assert "maskbench: 2 cells to time (2 more cannot run here); about 1 s" in parts.drawn
+    first, second = (
+        rf"maskbench: {done} of 4 cells \|[^|]*\| causal {backend} forward S=256, {timed} timed"
+        for done, backend, timed in ((0, "sdpa", 0), (1, "sdpa_cudnn", 1))
+    )
+    assert re.search(first + r", about \d+ s left", parts.drawn)
+    assert re.search(second + r", about \d+ s left", parts.drawn)
+    files = [line for line in parts.drawn.splitlines() if "tests/test_" in line]
+    assert not any(re.search(r"py [.s]", line) for line in files)
+    assert "2 passed" in parts.drawn
+    assert "2 skipped" in parts.drawn
+
+
+def test_a_missing_package_is_skipped_with_the_import_error(run):
     message = "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
     assert outcomes(run)["absent"] == ("skipped", message)
     assert f"absent ({message})" in run.text.split("missing: ")[1]
 
 
-def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
+def test_an_unsupported_cell_is_saved_with_the_reason(run):
     assert outcomes(run)["sdpa_cudnn"] == (
         "unsupported",
         "SDPA's CUDNN_ATTENTION kernel needs CUDA",
@@ -129,7 +163,7 @@ def test_what_a_backend_cannot_is_saved_with_its_sentence(run):
     assert windows["sdpa_flash"][1] == "SDPA's FlashAttention takes no mask but is_causal"
 
 
-def test_a_length_that_a_pattern_cannot_take_is_skipped_with_the_reason(run):
+def test_a_length_without_the_mask_is_skipped_with_the_reason(run):
     expected = ("skipped", "seq_len is 300, patterns take powers of two from 256")
     assert outcomes(run, seq_len=300)["sdpa"] == expected
     assert outcomes(run, "block_mask", seq_len=300) == {"ours": expected, "torch_eager": expected}
@@ -154,7 +188,7 @@ FIELDS = {
 }
 
 
-def test_cells_of_one_problem_are_a_group(run):
+def test_cells_of_one_workload_are_a_group(run):
     for bench in run.saved["benchmarks"]:
         info = bench["extra_info"]
         assert bench["group"] == f"{info['mask']} {info['direction']} {info['seq_len']}"
@@ -180,7 +214,7 @@ def test_saved_fields(run):
     assert {"torch_git", "cuda", "cudnn", "triton", "xformers", "flash_attn"} <= commit.keys()
 
 
-def test_header_says_device_torch_and_backends(run):
+def test_the_header_names_device_torch_and_backends(run):
     line = next(row for row in run.text.splitlines() if row.startswith("maskbench: device"))
     assert f"torch {torch.__version__}" in line
     assert "backends found: dense, flex, sdpa, sdpa_flash" in line
@@ -188,7 +222,7 @@ def test_header_says_device_torch_and_backends(run):
     assert "unsupported: FlexAttention does not support backward on CPU." in run.text
 
 
-def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
+def test_backends_with_large_scores_run_only_if_named(tmp_path):
     path = tmp_path / "run.json"
     grid = ("--device", "cpu", "--masks", "full", "--seq-lens", "256,4096", "--heads", 1)
     only = ("-k", "256 and sdpa_math or 4096 and (dense or sdpa_math)")
@@ -198,41 +232,3 @@ def test_scores_that_grow_too_large_are_measured_by_name_only(tmp_path):
     assert reason in text
     kept = [cell["backend"] for cell in strict_json(path)["maskbench"]["untimed"]]
     assert sorted(kept) == ["dense", "sdpa_math"]
-
-
-# --- pytest-benchmark as its users know it ---
-
-
-def test_autosave_compare_and_disable(tmp_path):
-    grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", "256", "-k", "causal and sdpa")
-    store = (f"--benchmark-storage=file://{tmp_path}", "--benchmark-max-time=0.01")
-    few = ("--backends", "sdpa", *grid, *store, CELLS[0])
-    for _ in range(2):
-        assert "Saved benchmark data in" in pytest_run("--benchmark-autosave", *few)
-    saved = sorted(tmp_path.rglob("*.json"))
-    assert [p.name[:5] for p in saved] == ["0001_", "0002_"]
-    text = pytest_run("--benchmark-compare", *few)
-    assert "Comparing against benchmarks from" in text
-    assert "(NOW)" in text
-    assert "(0002_" in text
-    off = pytest_run("--benchmark-disable", *few)
-    assert "1 passed" in off
-    assert "Min" not in off
-
-
-def test_benchmark_only_chooses_the_benchmarks():
-    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
-    text = pytest_run(
-        "--benchmark-only", "--collect-only", *grid, CELLS[0], "tests/unit/test_statistics.py"
-    )
-    assert "test_rounds" not in text
-    assert "1/" in text
-    assert "deselected" in text
-
-
-def test_saved_runs_lie_in_a_folder_of_their_device(tmp_path):
-    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
-    here = (f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}", ROOT / CELLS[0])
-    pytest_run("--benchmark-autosave", *grid, *here, cwd=tmp_path)
-    (saved,) = (tmp_path / ".benchmarks").rglob("*.json")
-    assert saved.relative_to(tmp_path).parts[1].startswith("cpu_")

@@ -1,0 +1,33 @@
+"""The clock of a pytest session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maskbench.suite.options import RUN_CONFIG
+from maskbench.suite.stages import stage_timer
+from maskbench.timing.calibration import launch_overhead
+from maskbench.timing.clock import Clock, make_clock
+
+_CLOCK = pytest.StashKey[Clock]()
+
+
+def start_clock(config: pytest.Config) -> str | None:
+    """Make the clock of a run that times; on a GPU measure the launch overhead first.
+
+    Returns why the launch overhead could not be measured; None if it was.
+    """
+    device, overhead_s, problem = config.stash[RUN_CONFIG].device, None, None
+    if device == "cuda":
+        with stage_timer("warm up"):
+            overhead_s, problem = launch_overhead()
+    config.stash[_CLOCK] = make_clock(torch.device(device), overhead_s)
+    return problem
+
+
+def get_clock(config: pytest.Config) -> Clock:
+    """The session's clock. A session that does not time gets an uncalibrated one."""
+    if _CLOCK not in config.stash:
+        config.stash[_CLOCK] = make_clock(torch.device(config.stash[RUN_CONFIG].device))
+    return config.stash[_CLOCK]
