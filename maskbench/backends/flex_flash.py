@@ -14,7 +14,7 @@ from torch import Tensor
 from maskbench.attention import Bind, BoundAttention
 from maskbench.backends import flex
 from maskbench.masks import LocalAttention2D, Mask
-from maskbench.masks.base import Device, MaskMod
+from maskbench.masks.base import DeviceLike, MaskMod
 from maskbench.varlen.ops import require_cuda_half
 
 
@@ -29,7 +29,7 @@ class LocalAttention2DNoShift(LocalAttention2D):
 
     training: bool
 
-    def mask_mod(self, device: Device) -> MaskMod:
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         width, radius, low_bits = self.width, self.radius, self.width - 1
 
         def by_division(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:

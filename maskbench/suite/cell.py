@@ -22,7 +22,7 @@ from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs, mask_statistics
 from maskbench.timing import runner
-from maskbench.timing.clock import Clock, DeviceClock
+from maskbench.timing.clock import Clock
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
 BACKWARD_FLOPS = 2.5  # times the forward's: five matrix products for two, one of them recomputed
@@ -66,7 +66,7 @@ def time_call(
     benchmark: BenchmarkFixture, call: Callable[[], object], clock: Clock, config: pytest.Config
 ) -> dict[str, object]:
     """Time `call` on a warm device; return the fields to save beside the time."""
-    if benchmark.enabled and isinstance(clock, DeviceClock) and not clock.warm:
+    if benchmark.enabled and not clock.warm:
         with stage_timer("warm up"):
             clock.warm_up()
     with stage_timer("time"):
@@ -131,12 +131,12 @@ def scores_too_large(workload: Workload, backend: str) -> bool:
 def is_known_to_be_skipped(workload: Workload, variant: str, backend_named: bool) -> bool:
     """Whether a cell will be skipped, as far as that is known before its backend is called."""
     spec = registry.BACKENDS.get(variant)
-    if workload.device == "cpu":
-        needs_cuda = spec is not None and spec.needs == "CUDA"
-        # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
-        uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
-        if needs_cuda or (uses_flex and workload.phase.needs_gradients):
-            return True
+    if spec and workload.device not in spec.devices:
+        return True
+    # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
+    uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
+    if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
+        return True
     try:
         workload.build_mask()
         if spec:

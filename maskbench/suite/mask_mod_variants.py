@@ -18,10 +18,10 @@ from torch import Tensor
 from maskbench.attention import Bind, BoundAttention
 from maskbench.backends import flex
 from maskbench.masks import Causal, Documents, GlobalLocalSlidingWindow, LocalAttention2D, Mask
-from maskbench.masks.base import Device, MaskMod
+from maskbench.masks.base import DeviceLike, MaskMod
 from maskbench.suite.block_masks import blocks_by_brute_force
 
-MakeMaskMod: TypeAlias = Callable[[Mask, Device], MaskMod]
+MakeMaskMod: TypeAlias = Callable[[Mask, DeviceLike], MaskMod]
 
 TILE = (3, 4)  # bits of a tile's rows and columns: 8 x 16 pixels are 128 tokens, one block
 
@@ -33,11 +33,11 @@ class WithMaskMod(Mask):
     mask: Mask
     make_mask_mod: MakeMaskMod
 
-    def mask_mod(self, device: Device) -> MaskMod:
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         return self.make_mask_mod(self.mask, device)
 
     def partial_and_full_blocks(
-        self, device: Device, size: tuple[int, int]
+        self, device: DeviceLike, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         return self.mask.partial_and_full_blocks(device, size)
 
@@ -45,7 +45,7 @@ class WithMaskMod(Mask):
         return self.mask.area(batch)
 
 
-def by_lookup(dtype: torch.dtype, mask: Mask, device: Device) -> MaskMod:
+def by_lookup(dtype: torch.dtype, mask: Mask, device: DeviceLike) -> MaskMod:
     """The global tokens looked up in a table of `dtype`, bool or integer."""
     assert isinstance(mask, GlobalLocalSlidingWindow)
     window, table = mask.window, torch.zeros(mask.seq_len, dtype=dtype)
@@ -56,7 +56,7 @@ def by_lookup(dtype: torch.dtype, mask: Mask, device: Device) -> MaskMod:
     return lambda b, h, q, k: ((q - k).abs() <= window) | ((table[q] | table[k]) != 0)
 
 
-def by_comparisons(mask: Mask, device: Device) -> MaskMod:
+def by_comparisons(mask: Mask, device: DeviceLike) -> MaskMod:
     """Query and key compared with each global token."""
     assert isinstance(mask, GlobalLocalSlidingWindow)
     window, tokens = mask.window, mask.tokens
@@ -68,7 +68,7 @@ def by_comparisons(mask: Mask, device: Device) -> MaskMod:
     return mask_mod
 
 
-def by_document(mask: Mask, device: Device) -> MaskMod:
+def by_document(mask: Mask, device: DeviceLike) -> MaskMod:
     """The documents of query and key looked up and compared."""
     assert isinstance(mask, Documents)
     assert isinstance(mask.inner, Causal)
@@ -77,7 +77,7 @@ def by_document(mask: Mask, device: Device) -> MaskMod:
     return lambda b, h, q, k: (document[q] == document[k]) & (q >= k)
 
 
-def default_mask_mod(mask: Mask, device: Device) -> MaskMod:
+def default_mask_mod(mask: Mask, device: DeviceLike) -> MaskMod:
     """The mask's own."""
     return mask.mask_mod(device)
 
@@ -104,7 +104,7 @@ class Tiled(LocalAttention2D):
         row = (tile >> across << rows) + (inside >> columns)
         return row, ((tile & (1 << across) - 1) << columns) + (inside & (1 << columns) - 1)
 
-    def mask_mod(self, device: Device) -> MaskMod:
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
         radius = self.radius
 
         def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Tiled(LocalAttention2D):
         return mask_mod
 
     def partial_and_full_blocks(
-        self, device: Device, size: tuple[int, int]
+        self, device: DeviceLike, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """In blocks of 128 x 128, whatever `size` is."""
         return blocks_by_brute_force(self, str(device))
