@@ -71,7 +71,7 @@ def hanging(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
 
 
 BACKENDS = {f.__name__: f for f in (recording, failing, dying, unsupporting, hanging)}
-SPECS = [registry.BackendSpec(name, __name__, needs="", compiles=True) for name in BACKENDS]
+SPECS = [registry.BackendSpec(name, __name__, compiles=True) for name in BACKENDS]
 
 
 def pytest_load_initial_conftests() -> None:
