@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -84,10 +84,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.benchmark_only:  # pytest-benchmark would skip the others one by one: seconds
-        config.hook.pytest_deselected(items=[item for item in items if not is_benchmark(item)])
-        items[:] = [item for item in items if is_benchmark(item)]
+    # pytest-benchmark would skip the unwanted items one by one, which takes seconds.
+    if config.option.benchmark_only:
+        _keep(config, items, is_benchmark)
+    elif config.option.benchmark_skip:
+        _keep(config, items, lambda item: not is_benchmark(item))
     assign_workloads(items, config.stash[RUN_CONFIG])
+
+
+def _keep(
+    config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]
+) -> None:
+    """Deselect the items that are not wanted."""
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
 
 
 @pytest.hookimpl(trylast=True)  # after the terminal has said how many cells there are

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from maskbench.masks import GlobalLocalSlidingWindow
-from maskbench.masks.base import Device, MaskMod
+from maskbench.masks.base import DeviceLike, MaskMod
 from maskbench.suite.mask_mod_variants import by_lookup
 
 
 def pytest_configure() -> None:
-    def mask_mod(self: GlobalLocalSlidingWindow, device: Device) -> MaskMod:
+    def mask_mod(self: GlobalLocalSlidingWindow, device: DeviceLike) -> MaskMod:
         return by_lookup(torch.bool, self, device)
 
     GlobalLocalSlidingWindow.mask_mod = mask_mod  # type: ignore[method-assign]  # the purpose

@@ -115,6 +115,7 @@ for command in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_pytest_commands_are_accepted(example_folder, tmp_path):
     """Each command finds at least one test (status 0), and none writes into the checkout."""
     found: list[list[str]] = []

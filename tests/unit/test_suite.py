@@ -222,6 +222,7 @@ def test_the_header_names_device_torch_and_backends(run):
     assert "unsupported: FlexAttention does not support backward on CPU." in run.text
 
 
+@pytest.mark.slow
 def test_backends_with_large_scores_run_only_if_named(tmp_path):
     path = tmp_path / "run.json"
     grid = ("--device", "cpu", "--masks", "full", "--seq-lens", "256,4096", "--heads", 1)
