@@ -55,32 +55,32 @@ def plots(runs: list[Path], folder: Path) -> int:
     from reports.plots import mask, timing
 
     count = 0
-    for every, into in load_by_shape(runs, folder):
-        attention = attention_cells(every)
+    for cells, subfolder in load_by_shape(runs, folder):
+        attention = attention_cells(cells)
         for name in attention["mask"].unique():
-            cells = attention[attention["mask"] == name]
-            figures = {"timing.png": timing.draw(cells)}
+            of_mask = attention[attention["mask"] == name]
+            figures = {"timing.png": timing.draw(of_mask)}
             if name in PATTERNS:  # a mask of an older run may no longer exist
                 figures = {"mask.png": mask.draw(name), **figures}
-            count += save_all(figures, into / name)
-        count += save_all(overview_figures(every), into)
+            count += save_all(figures, subfolder / name)
+        count += save_all(overview_figures(cells), subfolder)
     print(f"{count} pictures of {', '.join(map(str, runs))} are in {folder}/")
     return 0
 
 
-def overview_figures(every: pd.DataFrame) -> dict[str, Figure]:
+def overview_figures(cells: pd.DataFrame) -> dict[str, Figure]:
     """The pictures that show all masks, by file name."""
     from reports.plots import break_even, fastest, matrix, overview
 
-    cells = attention_cells(every)
+    attention = attention_cells(cells)
     figures: dict[str, Figure | None] = {
-        "table.png": overview.draw_table(cells),
-        "matrix.png": matrix.draw(cells),
-        "fastest.png": fastest.draw(cells) if cells["is_timed"].any() else None,
+        "table.png": overview.draw_table(attention),
+        "matrix.png": matrix.draw(attention),
+        "fastest.png": fastest.draw(attention) if attention["is_timed"].any() else None,
     }
     for direction in DIRECTIONS:
-        figures[f"speedup_{direction}.png"] = overview.draw_speed_up(cells, direction)
-    figures["payback.png"] = break_even.draw(every)
+        figures[f"speedup_{direction}.png"] = overview.draw_speed_up(attention, direction)
+    figures["payback.png"] = break_even.draw(cells)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -99,15 +99,15 @@ def matrix(runs: list[Path], folder: Path) -> int:
     from reports.plots import matrix
     from reports.plots.style import save
 
-    for every, into in load_by_shape(runs, folder):
-        cells = attention_cells(every)
-        print(matrix.text(cells), end="\n\n")
-        print(f"as a picture: {save(matrix.draw(cells), into / 'matrix.png')}")
+    for cells, subfolder in load_by_shape(runs, folder):
+        attention = attention_cells(cells)
+        print(matrix.text(attention), end="\n\n")
+        print(f"as a picture: {save(matrix.draw(attention), subfolder / 'matrix.png')}")
     return 0
 
 
 def validation(runs: list[Path], folder: Path) -> int:
-    """Write validation.md: the clock, repeats, rounds and lengths, targets beside results."""
+    """Write validation.md: clock, repeatability, rounds and lengths, with the targets."""
     from reports.validation import validation_report
 
     text = validation_report(runs)
@@ -119,7 +119,7 @@ def validation(runs: list[Path], folder: Path) -> int:
 
 
 def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
-    """Compare two runs. Without --history nothing is stronger than SUSPECT."""
+    """Compare two runs. Without --history, a change is at most SUSPECT."""
     from reports.comparability import load_history, load_run
     from reports.compare import compare_runs
 
@@ -129,7 +129,7 @@ def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
     verdict.notes += notes
     names = f"{base.name} (torch {base_run.torch}) to {new.name} (torch {new_run.torch})"
     write_changes(verdict, "compare", f"compare {names}", folder)
-    return verdict.code
+    return verdict.exit_status
 
 
 def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: Path) -> int:
@@ -145,8 +145,8 @@ def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: P
     verdict.notes += notes
     write_changes(verdict, "gate", f"gate {new.name} (torch {run.torch})", folder)
     if verdict.is_inconclusive:
-        print(f"*** {verdict.word}: no cell could be judged, so this is no all-clear ***")
-    return verdict.code
+        print(f"*** {verdict.conclusion}: no cell could be judged, so this is no all-clear ***")
+    return verdict.exit_status
 
 
 def write_changes(verdict: Verdict, command: str, title: str, folder: Path) -> None:
@@ -178,7 +178,7 @@ def history(storage: Path, folder: Path) -> int:
     writers.write_verdict(verdict, "history", f"history of {storage}", folder)
     pages = verdict.cells.groupby(["mask", "direction"], sort=False)
     for (mask, direction), cells in pages:
-        figure = changes.draw_trends(trends, cells, f"{mask} {direction}, {verdict.word}")
+        figure = changes.draw_trends(trends, cells, f"{mask} {direction}, {verdict.conclusion}")
         save(figure, folder / "trends" / f"{mask}_{direction}.png")
     print(f"in {folder}/: summary.md, verdict.json, and {len(pages)} pictures in trends/")
     return 0

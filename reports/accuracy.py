@@ -14,7 +14,7 @@ from reports.markdown import markdown_table, percent
 from reports.runs import DIRECTIONS, cell_label, host_late
 
 TOLERANCE, TOLERANCE_S = 0.01, 1e-6  # times agree within 1 % or 1 us
-SHORT_S = 50e-6  # medians of shorter cells agree within TOLERANCE_S, of longer ones TOLERANCE
+SHORT_S = 50e-6  # TOLERANCE_S applies to shorter medians, TOLERANCE to the others
 LONG_CALL_S = 0.01
 MIN_ROUNDS_FOR_CI = 6  # fewer rounds have no 95 % confidence interval of the median
 
@@ -76,32 +76,32 @@ def wide_table(cells: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Serie
     return wide, wide.max(axis=1) - wide.min(axis=1), wide.median(axis=1)
 
 
-def repeats(spread: pd.Series, middle: pd.Series) -> pd.Series:
-    """Whether the runs of each cell agree. `spread` and `middle` are in seconds."""
-    return spread <= np.where(middle < SHORT_S, TOLERANCE_S, TOLERANCE * middle)
+def runs_agree(spread: pd.Series, median_s: pd.Series) -> pd.Series:
+    """Whether the runs of each cell agree. `spread` and `median_s` are in seconds."""
+    return spread <= np.where(median_s < SHORT_S, TOLERANCE_S, TOLERANCE * median_s)
 
 
 def repeatability(runs: list[pd.DataFrame]) -> str | None:
     """The spread of each cell's median over runs of the same cells on one GPU."""
     cells = pd.concat(runs)
     cells = cells[cells["direction"].isin(DIRECTIONS)]
-    medians, spread, middle = wide_table(cells, "median_s")
-    if medians.shape[1] < 2 or medians.empty:
+    by_run, spread, median_s = wide_table(cells, "median_s")
+    if by_run.shape[1] < 2 or by_run.empty:
         return None
-    held, share = repeats(spread, middle), (spread / middle)[middle >= SHORT_S]
+    within_target, share = runs_agree(spread, median_s), (spread / median_s)[median_s >= SHORT_S]
     rows = [
-        ["cells, runs", "60 or more, 5", f"{medians.shape[0]}, {medians.shape[1]}"],
-        ["cells with a range within 1 % (below 50 us: 1 us)", "95 %", percent(held)],
+        ["cells, runs", "60 or more, 5", f"{by_run.shape[0]}, {by_run.shape[1]}"],
+        ["cells with a range within 1 % (below 50 us: 1 us)", "95 %", percent(within_target)],
         ["range of cells of 50 us and more, median", "", f"{100 * share.median():.2f} %"],
         ["the same, 95th percentile", "", f"{100 * share.quantile(0.95):.2f} %"],
     ]
     if "call_clock_mhz" in cells and cells["call_clock_mhz"].notna().all():
         rows += clock_correlation(cells)
     text = markdown_table(pd.DataFrame(rows, columns=["what", "target", "reached"]))
-    if held.all():
+    if within_target.all():
         return text
-    worst = spread[~held].div(middle).sort_values(ascending=False).head(12)
-    table = medians.loc[worst.index].mul(1e6).map("{:.1f}".format)
+    worst = spread[~within_target].div(median_s).sort_values(ascending=False).head(12)
+    table = by_run.loc[worst.index].mul(1e6).map("{:.1f}".format)
     table.columns = [Path(name).stem for name in table.columns]
     table.insert(0, "cell", [cell_label(name) for name in table.index])
     table["direction"] = cells.groupby("fullname")["direction"].first()
@@ -116,27 +116,27 @@ def clock_correlation(cells: pd.DataFrame) -> list[list[str]]:
     """
     mhz = cells["call_clock_mhz"].astype(float)
     logs = np.log(cells[["median_s"]].assign(mhz=mhz))
-    own = logs - logs.groupby(cells["fullname"]).transform("mean")
+    deviations = logs - logs.groupby(cells["fullname"]).transform("mean")
     _, clock_range, clock = wide_table(cells, "call_clock_mhz")
     counted = "cycles" in cells and cells["cycles"].notna().all()
     cycles = cells["cycles"].astype(float) if counted else cells["median_s"] * mhz * 1e6
     at_one_clock = cells.assign(at_one_clock=cycles / mhz.mean() / 1e6)
-    _, spread, middle = wide_table(at_one_clock, "at_one_clock")
-    held = repeats(spread, middle)
-    widest = (spread / middle)[~held].sort_values(ascending=False).head(5)
+    _, spread, median_s = wide_table(at_one_clock, "at_one_clock")
+    within_target = runs_agree(spread, median_s)
+    widest = (spread / median_s)[~within_target].sort_values(ascending=False).head(5)
     outside = [f"{str(name).partition('::')[2]} {share:.1%}" for name, share in widest.items()]
     unit = "in cycles" if counted else "time x clock"
     typical = 100 * float((clock_range / clock).median())
     return [
         ["range of the SM clock during a cell's calls, median", "", f"{typical:.2f} %"],
-        ["correlation of that clock and time", "", f"{own.corr().iloc[0, 1]:+.2f}"],
-        [f"cells with a range within 1 % (below 50 us: 1 us), {unit}", "", percent(held)],
+        ["correlation of that clock and time", "", f"{deviations.corr().iloc[0, 1]:+.2f}"],
+        [f"cells with a range within 1 % (below 50 us: 1 us), {unit}", "", percent(within_target)],
         [f"the widest ranges of the others, {unit}", "", ", ".join(outside) or "none"],
     ]
 
 
 def reaches_target(seconds: Sequence[float]) -> bool:
-    """Whether these rounds give a median as exact as the suite wants."""
+    """Whether the confidence interval of these rounds' median is within TARGET_CI."""
     return len(seconds) >= MIN_ROUNDS_FOR_CI and relative_median_ci(list(seconds)) <= TARGET_CI
 
 
@@ -154,18 +154,20 @@ def rounds(cells: pd.DataFrame) -> str | None:
         f"longer calls, {throttled_long} throttled": found[~short],
     }
     rows = []
-    for kind, some in kinds.items():
-        if len(some):
-            held = percent(some["interval"] <= TARGET_CI)
-            rows.append([kind, held, f"{some['rounds'].median():g}"])
+    for kind, group in kinds.items():
+        if len(group):
+            within_target = percent(group["interval"] <= TARGET_CI)
+            rows.append([kind, within_target, f"{group['rounds'].median():g}"])
     counted = found.dropna(subset="cycles_interval") if "cycles_interval" in found else found[:0]
     if len(counted):  # a CPU has no cycle counter
-        held = percent(counted["cycles_interval"] <= TARGET_CI)
-        rows.append(["all, in cycles", held, f"{counted['rounds'].median():g}"])
+        within_target = percent(counted["cycles_interval"] <= TARGET_CI)
+        rows.append(["all, in cycles", within_target, f"{counted['rounds'].median():g}"])
     for part in (2, 4):
         fewer = [data[: max(MIN_ROUNDS_FOR_CI, len(data) // part)] for data in saved["data"]]
-        held = percent([reaches_target(data) for data in fewer])
-        rows.append([f"the first 1/{part}", held, f"{np.median([len(data) for data in fewer]):g}"])
+        within_target = percent([reaches_target(data) for data in fewer])
+        rows.append(
+            [f"the first 1/{part}", within_target, f"{np.median([len(data) for data in fewer]):g}"]
+        )
     columns = ["rounds", "cells within 0.5 %", "median rounds"]
     table = markdown_table(pd.DataFrame(rows, columns=columns))
     modes, late = found["two_modes"].astype(bool), host_late(found)

@@ -1,4 +1,4 @@
-"""Sets each cell of a run against its own history.
+"""Joins each cell of a run with its own history.
 
 x is the natural logarithm of a cell's median.
 """
@@ -49,7 +49,7 @@ def baseline(name: str, row: pd.Series, history: list[Run]) -> tuple[pd.DataFram
 
 
 def accepted_start(past: pd.DataFrame) -> int:
-    """Where the last level starts that holds on two dates or more; 0 if there is no step."""
+    """The start of the last level that has runs of two dates or more; 0 if there is no step."""
     for start in reversed(detect_steps(past["x"].to_numpy(), STEP)):
         if past["date"].iloc[start:].nunique() > 1:
             return start

@@ -120,7 +120,7 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
         If a file cannot be read, or there is none.
     """
     if not folder.is_dir():
-        raise UnreadableRun(f"{folder}/: is no folder; name the one that runs are saved below")
+        raise UnreadableRun(f"{folder}/: is no folder; name a folder with saved runs")
     saved = (path for kind in ("*.json", "*.json.gz") for path in folder.rglob(kind))
     files = [path for path in sorted(saved) if not is_verdict(path)]
     if not files:
@@ -171,7 +171,7 @@ def cell_difference(base: pd.Series, new: pd.Series) -> str | None:
         one, other = base.get(name), new.get(name)
         if one != other and not (_missing(one) and _missing(other)):
             if name == "formulation" and base.get("form") != new.get("form"):
-                one, other = base.get("form"), new.get("form")  # for people
+                one, other = base.get("form"), new.get("form")  # readable text instead of ids
             return f"{name} was {one}, is {other}"
     return None
 

@@ -1,4 +1,4 @@
-"""Compares two runs. One run says little: without a history no change is more than suspect."""
+"""Compares two runs. Without a history, a change is at most suspect: one run is weak evidence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBERS = ("base_s", "new_s", "change", "half", "noise")
 def noise_between_runs(history: list[Run]) -> pd.Series:
     """The standard deviation of log(median) of each cell between runs of one torch version.
 
-    The largest over the torch versions counts.
+    With several torch versions, it is the largest of theirs.
     """
     found = []
     for torch in {run.torch for run in history}:
@@ -62,7 +62,7 @@ def classify_change(numbers: dict[str, float], new_s: float) -> Status:
     same_cycles = numbers["change_in_cycles"] < MIN_RELATIVE_CHANGE
     if change > 0 and same_cycles and abs(numbers["clock_change"]) >= MIN_CLOCK_CHANGE:
         return Status.AMBIGUOUS  # the GPU's clock was slower, not the code
-    # Each of the two runs has the noise.
+    # The difference of two runs has the noise of both, hence sqrt(2).
     certain = np.isfinite(noise) and abs(np.log1p(change)) > NOISE_MULTIPLE * np.sqrt(2) * noise
     if change > 0:
         return Status.SLOWER if certain else Status.SUSPECT_SLOWER

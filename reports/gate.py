@@ -52,9 +52,11 @@ def apply_t_test(cells: pd.DataFrame) -> pd.DataFrame:
     cells = cells.copy()
     untested = cells["status"].isna()
     enough = cells["n"] >= MIN_RUNS
-    usual = cells.loc[enough, "between"].median()
-    own = cells["n"] - 1
-    pooled = (PRIOR_DEGREES * usual + own * cells["between"]) / (PRIOR_DEGREES + own)
+    typical = cells.loc[enough, "between"].median()
+    own_degrees = cells["n"] - 1
+    pooled = (PRIOR_DEGREES * typical + own_degrees * cells["between"]) / (
+        PRIOR_DEGREES + own_degrees
+    )
     cells["noise"] = np.sqrt(np.maximum(np.maximum(pooled, cells["within"]), NOISE_FLOOR**2))
     noisy = enough & untested & (cells["noise"] > MAX_NOISE)
     cells.loc[noisy, ["status", "reason"]] = [Status.NOISY, f"noise over {MAX_NOISE:.0%}"]
@@ -62,11 +64,11 @@ def apply_t_test(cells: pd.DataFrame) -> pd.DataFrame:
     shift = cells["x"] - cells["base"]
     cells["change"] = np.expm1(shift)
     tested = untested & ~noisy
-    degrees, count = own + PRIOR_DEGREES, max(1, int(tested.sum()))
+    degrees, count = own_degrees + PRIOR_DEGREES, max(1, int(tested.sum()))
     smallest = cells["base"].map(smallest_change)
-    for status, sign, farthest in ((Status.SLOW, 1, "high"), (Status.FAST, -1, "low")):
+    for status, sign, extreme in ((Status.SLOW, 1, "high"), (Status.FAST, -1, "low")):
         p = pd.Series(t.sf(sign * shift / error, degrees), cells.index)
-        beyond = sign * cells["x"] > sign * cells[farthest]
+        beyond = sign * cells["x"] > sign * cells[extreme]
         adjusted = false_discovery_control(p[tested]) if tested.any() else []
         adjusted_p = pd.Series(adjusted, cells.index[tested]).reindex(cells.index)
         significant = adjusted_p <= FALSE_DISCOVERY_RATE
@@ -105,16 +107,18 @@ def judge_run(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> V
     history = [run for run in runs if run.saved < new.saved]
     if len(history) < len(runs):
         notes.append(f"{len(runs) - len(history)} runs saved after {new.path} are left out")
-    alike = [run for run in history if not machine_differences(run, new)]
-    other = [run for run in history if machine_differences(run, new)]
-    if other:
-        what = "; ".join(machine_differences(other[-1], new))
-        notes.append(f"{len(other)} runs of another machine are left out ({what})")
-    segment = [run for run in alike if not segment_differences(run, new)]
-    if len(segment) < len(alike):
-        older = next(run for run in reversed(alike) if segment_differences(run, new))
+    same_machine = [run for run in history if not machine_differences(run, new)]
+    other_machine = [run for run in history if machine_differences(run, new)]
+    if other_machine:
+        what = "; ".join(machine_differences(other_machine[-1], new))
+        notes.append(f"{len(other_machine)} runs of another machine are left out ({what})")
+    segment = [run for run in same_machine if not segment_differences(run, new)]
+    if len(segment) < len(same_machine):
+        older = next(run for run in reversed(same_machine) if segment_differences(run, new))
         what = "; ".join(segment_differences(older, new))
-        notes.append(f"{len(alike) - len(segment)} runs before a new segment are left out ({what})")
+        notes.append(
+            f"{len(same_machine) - len(segment)} runs before a new segment are left out ({what})"
+        )
     segment = segment[-HISTORY_WINDOW:]
     cells = judge_cells(new, segment)
     mark_incomparable(cells, new, [run for run in history if run not in segment][-HISTORY_WINDOW:])
@@ -123,12 +127,14 @@ def judge_run(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> V
         apply_confirmation(cells, judge_confirmation(confirm, segment)["status"])
     else:
         apply_pending_runs(cells)
-    gone = missing_cells(new, alike[-MAX_RUNS:])
-    cells = pd.concat([cells, gone]) if len(gone) else cells
-    about = pd.concat([run.cells[CELL_COLUMNS] for run in (*alike[-MAX_RUNS:], new)])
-    cells = cells.join(about[~about.index.duplicated(keep="last")])
+    missing = missing_cells(new, same_machine[-MAX_RUNS:])
+    cells = pd.concat([cells, missing]) if len(missing) else cells
+    descriptions = pd.concat([run.cells[CELL_COLUMNS] for run in (*same_machine[-MAX_RUNS:], new)])
+    cells = cells.join(descriptions[~descriptions.index.duplicated(keep="last")])
     cells = cells.assign(base_s=np.exp(cells["base"]), new_s=cells["median_s"])
-    word, code = suite_verdict(cells, is_other_machine=bool(other) and not alike, strict=strict)
+    word, code = suite_verdict(
+        cells, is_other_machine=bool(other_machine) and not same_machine, strict=strict
+    )
     return Verdict(cells.drop(columns="median_s"), word, code, notes)
 
 
@@ -158,19 +164,19 @@ def apply_confirmation(cells: pd.DataFrame, statuses: pd.Series) -> None:
     again = statuses.reindex(cells.index)
     unjudged = (Status.NOISY, Status.TOO_FEW_RUNS, Status.NOT_COMPARABLE, Status.NEW)
     is_open = again.isna() | again.isin(unjudged)
-    for once, twice in CONFIRMED:
-        found = cells["status"] == once
-        cells.loc[found & (again == once), "status"] = twice
+    for unconfirmed, confirmed_status in CONFIRMED:
+        found = cells["status"] == unconfirmed
+        cells.loc[found & (again == unconfirmed), "status"] = confirmed_status
         cells.loc[found & is_open, "reason"] = "not judged in the confirming run"
-        not_repeated = found & ~is_open & (again != once)
+        not_repeated = found & ~is_open & (again != unconfirmed)
         cells.loc[not_repeated, "reason"] = "did not repeat in the confirming run"
 
 
 def apply_pending_runs(cells: pd.DataFrame) -> None:
     """Confirm slow and fast cells by the pending runs at the end of their histories."""
-    for (once, twice), sign in zip(CONFIRMED, (1, -1), strict=True):
-        confirmed = (cells["status"] == once) & (sign * cells["waiting"] > 0)
-        cells.loc[confirmed, "status"] = twice
+    for (unconfirmed, confirmed_status), sign in zip(CONFIRMED, (1, -1), strict=True):
+        confirmed = (cells["status"] == unconfirmed) & (sign * cells["waiting"] > 0)
+        cells.loc[confirmed, "status"] = confirmed_status
 
 
 def missing_cells(new: Run, history: list[Run]) -> pd.DataFrame:

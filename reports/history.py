@@ -36,24 +36,26 @@ def cell_series(runs: list[Run]) -> dict[str, pd.DataFrame]:
 def runs_of_last_machine(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """The runs of the last run's machine, with notes on the others and on new segments."""
     last, notes = runs[-1], []
-    alike = [run for run in runs if not machine_differences(run, last)]
-    if len(alike) < len(runs):
+    same_machine = [run for run in runs if not machine_differences(run, last)]
+    if len(same_machine) < len(runs):
         other = next(run for run in runs if machine_differences(run, last))
         what = "; ".join(machine_differences(other, last))
-        notes.append(f"{len(runs) - len(alike)} runs of another machine are left out ({what})")
-    for before, after in pairwise(alike):
+        notes.append(
+            f"{len(runs) - len(same_machine)} runs of another machine are left out ({what})"
+        )
+    for before, after in pairwise(same_machine):
         notes += [f"{after.path.name}: {what}" for what in segment_differences(before, after)]
-    return alike, notes
+    return same_machine, notes
 
 
 def build_history(runs: list[Run]) -> tuple[Verdict, dict[str, pd.DataFrame]]:
     """The steps of each cell, and the series of times of each cell."""
-    alike, notes = runs_of_last_machine(runs)
-    series = cell_series(alike)
+    same_machine, notes = runs_of_last_machine(runs)
+    series = cell_series(same_machine)
     cells = pd.DataFrame([trend(name, past) for name, past in series.items()])
     cells = cells.set_index("fullname")
     stepped = (cells["status"] == Status.STEP).sum()
-    word = f"{stepped} of {len(cells)} cells with a step of {STEP:.0%} in {len(alike)} runs"
+    word = f"{stepped} of {len(cells)} cells with a step of {STEP:.0%} in {len(same_machine)} runs"
     return Verdict(cells, word, 0, notes), series
 
 

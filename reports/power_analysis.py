@@ -1,7 +1,7 @@
 """False alarms and power of the gate, measured on real runs.
 
-Each run is judged against all other runs but the next one, which confirms it. False alarms are
-counted as the runs are, and power with some cells scaled.
+Each run is judged against all other runs except the next one, which confirms it. False alarms are
+counted in the unchanged runs. Power is measured in the same runs with some cells scaled.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from reports.runs import cell_label
 from reports.verdict import Status
 
 TARGETS = {1.08: 0.80, 1.10: 0.95, 1.15: 0.99}  # scale: share of the scaled cells to be found
-QUIET_NOISE = 0.015  # noise between runs up to which the targets are promised
-STRIDE = 30  # every 30th cell is scaled at a time, so that the median over all cells stays
+QUIET_NOISE = 0.015  # the targets are for cells with at most this noise between runs
+STRIDE = 30  # every 30th cell is scaled at a time, so that the median over all cells hardly changes
 MIN_RUNS = 12
 
 Pair = tuple[pd.DataFrame, pd.DataFrame]  # the cells of a run and of the run that confirms it
 
 
 def confirmed_pairs(runs: list[Run]) -> list[Pair]:
-    """The cells of each run, and of the next run, joined with all other runs."""
+    """The cells of each run and of the next run, each joined with the history of all others."""
     found = []
     for i, run in enumerate(runs):
         confirm = runs[(i + 1) % len(runs)]
@@ -45,22 +45,22 @@ def confirmed_slow(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
 
 def false_alarms(pairs: list[Pair], gpus: int) -> str:
     """How often the gate reports a regression where nothing changed."""
-    slow = fast = red_runs = red_cells = count = 0
+    slow = fast = runs_with_alarm = alarms = count = 0
     for pair in pairs:
         first, second = map(apply_t_test, pair)
-        red = confirmed_slow(first, second)
+        confirmed = confirmed_slow(first, second)
         slow += int((first["status"] == Status.SLOW).sum())
         fast += int((first["status"] == Status.FAST).sum())
-        red_runs += int(red.any())
-        red_cells += int(red.sum())
+        runs_with_alarm += int(confirmed.any())
+        alarms += int(confirmed.sum())
         count += len(first)
     size = f"{len(pairs)}, {count // len(pairs)}"
-    share = percent(red_cells / count, 2)
+    share = percent(alarms / count, 2)
     rows = [
         ["runs judged, cells", f"{MIN_RUNS} or more, 60 or more", size],
         ["GPUs", "2 or more", gpus],
-        ["runs with a confirmed regression", "at most 2 %", f"{red_runs} of {len(pairs)}"],
-        ["cells with one", "at most 0.05 %", f"{red_cells} of {count} ({share})"],
+        ["runs with a confirmed regression", "at most 2 %", f"{runs_with_alarm} of {len(pairs)}"],
+        ["cells with one", "at most 0.05 %", f"{alarms} of {count} ({share})"],
         ["SLOW and FAST, unconfirmed", "about as often", f"{slow} and {fast}"],
     ]
     return markdown_table(pd.DataFrame(rows, columns=["what", "target", "reached"]))
@@ -87,12 +87,12 @@ def detection(pairs: list[Pair], stride: int = STRIDE) -> str:
             for start in range(min(stride, len(names))):
                 chosen = names[start::stride]
                 first, second = (apply_t_test(scaled(c, chosen, factor)) for c in pair)
-                red = confirmed_slow(first, second)
-                hits += red[chosen].tolist()
+                confirmed = confirmed_slow(first, second)
+                hits += confirmed[chosen].tolist()
                 judged = first.loc[chosen, "status"] != Status.NOISY
                 quiet += (judged & (first.loc[chosen, "noise"] <= QUIET_NOISE)).tolist()
-                false += int(red.drop(chosen).sum())
-                others += len(red) - len(chosen)
+                false += int(confirmed.drop(chosen).sum())
+                others += len(confirmed) - len(chosen)
         found = np.array(hits)[np.array(quiet)]
         rows.append(
             [
@@ -113,13 +113,13 @@ def slower_code(slower: list[Run], runs: list[Run]) -> str:
     rows = []
     for run, confirm in pairwise(slower):
         first, second = judge_cells(run, runs), judge_confirmation(confirm, runs)
-        red = confirmed_slow(first, second)
-        once = int((~red & (first["status"] == Status.SLOW)).sum())
-        for name in first.index[red]:
+        confirmed = confirmed_slow(first, second)
+        once = int((~confirmed & (first["status"] == Status.SLOW)).sum())
+        for name in first.index[confirmed]:
             change = f"{first.loc[name, 'change']:+.0%}"
             median = f"{1e6 * first.loc[name, 'median_s']:.0f}"
             rows.append([cell_label(name), run.cells.loc[name, "direction"], median, change])
-        text = f"{int(red.sum())} of {len(first)} cells are a REGRESSION, {once} SLOW once."
+        text = f"{int(confirmed.sum())} of {len(first)} cells are a REGRESSION, {once} SLOW once."
     table = pd.DataFrame(rows, columns=["cell", "direction", "median, us", "change"])
     return f"{text}\n\n{markdown_table(table)}"
 

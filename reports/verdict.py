@@ -1,4 +1,4 @@
-"""What compare, history and gate find: a status per cell and a conclusion."""
+"""The result of compare, history and gate: a status per cell and a conclusion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CELL_COLUMNS = ["mask", "backend", "direction", "seq_len"]  # of every table of 
 
 
 class Status(TextEnum):
-    """The finding on one cell, those to look at first coming first."""
+    """The finding on one cell. The most important findings come first."""
 
     REGRESSION = "REGRESSION"  # slow, and a second run confirms it
     FAILING = "failing"
@@ -50,18 +50,18 @@ class Conclusion(TextEnum):
 class Verdict:
     """The result of a command.
 
-    `cells` has a row per cell, with its status and reason. `word` is the conclusion in words and
-    `code` the exit status.
+    `cells` has a row per cell, with its status and reason. `conclusion` is a `Conclusion` or a
+    text, and `exit_status` that of the command.
     """
 
     cells: pd.DataFrame
-    word: str
-    code: int
+    conclusion: str
+    exit_status: int
     notes: list[str] = field(default_factory=list)
 
     @property
     def is_inconclusive(self) -> bool:
         """Whether the gate could judge no cell."""
-        return self.word in (
+        return self.conclusion in (
             *(Conclusion.TOO_NOISY, Conclusion.NOT_COMPARABLE, Conclusion.NOT_ENOUGH_HISTORY),
         )

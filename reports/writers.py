@@ -1,4 +1,4 @@
-"""Writes what compare, history and gate find: a printed table, summary.md and verdict.json."""
+"""Writes the results of compare, history and gate: a table, summary.md and verdict.json."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ranked(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def display_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """The columns for people, as text."""
+    """The columns for readers, as text."""
     shown: dict[str, Any] = {"status": cells["status"]}
     shown["cell"] = [cell_label(str(name)) for name in cells.index]
     shown["direction"] = cells["direction"].fillna("")
@@ -65,7 +65,7 @@ def summary(verdict: Verdict, title: str) -> str:
     """
     cells = ranked(verdict.cells)
     is_quiet = cells["status"].isin(QUIET)
-    parts = [f"## {title}: {verdict.word}", counted(verdict)]
+    parts = [f"## {title}: {verdict.conclusion}", counted(verdict)]
     parts += [f"- {note}" for note in verdict.notes]
     changed = display_table(cells[~is_quiet])
     parts.append(markdown_table(changed) if len(changed) else "No cell stands out.")
@@ -73,7 +73,7 @@ def summary(verdict: Verdict, title: str) -> str:
     if len(head.encode()) > MAX_SUMMARY_BYTES:
         return head.encode()[: MAX_SUMMARY_BYTES - 100].decode(errors="ignore") + "\n\n(cut)\n"
     rest = display_table(cells[is_quiet])
-    folded = "<details><summary>{} cells more</summary>\n\n{}\n\n</details>"
+    folded = "<details><summary>{} more cells</summary>\n\n{}\n\n</details>"
     total, allowed = len(rest), MAX_SUMMARY_BYTES - 100
     while len(rest) and len((head + folded.format(0, markdown_table(rest))).encode()) > allowed:
         rest = rest.iloc[: len(rest) // 2]
@@ -94,8 +94,8 @@ def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
     rows = cells.reset_index().to_dict("records")
     return {
         "command": command,
-        "verdict": verdict.word,
-        "status": verdict.code,
+        "verdict": verdict.conclusion,
+        "status": verdict.exit_status,
         "counts": {k: int(n) for k, n in verdict.cells["status"].value_counts().items()},
         "notes": verdict.notes,
         "cells": [{str(key): json_value(value) for key, value in row.items()} for row in rows],
@@ -111,7 +111,7 @@ def write_verdict(verdict: Verdict, command: str, title: str, folder: Path) -> N
     cells = ranked(verdict.cells)
     print(display_table(cells.head(PRINTED_ROWS)).to_string(index=False))
     if len(cells) > PRINTED_ROWS:
-        print(f"... and {len(cells) - PRINTED_ROWS} cells more, in {folder / 'summary.md'}")
+        print(f"... and {len(cells) - PRINTED_ROWS} more cells, in {folder / 'summary.md'}")
     for note in verdict.notes:
         print(f"note: {note}")
-    print(f"{title}: {verdict.word} ({counted(verdict)})")
+    print(f"{title}: {verdict.conclusion} ({counted(verdict)})")

@@ -46,7 +46,7 @@ def break_even(cells: pd.DataFrame) -> pd.DataFrame:
     compile_s = cold.set_index(["mask", "seq_len", "direction"])["median_s"]
     from_bounds = timed[(timed["direction"] == "block_mask") & (timed["backend"] == "ours")]
     block_mask_s = from_bounds.set_index(["mask", "seq_len"])["median_s"]
-    needs_nothing = _needs_nothing(timed)
+    needs_no_setup = _needs_no_setup(timed)
     rows = []
     for (mask, seq_len, direction), seconds in compile_s.items():
         work = "inference" if direction == "compile_forward" else "training"
@@ -56,7 +56,7 @@ def break_even(cells: pd.DataFrame) -> pd.DataFrame:
             continue
         cost_s = seconds + block_mask_s.get((mask, seq_len), 0.0)
         rival, calls = "", np.nan
-        rivals_s = _seconds_per_call(here[needs_nothing[here.index]], PHASES[work])
+        rivals_s = _seconds_per_call(here[needs_no_setup[here.index]], PHASES[work])
         if len(rivals_s):
             rival = str(rivals_s.idxmin())
             saved_s = rivals_s[rival] - call_s["flex"]
@@ -67,7 +67,7 @@ def break_even(cells: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _needs_nothing(cells: pd.DataFrame) -> pd.Series:
+def _needs_no_setup(cells: pd.DataFrame) -> pd.Series:
     """Whether each cell needs neither a compilation nor a dense mask."""
     compiling = [name for name, spec in BACKENDS.items() if spec.compiles]
     last_part = cells["formulation"].str.split(":").str[-1]

@@ -1,4 +1,4 @@
-"""Which backend computes each mask fastest: a picture for readers who have to choose one."""
+"""Which backend computes each mask fastest: a picture for readers who choose a backend."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A pytest plugin (-p tests.unit.compiling_plugin): a mask, and backends that compile.
 
-Each is right in the timing process. In a worker they compile, fail, die or hang.
+`recording`, `failing` and `dying` compute the mask correctly in the timing process. In a worker
+process, the backends compile, fail, exit or hang.
 """
 
 from __future__ import annotations

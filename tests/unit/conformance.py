@@ -1,6 +1,6 @@
-"""What the tests of all backends share: small masks, inputs, and the parameters of a test.
+"""Shared by the tests of all backends: small masks, inputs, and parametrization.
 
-A backend or a mask that is registered is tested without an edit here.
+A newly registered backend or mask is tested without an edit here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MASKS: dict[str, Mask] = {
     name: _SMALL[name] if name in _SMALL else pattern(seq_len=256, batch=2)
     for name, pattern in PATTERNS.items()
 }
-# The patterns that must have a form in windows and packed sequences: their formulation ids.
+# The patterns that `varlen.lowering.lower` must support, with the ids of their formulations.
 LOWERED = {
     "full": "full",
     "causal": "causal",
@@ -167,7 +167,7 @@ def assert_agrees(backend: str, mask: Mask, checked: CheckedInputs) -> None:
 
 
 def assert_sentence(reason: Exception) -> None:
-    """Check that the reason why a backend cannot run tells a user something."""
+    """Check that the reason why a backend cannot run is a sentence for the user."""
     text = str(reason)
     assert text == text.strip()
     assert len(text.split()) >= 3, text

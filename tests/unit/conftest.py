@@ -14,11 +14,11 @@ NOISE = 0.008
 
 
 @pytest.fixture
-def make(tmp_path):
-    """Saves copies of a real run, dated by day, whose medians have seeded noise.
+def save_run(tmp_path):
+    """A function that saves a copy of a real run, dated by day, with seeded noise in its medians.
 
-    `scale` is pairs of a part of cells' names and a factor on their medians; `change` edits the
-    run's JSON.
+    `scale` has pairs: part of a cell's name, and a factor for the medians of such cells. `change`
+    edits the run's JSON.
     """
 
     def save(day, folder="history", scale=(), noise=NOISE, change=None, name=None):
@@ -26,8 +26,8 @@ def make(tmp_path):
         run["datetime"] = (datetime(2026, 1, 1) + timedelta(days=day)).isoformat()
         for bench in run["benchmarks"]:
             factor = 1 + draw.gauss(0, noise)
-            for part, times in scale:
-                factor *= times if part in bench["fullname"] else 1
+            for part, scale_factor in scale:
+                factor *= scale_factor if part in bench["fullname"] else 1
             bench["stats"]["median"] *= factor
             bench["extra_info"] |= {"interval": 0.003, "two_modes": False}
         if change:
@@ -41,8 +41,8 @@ def make(tmp_path):
 
 
 @pytest.fixture
-def history(make):
+def history(save_run):
     """A folder with ten runs in which only the noise differs."""
     for day in range(10):
-        make(day)
-    return make(0).parent
+        save_run(day)
+    return save_run(0).parent

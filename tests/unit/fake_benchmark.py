@@ -1,10 +1,10 @@
-"""Stand-ins for pytest-benchmark's fixture, for tests of `maskbench.timing.runner.measure`."""
+"""Fakes of pytest-benchmark's fixture, for tests of `maskbench.timing.runner.measure`."""
 
 import statistics
 
 
 class FixedTimes:
-    """A fixture whose every round took 1 ms."""
+    """A fixture whose rounds all take 1 ms."""
 
     enabled, stats = True, {"median": 1e-3, "data": [1e-3] * 20}
 

@@ -1,4 +1,4 @@
-"""A GPU without a GPU: what the clock and torch's profiler see of one."""
+"""A simulated GPU, as far as the clock and torch's profiler use one."""
 
 import sys
 from types import SimpleNamespace
@@ -16,8 +16,9 @@ EVENT_S = 1e-6  # how long the stream takes to record an event
 class FakeGPU:
     """The stream of a GPU, on which work takes its time as soon as it is enqueued.
 
-    Recording an event takes 1 us and a stamp takes nothing. The SMs run at 1.8 GHz. `trace` lists
-    what was enqueued, and when the host waited. It also stands in for the properties of a device.
+    Recording an event takes 1 us. A stamp of the cycle counters takes no time. The SMs run at
+    1.8 GHz. `trace` lists what was enqueued, and when the host waited. The class also replaces the
+    device properties that torch returns.
     """
 
     L2_cache_size, multi_processor_count = 1024, 4

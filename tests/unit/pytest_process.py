@@ -1,4 +1,4 @@
-"""Runs of pytest on the suite, and what they saved."""
+"""Helpers that run pytest on the suite and read what it saved."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def pytest_run(*arguments: object, expect: int = 0, cwd: Path = ROOT) -> str:
 def pytest_inline(*arguments: object, expect: int = 0) -> str:
     """Run pytest in this process; returns stdout and stderr.
 
-    It saves the seconds of importing torch. For runs that load no plugin and compile nothing.
+    This avoids importing torch again, which takes seconds. Use it for runs that load no plugin and
+    compile nothing.
     """
     output, folder, seconds = StringIO(), Path.cwd(), dict(STAGE_SECONDS)
     os.chdir(ROOT)

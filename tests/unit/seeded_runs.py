@@ -1,4 +1,4 @@
-"""Runs the gate on the runs of the fixtures `make` and `history`, and reads its verdict."""
+"""Helpers that run the gate on the fixtures `save_run` and `history`, and read its verdict."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What every registered backend must do, whatever it computes with."""
+"""Requirements on every registered backend, independent of its library."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tests.unit.conformance import (
 )
 
 
-def draw(mask, device, dtype, backward=False):
+def random_qkv(mask, device, dtype, backward=False):
     """q, k, v [B, 4, S, 64]."""
     shape = (mask.batch or 2, 4, mask.seq_len, 64)
     return [
@@ -48,7 +48,7 @@ def test_refusals_are_sentences(backend, phase, device):
     for name, mask in MASKS.items():
         for dtype in (torch.float32, torch.float16):
             try:
-                bind(mask, *draw(mask, device, dtype, PHASES[phase]))
+                bind(mask, *random_qkv(mask, device, dtype, PHASES[phase]))
             except Unsupported as reason:
                 assert_sentence(reason)
                 refused.append((name, dtype))
@@ -59,7 +59,7 @@ def test_refusals_are_sentences(backend, phase, device):
 @for_each_backend({"name": MASKS}, fast=MASKS)  # nothing is compiled
 def test_unpack_inverts_pack(name, backend, device):
     mask = MASKS[name]
-    tensor, *rest = draw(mask, device, torch.float16 if device == "cuda" else torch.float32)
+    tensor, *rest = random_qkv(mask, device, torch.float16 if device == "cuda" else torch.float32)
     try:
         call = registry.load(backend)(mask, tensor, *rest)
     except Unsupported as reason:

@@ -1,4 +1,4 @@
-"""The launch overhead and CUPTI's times, as far as a fake GPU can show (tests/unit/fake_gpu.py)."""
+"""The launch overhead and CUPTI's times, tested on the fake GPU of tests/unit/fake_gpu.py."""
 
 import subprocess
 
@@ -13,7 +13,7 @@ from tests.unit.fake_gpu import FakeProfile
 
 @pytest.fixture
 def gpu_by_name(monkeypatch, tmp_path):
-    """A GPU of which only the name and the driver are known, and an empty cache folder."""
+    """A GPU with a name and a driver version only, and an empty cache folder."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)

@@ -1,4 +1,4 @@
-"""The clocks and the runner, as far as a fake GPU can show (tests/unit/fake_gpu.py)."""
+"""The clocks and the runner, tested on the fake GPU of tests/unit/fake_gpu.py."""
 
 import time
 
@@ -169,7 +169,7 @@ def test_throttle_reasons_of_a_cell_are_saved(monkeypatch, pytestconfig):
 
 
 class WarmingClock(ConstantClock):
-    """Rounds of 0.3 s by a time of its own; one SM clock per window, in GHz, repeated."""
+    """Simulates rounds of 0.3 s. `sm_clocks_ghz` has the SM clock of each window, repeated."""
 
     device, warm = "cpu", False
 

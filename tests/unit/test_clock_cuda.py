@@ -1,4 +1,4 @@
-"""The clock on a real GPU: what it reads for calls whose time is known."""
+"""The clock on a real GPU: its results for calls whose time is known."""
 
 import statistics
 import time

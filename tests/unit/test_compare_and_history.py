@@ -1,4 +1,4 @@
-"""The commands compare and history, and how all commands treat files that are not runs."""
+"""The commands compare and history, and files that cannot be read as runs."""
 
 import gzip
 import json
@@ -14,10 +14,10 @@ from reports.writers import MAX_SUMMARY_BYTES, summary
 from tests.unit.seeded_runs import CELL, other_gpu, run_gate, status_of
 
 
-def test_runs_are_ordered_by_date(make, tmp_path):
+def test_runs_are_ordered_by_date(save_run, tmp_path):
     for day in range(10):
-        make(day, scale=[(CELL, 1.3)] if day >= 5 else (), name=f"{9 - day}.json")
-    folder = make(0, name="9.json").parent
+        save_run(day, scale=[(CELL, 1.3)] if day >= 5 else (), name=f"{9 - day}.json")
+    folder = save_run(0, name="9.json").parent
     trends = main(["history", str(folder), "-o", str(tmp_path / "out")])
     assert trends == 0
     verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
@@ -48,52 +48,61 @@ def test_runs_are_ordered_by_date(make, tmp_path):
 )
 @pytest.mark.parametrize("where", ["new", "history"])
 def test_a_file_that_cannot_be_read_is_status_2(
-    where, spoil, message, make, history, tmp_path, capsys
+    where, spoil, message, save_run, history, tmp_path, capsys
 ):
-    new = make(20, "new")
+    new = save_run(20, "new")
     path = new if where == "new" else history / "004.json"
     path.write_text(spoil(path.read_text()))
     assert run_gate(new, history, tmp_path)[0] == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert path.name in said
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert path.name in stderr
+    assert "Traceback" not in stderr
 
 
-def test_compressed_runs_count_and_a_damaged_one_is_status_2(make, history, tmp_path, capsys):
+def test_compressed_runs_count_and_a_damaged_one_is_status_2(save_run, history, tmp_path, capsys):
     packed = history / "004.json.gz"
     packed.write_bytes(gzip.compress((history / "004.json").read_bytes()))
     (history / "004.json").unlink()
-    _, verdict = run_gate(make(20, "new"), history, tmp_path)
+    _, verdict = run_gate(save_run(20, "new"), history, tmp_path)
     assert {c["n"] for c in verdict["cells"]} == {10}
     for spoiled in (packed.read_bytes()[:200], b"no archive"):
         packed.write_bytes(spoiled)
-        assert run_gate(make(20, "new"), history, tmp_path)[0] == 2
+        assert run_gate(save_run(20, "new"), history, tmp_path)[0] == 2
         assert "004.json.gz: " in capsys.readouterr().err
 
 
-def test_an_empty_or_missing_folder_is_status_2(make, tmp_path, capsys):
+def test_an_empty_or_missing_folder_is_status_2(save_run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    new = make(20, "new")
+    new = save_run(20, "new")
     for folder, message in (("empty", "holds no saved run"), ("none", "is no folder")):
         assert run_gate(new, tmp_path / folder, tmp_path)[0] == 2
         assert main(["history", str(tmp_path / folder), "-o", str(tmp_path / "out")]) == 2
         assert capsys.readouterr().err.count(message) == 2
 
 
-def test_no_write_permission_is_status_2(make, history, tmp_path, capsys):
+def test_no_write_permission_is_status_2(save_run, history, tmp_path, capsys):
     (tmp_path / "out").touch()  # a file in place of the folder: root could write anywhere else
     assert (
-        main(["gate", str(make(20, "new")), "--history", str(history), "-o", str(tmp_path / "out")])
+        main(
+            [
+                "gate",
+                str(save_run(20, "new")),
+                "--history",
+                str(history),
+                "-o",
+                str(tmp_path / "out"),
+            ]
+        )
         == 2
     )
-    said = capsys.readouterr().err
-    assert str(tmp_path / "out") in said
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert str(tmp_path / "out") in stderr
+    assert "Traceback" not in stderr
 
 
-def test_a_verdict_in_the_history_is_skipped(make, history, tmp_path):
-    new = make(20, "new")
+def test_a_verdict_in_the_history_is_skipped(save_run, history, tmp_path):
+    new = save_run(20, "new")
     run_gate(new, history, tmp_path)
     (tmp_path / "out" / "verdict.json").rename(history / "verdict.json")
     assert run_gate(new, history, tmp_path)[0] == 0
@@ -104,8 +113,8 @@ def compare(base, new, tmp_path, *more):
     return code, json.loads((tmp_path / "out" / "verdict.json").read_text())
 
 
-def test_a_history_turns_a_suspicion_into_a_finding(make, history, tmp_path):
-    base, new = make(20, "new"), make(21, "new", [(CELL, 1.2)])
+def test_a_history_turns_a_suspicion_into_a_finding(save_run, history, tmp_path):
+    base, new = save_run(20, "new"), save_run(21, "new", [(CELL, 1.2)])
     code, verdict = compare(base, new, tmp_path)
     assert (code, status_of(verdict)) == (0, {"SUSPECT slower"})
     assert status_of(compare(base, new, tmp_path, "--history", str(history))[1]) == {"SLOWER"}
@@ -113,7 +122,7 @@ def test_a_history_turns_a_suspicion_into_a_finding(make, history, tmp_path):
 
 
 @pytest.mark.parametrize("seen", ["call_clock_mhz", "spin_clock_mhz"])  # the latter in older runs
-def test_a_slowdown_of_the_clock_is_ambiguous(seen, make, tmp_path):
+def test_a_slowdown_of_the_clock_is_ambiguous(seen, save_run, tmp_path):
     def clock(mhz):
         def change(run):
             for bench in run["benchmarks"]:
@@ -121,15 +130,15 @@ def test_a_slowdown_of_the_clock_is_ambiguous(seen, make, tmp_path):
 
         return change
 
-    base = make(20, "new", noise=0, change=clock(1980.0))
-    new = make(21, "new", [(CELL, 1.1)], noise=0, change=clock(1800.0))
+    base = save_run(20, "new", noise=0, change=clock(1980.0))
+    new = save_run(21, "new", [(CELL, 1.1)], noise=0, change=clock(1800.0))
     assert status_of(compare(base, new, tmp_path)[1]) == {"AMBIGUOUS"}
-    same_clock = make(22, "new", [(CELL, 1.1)], noise=0, change=clock(1980.0))
+    same_clock = save_run(22, "new", [(CELL, 1.1)], noise=0, change=clock(1980.0))
     assert status_of(compare(base, same_clock, tmp_path)[1]) == {"SUSPECT slower"}
 
 
-def test_runs_of_two_gpus_are_not_comparable(make, tmp_path):
-    code, verdict = compare(make(20, "new"), make(21, "new", change=other_gpu), tmp_path)
+def test_runs_of_two_gpus_are_not_comparable(save_run, tmp_path):
+    code, verdict = compare(save_run(20, "new"), save_run(21, "new", change=other_gpu), tmp_path)
     assert (code, verdict["verdict"]) == (0, "NOT COMPARABLE")
     assert set(verdict["counts"]) == {"not comparable"}
 

@@ -63,7 +63,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 
 def commands(*start: str) -> list[list[str]]:
-    """What follows `start` in every command of every page that begins with it, each once."""
+    """The distinct commands of all pages that begin with `start`, without `start`."""
     every = [words for page in PAGES for words in commands_of(page)]
     matching = [tuple(w[len(start) :]) for w in every if w[: len(start)] == list(start)]
     return [list(words) for words in dict.fromkeys(matching) if words]
@@ -162,7 +162,7 @@ def example_folder(tmp_path_factory) -> Path:
 
 
 def test_readme_has_the_same_mask():
-    """So the run below tests README's example, too. Comments may differ."""
+    """The run below then also tests the example in README. Comments may differ."""
     (in_readme,) = python_blocks(README)
     mask = python_blocks(EXTENDING)[0]
     assert ast.dump(ast.parse(in_readme)) == ast.dump(ast.parse(mask))

@@ -1,4 +1,4 @@
-"""Formulation ids: those of saved texts, and those of today's backends."""
+"""Formulation ids: those derived from saved texts, and those of the current backends."""
 
 import gzip
 import json

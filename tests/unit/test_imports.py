@@ -1,4 +1,4 @@
-"""Which part of the code may import which: production code has one direction and no cycle."""
+"""Which part of the code may import which. Imports have one direction and no cycle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 300
 
-# A module belongs to the part with the longest name that matches. Modules of one part may import
-# each other, but not in a cycle.
+# The imports that each part may have. A module belongs to the part with the longest matching
+# name. Modules of one part may import each other, but not in a cycle.
 MAY_IMPORT = {
     "conftest": {"maskbench.plugin"},
     "maskbench": set(),
@@ -140,7 +140,7 @@ def test_no_import_cycles():
 
 
 def test_the_parts_have_no_cycle():
-    """The table itself would allow a cycle if two parts could import each other."""
+    """If two parts could import each other, the table itself would allow a cycle."""
     TopologicalSorter(MAY_IMPORT).prepare()
 
 

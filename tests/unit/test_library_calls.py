@@ -41,7 +41,7 @@ class Attention(torch.autograd.Function):
 
 
 def op_for(q, k, window, starts=None):
-    """`starts`: cu_seqlens of queries and keys, then the greatest length of each."""
+    """The plain op of a call. `starts`: cu_seqlens of queries and keys, then their max lengths."""
     if starts is None:
         return PLAIN.batched(q.shape[1], k.shape[1], window)
     lengths = [cu.diff().tolist() for cu in starts[:2]]
@@ -262,7 +262,7 @@ def aten_backward(*given, window_size_left, window_size_right):
 
 
 def flex_flash():
-    """The package that torch would run. Only its import is needed here."""
+    """The package whose kernels torch would run. Only its import is needed here."""
     return {"flash_attn": {}, "flash_attn.cute": {}}
 
 
@@ -301,7 +301,7 @@ LOWERED_MASKS = [name for name in MASKS if name != "standalone_self_attention"]
 
 
 def assert_exact_or_reason(bind, mask, **options):
-    """Only masks that are newer than test_varlen.LOWERED may have no form."""
+    """Check the result. Only masks that are not in `conformance.LOWERED` may be unsupported."""
     try:
         formulation, error = difference(bind, mask, **options)
     except Unsupported as reason:

@@ -25,7 +25,7 @@ NAMES = [
 ]
 
 
-def in_words(name, n):
+def definition(name, n):
     """The pattern's definition as a function (q, k) -> bool of NumPy indices."""
     lengths = [eighths * n // 8 for eighths in (1, 1, 2, 2, 2)]
     document = np.repeat(np.arange(5), lengths)
@@ -71,7 +71,7 @@ def test_the_twelve_patterns_are_registered_in_order():
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_pattern_matches_its_definition(name, seq_len):
     mask = PATTERNS[name](seq_len=seq_len, batch=3)
-    expected = evaluate(in_words(name, seq_len), seq_len)
+    expected = evaluate(definition(name, seq_len), seq_len)
     assert torch.equal(mask.dense("cpu"), expected[None, None])
     assert mask.area(3) == 3 * int(expected.sum())
 

@@ -1,4 +1,4 @@
-"""What every registered pattern must do. A new line in PATTERNS is tested without an edit here."""
+"""Requirements on every registered pattern. A new one is tested without an edit here."""
 
 import functools
 import itertools

@@ -15,7 +15,7 @@ SAVED_RUNS = sorted((Path(__file__).parents[2] / "reports" / "runs").rglob("*.js
 
 @pytest.fixture
 def read_changed(tmp_path):
-    """Reads the run of the tests' data after a change to its JSON."""
+    """A function that reads a copy of the test data after `change` has edited its JSON."""
 
     def read(change):
         run = json.loads(RUN.read_text())

@@ -1,4 +1,4 @@
-"""The reference is torch's attention in float64, and its tolerance finds one wrong key."""
+"""The reference equals torch's attention in float64; its tolerance detects one wrong key."""
 
 import pytest
 import torch

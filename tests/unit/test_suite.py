@@ -1,4 +1,4 @@
-"""The suite itself: its outcomes, and what it saves."""
+"""Runs of the suite: the outcomes of cells, and the saved fields."""
 
 import re
 from types import SimpleNamespace
@@ -118,8 +118,8 @@ def parts(tmp_path_factory):
 
 
 def test_where_nothing_is_timed_the_reasons_are_saved(parts):
-    kept = strict_json(parts.paths[0])["maskbench"]["untimed"]
-    assert [cell["outcome"] for cell in kept] == ["unsupported"] * 2
+    untimed = strict_json(parts.paths[0])["maskbench"]["untimed"]
+    assert [cell["outcome"] for cell in untimed] == ["unsupported"] * 2
     with pytest.raises(UnreadableRun, match="nothing was timed in that run"):
         load([parts.paths[0]])
     # With the rest of the grid, the reasons are read as well.
@@ -231,5 +231,5 @@ def test_backends_with_large_scores_run_only_if_named(tmp_path):
     text = pytest_run(*quick, *grid, *only, CELLS[0], "-rs")
     reason = "skipped: holds S x S scores, by default up to S = 2048; name it in --backends"
     assert reason in text
-    kept = [cell["backend"] for cell in strict_json(path)["maskbench"]["untimed"]]
-    assert sorted(kept) == ["dense", "sdpa_math"]
+    untimed = [cell["backend"] for cell in strict_json(path)["maskbench"]["untimed"]]
+    assert sorted(untimed) == ["dense", "sdpa_math"]

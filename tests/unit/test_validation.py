@@ -15,7 +15,7 @@ RUN = Path(__file__).parent / "data" / "cpu_run.json"
 
 @pytest.fixture
 def saved(tmp_path):
-    """Saves the run of the tests' data again, changed by a function of each benchmark."""
+    """A function that saves a copy of the test data; `change` edits each of its benchmarks."""
 
     def save(name, change, **about):
         run = json.loads(RUN.read_text())
@@ -79,15 +79,15 @@ def test_saved_cycles_are_used_instead_of_time_by_clock(saved):
 
         return change
 
-    def said(*counts):
-        saved_at = zip((1800.0, 1850.0, 1790.0), counts, strict=True)
-        runs = [cells_of(saved(f"r{i}", at(*one))) for i, one in enumerate(saved_at)]
+    def report(*cycles):
+        clocks_and_cycles = zip((1800.0, 1850.0, 1790.0), cycles, strict=True)
+        runs = [cells_of(saved(f"r{i}", at(*pair))) for i, pair in enumerate(clocks_and_cycles)]
         return accuracy.repeatability(runs)
 
-    text = said(1.8e6, 1.801e6, 1.79e6)
+    text = report(1.8e6, 1.801e6, 1.79e6)
     assert "in cycles |  | 100 % |" in text
     assert "of the others, in cycles |  | none |" in text
-    text = said(1.8e6, 1.9e6, 1.79e6)
+    text = report(1.8e6, 1.9e6, 1.79e6)
     assert "in cycles |  | 0 % |" in text
     assert "-s512-b1h4d64-float32] 6.1%" in text
 
@@ -141,9 +141,9 @@ def test_fidelity_of_calls_that_cupti_did_not_time_is_refused(saved, capsys):
 
     old = saved("old", change)
     assert main(["validation", str(old)]) == 2
-    said = capsys.readouterr().err
-    assert f"{old}: its calls were not those that CUPTI timed" in said
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert f"{old}: its calls were not those that CUPTI timed" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_stage_times_have_a_row_per_run(saved):

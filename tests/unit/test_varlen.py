@@ -101,7 +101,7 @@ def test_forms_are_exact_for_any_parameters(mask):
 
 
 def test_backward_without_the_merged_lse_is_wrong():
-    """The check can fail: backward with each call's own log-sum-exp is not the gradient."""
+    """A negative control: with each call's own log-sum-exp, backward is not the gradient."""
     mask = PATTERNS["global_local_sliding_window"](seq_len=1024)
     right = PLAIN.packed
 
