@@ -131,7 +131,7 @@ class CellRecord(CellFields, total=False):
     peak_memory_bytes: int | None
     # What the first call cost.
     first_call_s: float
-    cache: str  # of a compilation: "cold cache" or "warm cache"
+    cache: str  # of a compilation: "cold" or "warm"
     # Of fidelity cells, which are timed under the profiler too.
     events_s: float
     cupti_s: float

@@ -88,6 +88,7 @@ def for_each_backend(
     axes: dict[str, Iterable[str]],
     *,
     fast: Collection[str] = (),
+    slow: Collection[str] = (),
     devices: Collection[str] = ("cpu", "cuda"),
     backends: Collection[str] | None = None,
 ):
@@ -102,6 +103,8 @@ def for_each_backend(
     fast
         The cases that backends that compile run on a CPU by default. Their other cases are marked
         slow, because the C++ compiler takes 3 s for each.
+    slow
+        The cases that are marked slow on a CPU for every backend.
     devices
         The types of device that the test runs on; on others it is not collected.
     backends
@@ -109,7 +112,7 @@ def for_each_backend(
     """
 
     def decorate(test):
-        test.backend_cases = (axes, fast, devices, backends)
+        test.backend_cases = (axes, fast, slow, devices, backends)
         return test
 
     return decorate
@@ -118,7 +121,7 @@ def for_each_backend(
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not hasattr(metafunc.function, "backend_cases"):
         return
-    axes, fast, devices, backends = metafunc.function.backend_cases
+    axes, fast, slow, devices, backends = metafunc.function.backend_cases
     default = "cuda" if torch.cuda.is_available() else "cpu"
     device = metafunc.config.option.device or default
     params = []
@@ -127,8 +130,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not runs or (backends is not None and spec.name not in backends):
             continue
         case = "-".join(values)
-        is_slow = device == "cpu" and spec.compiles and case not in fast
-        marks = [pytest.mark.slow] if is_slow else []
+        is_slow = case in slow or (spec.compiles and case not in fast)
+        marks = [pytest.mark.slow] if is_slow and device == "cpu" else []
         name = f"{case}-{spec.name}" if case else spec.name
         params.append(pytest.param(*values, spec.name, marks=marks, id=name))
     metafunc.parametrize((*axes, "backend"), params)
