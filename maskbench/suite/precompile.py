@@ -64,7 +64,8 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
             registry.load(variant)
             compiles = registry.BACKENDS[variant].compiles
     except (ValueError, registry.BackendUnavailable):
-        return None  # the cell is skipped with this reason
+        # The cell is skipped, or it times compilation: then its variant is a cache, no backend.
+        return None
     return CompileTask(workload, mask, variant) if compiles else None
 
 
