@@ -71,7 +71,7 @@ def required_rounds(
     Returns
     -------
     int
-        Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, less if `max_seconds` holds fewer, and never
+        Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, fewer if only fewer fit into `max_seconds`, and never
         less than `min_rounds`.
     """
     sigma = float(iqr(seconds)) / NORMAL_IQR
