@@ -78,7 +78,7 @@ class ProgressReporter:
         return self.total - len(self.pending)
 
     def time_left(self) -> float:
-        """Seconds that the pending cells may take: the mean of their variant so far, else of all."""
+        """Seconds for the pending cells, by the mean of their variant so far, else of all."""
         if not self.seconds:
             return CELL_S[self.run.device] * len(self.pending)
         mean = fmean(s for variant in self.seconds.values() for s in variant)

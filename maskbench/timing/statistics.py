@@ -71,7 +71,7 @@ def required_rounds(
     Returns
     -------
     int
-        Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, fewer if only fewer fit into `max_seconds`, and never
+        Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, no more than fit into `max_seconds`, but never
         less than `min_rounds`.
     """
     sigma = float(iqr(seconds)) / NORMAL_IQR
