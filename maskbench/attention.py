@@ -26,7 +26,7 @@ class Formulation:
         comparable only if their ids are equal. It names block sizes and kernel options. It does
         not name what follows from the mask, such as the bounds of a window.
     text
-        The same for readers, in a few words.
+        A description for readers, in a few words.
     """
 
     id: str
@@ -40,7 +40,7 @@ def identity(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BoundAttention:
-    """An attention call that is ready to run: only the attention itself is left to do.
+    """An attention call that is ready to run: `forward` does nothing but attention.
 
     Parameters
     ----------

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-# What follows from the mask (a window's bounds, a dilation) is dropped, as in the ids themselves.
+# Parameters that follow from the mask (a window's bounds, a dilation) are dropped, because ids do
+# not contain them.
 # An id may refer to groups of its pattern.
 _WINDOW = r"\((?:-?\d+|None), (?:-?\d+|None)\)"
 _PATTERNS: tuple[tuple[str, str], ...] = (

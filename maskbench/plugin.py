@@ -100,7 +100,7 @@ def _keep(
     items[:] = [item for item in items if wanted(item)]
 
 
-@pytest.hookimpl(trylast=True)  # after the terminal has said how many cells there are
+@pytest.hookimpl(trylast=True)  # after the terminal reports how many cells there are
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the clock and compile in parallel, before the first cell."""
     config = session.config
@@ -169,7 +169,7 @@ def workload(request: pytest.FixtureRequest, mask: str, seq_len: int) -> Workloa
 
 @pytest.fixture
 def cell_status(request: pytest.FixtureRequest, workload: Workload) -> Iterator[CellStatus]:
-    """Records why a cell was not timed; frees its memory afterwards."""
+    """Records why a cell was not timed; afterwards frees GPU memory if it may run short."""
     item: pytest.Item = request.node
     record = {**workload.fields(), "backend": item.stash[CELL_KEY].variant}
     item.stash[CELL_RECORD] = record

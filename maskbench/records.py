@@ -65,7 +65,7 @@ class Phase(TextEnum):
 
 
 class Outcome(TextEnum):
-    """What became of a cell."""
+    """How a cell ended."""
 
     TIMED = "timed"
     SKIPPED = "skipped"
@@ -92,7 +92,7 @@ class CellFields(TypedDict):
 
 
 class CellRecord(CellFields, total=False):
-    """A cell as it is read. Only timed cells have the fields below, and not all have each."""
+    """A cell as it is read. Only timed cells have the fields below, and some lack a few of them."""
 
     # From pytest-benchmark's statistics.
     median_s: float
@@ -114,7 +114,7 @@ class CellRecord(CellFields, total=False):
     error_bound: float
     error_of: str  # the tensor with that error
     checked: str
-    # How sure the time is.
+    # How precise the time is.
     interval: float  # half-width of the median's 95 % confidence interval, relative; 0 if unknown
     two_modes: bool
     two_modes_by_clock: bool
@@ -132,7 +132,7 @@ class CellRecord(CellFields, total=False):
     # What the first call cost.
     first_call_s: float
     cache: str  # of a compilation: "cold" or "warm"
-    # Of fidelity cells, which are timed under the profiler too.
+    # Only in fidelity cells, which are also timed under the profiler.
     events_s: float
     cupti_s: float
     watched_cycles: float

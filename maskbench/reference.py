@@ -21,7 +21,8 @@ from torch import Tensor
 
 from maskbench.masks import Mask
 
-FACTOR, FLOOR_EPS = 2.0, 2.0
+# Bound of an error: ERROR_FACTOR times the dense computation's, plus FLOOR_EPS machine epsilons.
+ERROR_FACTOR, FLOOR_EPS = 2.0, 2.0
 # Most scores that are compared, over all heads. More would take longer than the timing.
 MAX_SCORES = {"cuda": 2**30, "cpu": 2**23}
 CHUNK_SCORES = {"cuda": 2**27, "cpu": 2**23}  # scores that are in memory at a time
@@ -177,7 +178,7 @@ class Reference:
             same_dtype = attention(*operands, q.dtype)
         floor = FLOOR_EPS * torch.finfo(q.dtype).eps
         self.bounds = {
-            name: FACTOR * worst_row_error(same_dtype[name], exact) + floor
+            name: ERROR_FACTOR * worst_row_error(same_dtype[name], exact) + floor
             for name, exact in self.exact.items()
         }
 

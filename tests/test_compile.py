@@ -37,7 +37,7 @@ def compile_once(mask: Mask, inputs: Inputs) -> None:
 def compiler(device: str) -> None:
     """Starts the compiler: its first kernel takes seconds longer than the next."""
     q = torch.randn(1, 1, 256, 64, device=device)
-    with suppress(Unsupported):  # each cell reports it
+    with suppress(Unsupported):  # each cell reports the reason
         compile_once(Full(seq_len=256), Inputs(q, q, q, None))
 
 
@@ -56,7 +56,7 @@ def compile_and_time(
     needs_gradients = workload.phase.needs_gradients
     inputs = make_inputs(mask, workload.shape, workload.dtype, workload.device, needs_gradients)
 
-    def time() -> None:
+    def time_first_calls() -> None:
         if cache == "warm":
             compile_once(mask, inputs)
         benchmark.extra_info |= {
@@ -66,7 +66,8 @@ def compile_and_time(
             "form": f"{cache} cache",
             "formulation": f"{cache}_cache",
             "cache": cache,
-            "host_bound": False,  # this and the next two: it is wall time, not device time
+            # The next three fields describe device time; a compile time is wall time.
+            "host_bound": False,
             "late_rounds": 0,
             "throttle": [],
         }
@@ -83,7 +84,7 @@ def compile_and_time(
 
     try:
         with stage_timer("compile"):
-            cell_status.run_guarding_oom(time)
+            cell_status.run_guarding_oom(time_first_calls)
     except Unsupported as reason:
         cell_status.skip(Outcome.UNSUPPORTED, str(reason))
 

@@ -52,9 +52,9 @@ def cuda_clock(clock, pytestconfig):
 
 @cache
 def profiled_launch_overhead(clock) -> float:
-    """What a pair of events reads beyond a tiny kernel's own time under CUPTI, in seconds.
+    """The time between two events around a tiny kernel, less its CUPTI time, in seconds.
 
-    It comes on top of the clock's launch overhead: CUPTI enqueues work of its own before and after
+    It is added to the clock's launch overhead: CUPTI enqueues work of its own before and after
     each kernel.
     """
     clock.blocking_kernel_s = PROFILED_BLOCKING_KERNEL_S

@@ -24,7 +24,8 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     bias = None if isinstance(mask, Full) else additive_bias(mask, q)
     if masked_rows is not None:
         text += ", padding zeroed"
-        if bias is not None:  # the softmax of a row of -inf is NaN: attend to all, zero it later
+        # The softmax of a row of -inf is NaN: the row attends to all keys and is zeroed later.
+        if bias is not None:
             bias = bias.masked_fill_(masked_rows, 0)
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -89,10 +89,10 @@ def packed(
     )
 
 
-# --- masks without a window form: a mask_mod of the kernel's own, run on the touched blocks ---
+# --- masks that are no window: a mask_mod in CuTe, on the blocks that the mask touches ---
 #
-# They have no annotations, because CuTe reads the annotations of the functions that it compiles.
-# They work on scalars. CuTe's vectors have no shift, and a 2-D mask on vectors that uses `&` alone
+# The mask_mods have no annotations, because CuTe reads the annotations of what it compiles. They
+# work on scalars. CuTe's vectors have no shift, and a 2-D mask on vectors that uses `&` alone
 # took 0.69 ms forward and 1.52 backward, against 0.52 and 1.21 (H200, B8 H16 S4096 D64 float16).
 
 

@@ -22,9 +22,9 @@ class BackendSpec:
     name
         Its name in `--backends` and in node ids.
     module
-        The Python module that has it in `BACKENDS`.
+        The Python module whose dict `BACKENDS` contains its `bind`.
     package
-        The pip package that it needs; None for a part of torch.
+        The pip package that it needs; None if torch provides it.
     devices
         The types of device that it runs on. The conformance tests run it on these.
     compiles

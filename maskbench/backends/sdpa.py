@@ -43,7 +43,7 @@ class MaskArguments:
 
 
 def mask_arguments(kernel: SDPBackend | None, mask: Mask, q: Tensor) -> MaskArguments:
-    """Raises Unsupported for a mask that the kernel cannot take."""
+    """The arguments for a mask. Raises Unsupported if the kernel cannot take it."""
     match mask:
         case Full():
             return MaskArguments(Formulation("no_mask", "no mask"))
@@ -52,7 +52,7 @@ def mask_arguments(kernel: SDPBackend | None, mask: Mask, q: Tensor) -> MaskArgu
     if kernel is SDPBackend.FLASH_ATTENTION:
         raise Unsupported("SDPA's FlashAttention takes no mask but is_causal")
     # Additive, because torch would convert a bool mask to this in every call. With it, a query
-    # that sees no key gives zeros in every kernel; with a bool mask it does not in cuDNN's.
+    # that sees no key gives zeros in every kernel; with a bool mask, cuDNN's kernel does not.
     formulation = Formulation("dense_bias", "dense bias")
     return MaskArguments(formulation, attn_mask=additive_bias(mask, q))
 

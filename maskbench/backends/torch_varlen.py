@@ -51,8 +51,8 @@ def packed_backward(
     out: Tensor,
     lse: Tensor,
 ) -> Gradients:
-    # Private (seen on 2.11 and 2.13): varlen_attn's own backward takes no log-sum-exp but its
-    # forward's. The two zeros and the empty tensor are the state of dropout.
+    # Private (seen on 2.11 and 2.13): varlen_attn's own backward takes only the log-sum-exp
+    # of its forward. The two zeros and the empty tensor are the state of dropout.
     left, right = window_size(window)
     grads: Gradients = torch.ops.aten._flash_attention_backward(
         *(dout, q, k, v, out, lse, *lengths, 0.0, window == CAUSAL),

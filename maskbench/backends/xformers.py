@@ -131,7 +131,7 @@ def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    # Its CUTLASS kernel takes float32; FlashAttention-2, which it prefers, does not.
+    # xFormers' CUTLASS kernel takes float32, but FlashAttention-2, which it prefers, does not.
     require_cuda_half("xFormers' FlashAttention-2", q)
     if q.requires_grad and q.shape[1] != k.shape[1]:
         raise Unsupported("xFormers has grouped queries in the forward only (experimental)")

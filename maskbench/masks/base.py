@@ -104,7 +104,8 @@ class Mask(ABC):
     def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
         """Return whether any pair of a query range and a key range attends, and whether all do.
 
-        Block masks are built from this, without a look at each pair. The result must be exact.
+        Block masks are built from this without evaluating each pair. The result must be exact,
+        unless the class also overrides `partial_and_full_blocks` (see `Padded`).
 
         Parameters
         ----------

@@ -24,6 +24,8 @@ class BlockMaskBuilder:
     ----------
     form
         How it is built, in a few words.
+    formulation
+        A stable identifier of `form`.
     prepare
         Called with (mask, device); returns the call that builds the BlockMask.
     compiles
@@ -31,13 +33,13 @@ class BlockMaskBuilder:
     """
 
     form: str
-    formulation: str  # a stable id of `form`
+    formulation: str
     prepare: Callable[[Mask, str], Callable[[], BlockMask]]
     compiles: bool = False
 
 
 def _from_bounds(mask: Mask, device: str) -> Callable[[], BlockMask]:
-    return lambda: replace(mask).block_mask(device)  # a new mask, as a mask caches what it found
+    return lambda: replace(mask).block_mask(device)  # a new mask, without cached properties
 
 
 def _by_search(mask: Mask, device: str) -> Callable[[], BlockMask]:

@@ -25,7 +25,7 @@ from maskbench.timing import runner
 from maskbench.timing.clock import Clock
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
-BACKWARD_FLOPS = 2.5  # times the forward's: five matrix products for two, one of them recomputed
+BACKWARD_FLOPS = 2.5  # relative to the forward: five matrix products (one is recomputed) to two
 
 
 class WrongResult(Exception):
@@ -122,7 +122,7 @@ def get_bind(workload: Workload, name: str) -> Bind:
 
 
 def scores_too_large(workload: Workload, backend: str) -> bool:
-    """Whether the backend holds more S x S scores than it is run with unless it is named."""
+    """Whether the backend would hold S x S scores for an S above its default limit."""
     spec = registry.BACKENDS.get(backend)
     holds_scores = spec is not None and spec.materializes_scores
     return holds_scores and workload.seq_len > MAX_SEQ_LEN_WITH_SCORES

@@ -18,7 +18,7 @@ VARIANT_PARAMS = ("backend", "builder", "spelling", "cache")  # a cell has one o
 
 
 class CellKey(NamedTuple):
-    """What a cell computes, and which backend, builder, variant or cache it does it with."""
+    """The workload of a cell, and its backend, builder, mask_mod variant or cache state."""
 
     workload: Workload
     variant: str

@@ -23,8 +23,8 @@ from maskbench.suite.workload import Workload
 
 # FlashAttention-4 writes what it compiles to disk only if this is set.
 os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
-# torch's cache folder, unless the user has chosen one. It is named here because the stamps lie in
-# it, so that deleting the folder deletes them too.
+# torch's cache folder, unless the user has chosen one. It is set here because the stamps are
+# stored in it, so that deleting the folder deletes them too.
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"maskbench_inductor_{os.getuid()}"))
 )
@@ -34,7 +34,7 @@ CACHE_VARIABLES = (
     "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR",
 )
 COMPILER_PACKAGES = {"torch", "triton", "nvidia-cutlass-dsl"}  # and those of compiling backends
-TOP = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[2]
 KERNEL_SOURCES = (  # this suite's code that decides what is compiled
     "masks.py",
     "maskbench/masks/*.py",
@@ -71,7 +71,7 @@ def environment_fingerprint() -> str:
     versions = sorted(pair for pair in installed if pair[0] in packages)
     code = sha256()
     for pattern in KERNEL_SOURCES:
-        for file in sorted(TOP.glob(pattern)):
+        for file in sorted(REPOSITORY.glob(pattern)):
             code.update(file.read_bytes())
     return f"{gpu} {versions} {torch.__file__} {cpp_compiler()} {code.hexdigest()}"
 

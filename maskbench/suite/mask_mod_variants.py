@@ -78,7 +78,7 @@ def by_document(mask: Mask, device: DeviceLike) -> MaskMod:
 
 
 def default_mask_mod(mask: Mask, device: DeviceLike) -> MaskMod:
-    """The mask's own."""
+    """The mask's own mask_mod."""
     return mask.mask_mod(device)
 
 
@@ -123,7 +123,7 @@ class Tiled(LocalAttention2D):
 def tiled(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     """FlexAttention on the tiled mask.
 
-    The tokens are reordered before and after the call, as layouts are: not in the timed call.
+    The tokens are reordered before and after the call, like a change of layout. This is not timed.
     """
     assert isinstance(mask, LocalAttention2D)
     tiles = Tiled(mask.width, mask.radius, seq_len=mask.seq_len)

@@ -51,7 +51,7 @@ class RunConfig:
 
     @property
     def default_seq_lens(self) -> list[int]:
-        """The lengths of benchmarks that depend little on it: those requested, else one."""
+        """Lengths for benchmarks that depend little on the length: those requested, else one."""
         return self.seq_lens if self.seq_lens_named else [DEFAULT_LENGTH[self.device]]
 
 

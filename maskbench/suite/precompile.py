@@ -53,7 +53,9 @@ class CompileTask:
 
 
 def compile_task(workload: Workload, variant: str) -> CompileTask | None:
-    """The task for a cell; None if the cell does not compile or cannot run here."""
+    """The task for a cell; None if there is nothing to compile ahead, or it cannot run here."""
+    if workload.phase in (Phase.COMPILE_FORWARD, Phase.COMPILE_BACKWARD):
+        return None  # the cell times compilation itself
     try:
         mask = workload.build_mask()
         if workload.phase is Phase.BLOCK_MASK:

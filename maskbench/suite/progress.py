@@ -53,7 +53,7 @@ class ProgressReporter:
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # variant -> of each cell
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
-        """The report header's line: how many cells there are, and how long they may take."""
+        """A line after collection: how many cells there are, and how long they may take."""
         keys = cell_keys(items)
         if not keys:
             return None
@@ -78,7 +78,7 @@ class ProgressReporter:
         return self.total - len(self.pending)
 
     def time_left(self) -> float:
-        """Seconds: each cell as long as those of the same backend so far took, else as any."""
+        """Seconds for the pending cells, by the mean of their variant so far, else of all."""
         if not self.seconds:
             return CELL_S[self.run.device] * len(self.pending)
         mean = fmean(s for variant in self.seconds.values() for s in variant)

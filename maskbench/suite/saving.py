@@ -65,7 +65,7 @@ def package_version(package: str) -> str | None:
 
 
 def software_versions() -> dict[str, object]:
-    """torch's build, and the version of each backend's package, with "-" as "_"."""
+    """Versions of torch, Triton and each backend's package. "-" in a name becomes "_"."""
     packages = dict.fromkeys(["triton", *(s.package for s in BACKENDS.values() if s.package)])
     return {
         "torch": torch.__version__,

@@ -13,7 +13,7 @@ STAGE_SECONDS: defaultdict[str, float] = defaultdict(float)
 
 @contextmanager
 def stage_timer(stage: str) -> Iterator[None]:
-    """Add the wall time of the block to `stage`, also if the block raises."""
+    """Add the wall time of the block to `stage`, even if the block raises."""
     start = time.perf_counter()
     try:
         yield

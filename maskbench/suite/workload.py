@@ -17,7 +17,7 @@ from masks import PATTERNS
 
 @dataclass(frozen=True)
 class Shape:
-    """Batch, heads and head dimension. `str()` is the form that node ids have."""
+    """Batch, heads and head dimension. `str()` gives the form used in node ids."""
 
     batch: int
     heads: int
@@ -109,7 +109,11 @@ def cached_inputs(workload: Workload) -> CheckedInputs:
 
 @lru_cache(maxsize=64)
 def mask_statistics(mask: str, seq_len: int, batch: int) -> dict[str, float]:
-    """Exact attended pairs, and the shares of pairs and of 128 x 128 blocks that they touch."""
+    """How sparse a mask is.
+
+    "area" is the exact number of attended pairs of one head over the batch, "density" its share of
+    all pairs, and "block_density" the share of 128 x 128 blocks that have an attended pair.
+    """
     built = PATTERNS[mask](seq_len=seq_len, batch=batch)
     area = built.area(batch)
     partial, full = built.partial_and_full_blocks("cpu", (128, 128))

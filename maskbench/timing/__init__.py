@@ -1,0 +1,1 @@
+"""Clocks, their calibration, and the statistics of timed rounds."""

@@ -31,7 +31,7 @@ SOURCES = [
     for name in ("device_clock.py", "nvml.py", "sm_cycles.py", "calibration.py")
 ]
 ROUNDS, DISCARDED_ROUNDS = 60, 5  # the first rounds are discarded
-MAX_LAUNCH_OVERHEAD_S = 5e-6  # more is an error: three H100s had 0.9 to 1.2 us
+MAX_LAUNCH_OVERHEAD_S = 5e-6  # more is an error: on three H100s it was 0.9 to 1.2 us
 PROFILED_BLOCKING_KERNEL_S = 5e-3  # the profiler slows the host down
 # The kernels of a round, by parts of their names as CUPTI gives them
 BLOCKING_KERNEL = "spin_kernel"

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from maskbench.timing.device_clock import DeviceClock, DryRun
 from maskbench.timing.nvml import GPUClockState
 
-CPU_TIME_SHARE = 1 / 3  # preparing a CPU cell already takes longer than its times are worth
+CPU_TIME_SHARE = 1 / 3  # fewer rounds on a CPU, where preparing a cell already takes long
 
 
 class Clock(Protocol):
-    """What the suite needs from a clock; `DeviceClock` and `HostClock` have it."""
+    """What the suite needs from a clock; `DeviceClock` and `HostClock` implement it."""
 
-    late_rounds: int  # in which the device waited for the host, since `reset_counters`
+    late_rounds: int  # rounds since `reset_counters` in which the device waited for the host
 
     @property
     def timer(self) -> Callable[[], object]:
@@ -38,7 +38,7 @@ class Clock(Protocol):
 
     @property
     def is_device_time(self) -> bool:
-        """Whether the times exclude the host's."""
+        """Whether the times exclude the host's time to enqueue a call."""
 
     @property
     def time_budget_share(self) -> float:

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from maskbench.timing.nvml import GPUClockState, NVMLDevice
 from maskbench.timing.statistics import MAX_ROUNDS, sm_clock_per_round
 
-EMPTY_ROUNDS = 100  # whose median is the event overhead
+EMPTY_ROUNDS = 100  # their median is the event overhead
 INITIAL_BLOCKING_KERNEL_S = 1e-3  # in the empty rounds: longer than the host takes for two events
 DRY_RUNS, SINGLE_DRY_RUN_S = 3, 0.02  # after a call this long, its host time is precise enough
 HOST_TIME_MARGIN = 1.5  # the blocking kernel over the median host time, as host times scatter
 STAMP_LAUNCH_S = 100e-6  # for the host to launch the stamp between blocking kernel and call
-# Of a call's wall time, added to its blocking kernel. Long calls get few rounds, and pay little for
-# this. Without it, most cells of 30 ms and longer had one late round on an H100.
+# This share of a call's wall time is added to its blocking kernel. Long calls get few rounds, so it
+# costs little. Without it, most cells of 30 ms and longer had one late round on an H100.
 WALL_TIME_MARGIN = 1 / 50
 MAX_BLOCKING_KERNEL_S = 20e-3  # late rounds lengthen it up to this: hosts pause for milliseconds
-MAX_LATE_SHARE = 1 / 4  # of a pilot: fewer late rounds move neither its median nor its quartiles
+MAX_LATE_SHARE = 1 / 4  # share of a pilot's rounds: fewer do not move its quartiles
 WARMUP_WINDOW_S, MAX_WARMUP_S = 1.0, 20.0
 WARMUP_TOLERANCE, WARMUP_WINDOWS = 0.001, 4  # relative range of the SM clock over these windows
 
@@ -54,7 +54,7 @@ class EventTimestamp:
     clock: DeviceClock
 
     def __sub__(self, start: EventTimestamp) -> float:
-        # Reached before the whole call was enqueued: the device waited for the host.
+        # The device reached the start before the whole call was enqueued: it waited for the host.
         if start.event.query():  # type: ignore[no-untyped-call]  # torch's Event has no annotations
             self.clock.record_late_round()
         self.clock.cycle_counter.end()
@@ -167,14 +167,16 @@ class DeviceClock:
         torch.cuda.synchronize(self.device)
         allocated = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
-        hosts_s: list[float] = []
+        host_times_s: list[float] = []
         start = time.perf_counter()
-        while len(hosts_s) < DRY_RUNS and time.perf_counter() - start < SINGLE_DRY_RUN_S:
+        while len(host_times_s) < DRY_RUNS and time.perf_counter() - start < SINGLE_DRY_RUN_S:
             host_start = time.perf_counter()
             call()
-            hosts_s.append(time.perf_counter() - host_start)
-            torch.cuda.synchronize(self.device)  # or a call that synchronizes waits for this one
-        wall_s, host_s = (time.perf_counter() - start) / len(hosts_s), statistics.median(hosts_s)
+            host_times_s.append(time.perf_counter() - host_start)
+            # So that a next call that synchronizes does not wait for this one.
+            torch.cuda.synchronize(self.device)
+        wall_s = (time.perf_counter() - start) / len(host_times_s)
+        host_s = statistics.median(host_times_s)
         enqueue_s = HOST_TIME_MARGIN * host_s + STAMP_LAUNCH_S
         self.blocking_kernel_s = enqueue_s + WALL_TIME_MARGIN * wall_s
         self.late_rounds = 0
@@ -203,7 +205,7 @@ class DeviceClock:
         return late > MAX_LATE_SHARE * rounds
 
     def clock_state(self) -> GPUClockState:
-        """The SM clock and the throttle reasons now, by NVML."""
+        """The SM clock and the throttle reasons now, from NVML."""
         return self.nvml.clock_state()
 
     def machine_info(self) -> dict[str, object]:

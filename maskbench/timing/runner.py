@@ -23,7 +23,7 @@ from maskbench.timing.statistics import (
 PILOT_ROUNDS = 10
 MIN_ROUNDS = 6  # the confidence interval of the median does not exist for fewer
 PILOT_SHARE = 0.2  # of the time that the rounds of a cell may take
-SYNCHRONIZING_SHARE = 1 / 2  # a call waits for the device if the host takes this much of its time
+SYNCHRONIZING_SHARE = 1 / 2  # of its wall time: a call with more host time waits for the device
 
 
 class Pilot(NamedTuple):
@@ -54,8 +54,8 @@ def choose_pilot(
 ) -> Pilot:
     """Run a pilot, twice if its blocking kernel was too short; the dry run instead if it is long.
 
-    If `max_seconds` holds fewer than `TYPICAL_ROUNDS` rounds, the call gets as many as it holds,
-    and a pilot could not change that. A call that seems to wait for the device still gets a pilot,
+    If fewer than `TYPICAL_ROUNDS` rounds fit into `max_seconds`, the call gets as many as fit, and
+    a pilot could not change that. A call that seems to wait for the device still gets a pilot,
     because only that can remove its blocking kernel (see `DeviceClock.blocker_too_short`).
     """
     if dry_run:

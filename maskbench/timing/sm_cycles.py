@@ -50,7 +50,8 @@ class SMCycleCounter:
         if capacity > len(self.stamps):
             shape = (capacity, 2, self.sm_count, 3)
             self.stamps = torch.zeros(shape, dtype=torch.int64, device=self.device)
-            self.rows = self.stamps.flatten(0, 1).unbind()  # here, so that no round makes a view
+            # Created once, so that no round creates a view.
+            self.rows = self.stamps.flatten(0, 1).unbind()
 
     def begin(self) -> None:
         """Enqueue the stamp before a call on the current stream."""

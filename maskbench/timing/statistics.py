@@ -15,8 +15,8 @@ TYPICAL_ROUNDS, MAX_ROUNDS = 20, 1000
 Z_95 = statistics.NormalDist().inv_cdf(0.975)
 NORMAL_IQR = 1.349  # the inter-quartile range of a normal distribution, over sigma
 NORMAL_MEDIAN_SE = 1.2533  # sqrt(pi / 2): standard error of its median, over sigma / sqrt(n)
-# Times the rounds that normal times need. The interval by order statistics is a fifth wider than
-# theirs, and a pilot has too few rounds to give sigma precisely.
+# Factor on the number of rounds that a normal distribution needs. The interval by order statistics
+# is a fifth wider than the normal one, and a pilot has too few rounds to give sigma precisely.
 ROUNDS_MARGIN = 4
 MIN_MODE_GAP = 0.01  # between two modes, over the median: smaller gaps hardly move the median
 
@@ -71,7 +71,7 @@ def required_rounds(
     Returns
     -------
     int
-        Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, less if `max_seconds` holds fewer, and never
+        Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, no more than fit into `max_seconds`, but never
         less than `min_rounds`.
     """
     sigma = float(iqr(seconds)) / NORMAL_IQR
@@ -111,7 +111,7 @@ def cycle_statistics(
 
     Cycles repeat better than seconds: between processes the SM clock changes by more than the
     cycles of a kernel. The clock also changes within a process. The times then have two modes, and
-    the cycles one.
+    the cycles one mode.
 
     Parameters
     ----------

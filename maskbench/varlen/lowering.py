@@ -113,7 +113,7 @@ def residue_streams(
 def valid_tokens(
     library: FlashLibrary, mask: Padded, window: Window, q: Tensor, k: Tensor, v: Tensor
 ) -> BoundAttention:
-    """Padding: only the valid tokens, packed. Their order stays, so causal stays causal."""
+    """Padding: only the valid tokens, packed. They keep their order, so causal stays causal."""
     if window not in (FULL, CAUSAL) and not mask.valid_range.is_contiguous:
         raise Unsupported("a window over packed tokens needs padding at the ends alone")
     valid = ~mask.padding

@@ -63,7 +63,7 @@ def prefix_queries(library: FlashLibrary, seq_len: int, prefix: int) -> Attend:
 
 
 class DisjointQueries(torch.autograd.Function):
-    """Calls on consecutive queries. The last call has all keys, the others a part of them."""
+    """Calls on consecutive queries. The last call sees all keys, the others a part of them."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: tuple[QuerySlice, ...]) -> Tensor:
@@ -142,7 +142,7 @@ class ReplacedQueries(torch.autograd.Function):
         first, second = ctx.ops
         dq, dk, dv = first.backward(dout, *first_saved)
         second_dq, second_dk, second_dv = second.backward(dout[rows], *second_saved)
-        dq[rows] = second_dq  # the first call's are zeros
+        dq[rows] = second_dq  # the first call's gradients of these rows are zeros
         dk[rows] += second_dk  # no row occurs twice
         dv[rows] += second_dv
         return dq, dk, dv, None, None, None

@@ -23,7 +23,7 @@ CAUSAL: Window = (None, 0)
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 ForwardResult: TypeAlias = tuple[Tensor, Tensor]
-"""out and the log-sum-exp of each row's scores."""
+"""(out, lse): the output, and the log-sum-exp of each row's scores."""
 Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """dq, dk and dv."""
 
@@ -44,8 +44,8 @@ class AttentionOp:
     forward
         (q, k, v) -> (out, lse): for calls that are merged.
     backward
-        (dout, q, k, v, out, lse) -> (dq, dk, dv). `out` and `lse` may be those of a whole row of
-        which this call computed a part; the gradients are then that part's.
+        (dout, q, k, v, out, lse) -> (dq, dk, dv). If this call computed only a part of a row,
+        `out` and `lse` may be those of the whole row; the gradients are then those of the part.
     """
 
     formulation: Formulation
