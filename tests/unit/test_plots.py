@@ -28,9 +28,11 @@ def test_backends_are_in_the_same_order_in_every_picture():
 
 
 def test_every_registered_style_is_distinct():
-    styles = backend_styles(ORDER)
-    assert all(styles[name] == BackendStyle(s.color, s.marker) for name, s in BACKENDS.items())
-    assert len(set(styles.values())) == len({s.marker for s in styles.values()}) == len(ORDER)
+    styled = {name: s for name, s in BACKENDS.items() if s.color and s.marker}
+    assert styled.keys() >= set(ORDER)
+    styles = backend_styles(styled)
+    assert all(styles[name] == BackendStyle(s.color, s.marker) for name, s in styled.items())
+    assert len(set(styles.values())) == len({s.marker for s in styles.values()}) == len(styled)
     assert not {s.marker for s in styles.values()} & {s.marker for s in FREE_STYLES}
 
 
