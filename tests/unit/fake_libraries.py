@@ -1,0 +1,260 @@
+"""The CUDA libraries' interfaces in plain torch, for test_library_calls.py.
+
+Each function returns the modules of one package and their members.
+"""
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+from maskbench.varlen.ops import CAUSAL, FULL
+from tests.unit.plain_library import PLAIN
+
+
+class Attention(torch.autograd.Function):
+    """(out, lse) of a plain AttentionOp; lse has no gradient, as in FlashAttention-2."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, op):
+        out, lse = op.forward(q, k, v)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.op = op
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, _):
+        return *ctx.op.backward(dout, *ctx.saved_tensors), None
+
+
+def op_for(q, k, window, starts=None):
+    """The plain op of a call. `starts`: cu_seqlens of queries and keys, then their max lengths."""
+    if starts is None:
+        return PLAIN.batched(q.shape[1], k.shape[1], window)
+    lengths = [cu.diff().tolist() for cu in starts[:2]]
+    assert [max(n) for n in lengths] == list(starts[2:])
+    assert all(cu.dtype == torch.int32 for cu in starts[:2])
+    return PLAIN.packed(*lengths, window)
+
+
+def as_window(causal, window, unbounded):
+    if causal:
+        assert window == (unbounded, unbounded)
+        return CAUSAL
+    return tuple(None if bound == unbounded else bound for bound in window)
+
+
+def flash_attn():
+    """flash-attn 2.8: flash_attn.flash_attn_interface."""
+    none = (-1, -1)
+
+    def function(q, k, v, causal=False, window_size=none, return_attn_probs=False):
+        results = Attention.apply(q, k, v, op_for(q, k, as_window(causal, window_size, -1)))
+        return (*results, None) if return_attn_probs else results[0]
+
+    def varlen(q, k, v, cu_q, cu_k, max_q, max_k, **options):
+        window = as_window(options.get("causal", False), options.get("window_size", none), -1)
+        op = op_for(q, k, window, (cu_q, cu_k, max_q, max_k))
+        results = Attention.apply(q, k, v, op)
+        return (*results, None) if options.get("return_attn_probs") else results[0]
+
+    def backward(dout, q, k, v, out, lse, dq, dk, dv, *rest):
+        *starts, dropout, scale, causal, left, right, softcap, slopes, deterministic = rest
+        assert (dropout, softcap, slopes, deterministic) == (0.0, 0.0, None, False)
+        assert scale == 1 / math.sqrt(q.shape[-1])
+        op = op_for(q, k, as_window(causal, (left, right), -1), starts or None)
+        for into, grad in zip((dq, dk, dv), op.backward(dout, q, k, v, out, lse), strict=True):
+            into.copy_(grad)
+
+    interface = {"_flash_attn_backward": backward, "_flash_attn_varlen_backward": backward}
+    public = {"flash_attn_func": function, "flash_attn_varlen_func": varlen}
+    return {"flash_attn": public, "flash_attn.flash_attn_interface": interface}
+
+
+@dataclass
+class Blocks:
+    """The fake of flash-attn-4's block lists: by query block, or by key block."""
+
+    count: torch.Tensor
+    index: torch.Tensor
+    full_count: torch.Tensor
+    full_index: torch.Tensor
+    block_size: tuple[int, int]
+
+    def listed(self, count, index):
+        """bool [rows, columns] of blocks."""
+        chosen = torch.arange(index.shape[-1]) < count[0, 0, :, None]
+        return torch.zeros_like(chosen).scatter_(-1, index[0, 0].long(), chosen)
+
+
+def block_sparse(q, k, v, mask_mod, aux_tensors, block_sparse_tensors, block_sparse_tensors_bwd):
+    """flash-attn-4 with a mask_mod, which it calls in partial blocks only."""
+    at, (rows, columns) = torch.arange(q.shape[1]), block_sparse_tensors.block_size
+    by_mod = mask_mod(None, None, [at[:, None]], [at], None, aux_tensors)
+    both = []
+    for blocks in (block_sparse_tensors, block_sparse_tensors_bwd):
+        pair = (blocks.count, blocks.index), (blocks.full_count, blocks.full_index)
+        both.append([blocks.listed(*lists) for lists in pair])
+    (partial, full), transposed = both
+    assert torch.equal(partial, transposed[0].T)
+    assert torch.equal(full, transposed[1].T)
+    where = (at[:, None] // rows, at // columns)
+    allowed = full[where] | partial[where] & by_mod
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=grouped).transpose(1, 2)
+
+
+def flash_attn_4():
+    """flash-attn-4: flash_attn.cute, whose functions return (out, lse)."""
+    none = (None, None)
+
+    def function(q, k, v, causal=False, window_size=none, return_lse=False, **own):
+        if own:
+            return block_sparse(q, k, v, **own), None
+        return Attention.apply(q, k, v, op_for(q, k, as_window(causal, window_size, None)))
+
+    def named(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k):
+        return cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+
+    def varlen(q, k, v, causal=False, window_size=none, return_lse=False, **lengths):
+        op = op_for(q, k, as_window(causal, window_size, None), named(**lengths))
+        return Attention.apply(q, k, v, op)
+
+    def backward(q, k, v, out, dout, lse, causal, window_size_left, window_size_right, **lengths):
+        window = as_window(causal, (window_size_left, window_size_right), None)
+        op = op_for(q, k, window, named(**lengths) if lengths else None)
+        return op.backward(dout, q, k, v, out, lse)
+
+    public = {"flash_attn_func": function, "flash_attn_varlen_func": varlen}
+    return {
+        "cutlass": {"const_expr": bool, "Boolean": bool, "cute": SimpleNamespace(jit=lambda f: f)},
+        "flash_attn": {},
+        "flash_attn.cute": {**public, "utils": SimpleNamespace(scalar_to_ssa=lambda x, kind: x)},
+        "flash_attn.cute.block_sparsity": {"BlockSparseTensorsTorch": Blocks},
+        "flash_attn.cute.interface": {"_flash_attn_bwd": backward},
+    }
+
+
+@dataclass
+class Bias:
+    """The base of the fakes of xFormers' attention biases."""
+
+    window: tuple
+    lengths: tuple | None = None
+
+    @classmethod
+    def from_seqlens(cls, q_lengths, k_lengths, device):
+        return cls(FULL, (q_lengths, k_lengths))
+
+    def make_causal(self):
+        assert self.lengths[0] == self.lengths[1]
+        return BlockDiagonalCausalMask(CAUSAL, self.lengths)
+
+    def make_causal_from_bottomright(self):
+        return BlockDiagonalCausalFromBottomRightMask(CAUSAL, self.lengths)
+
+
+class BlockDiagonalMask(Bias):
+    pass
+
+
+class BlockDiagonalCausalMask(Bias):
+    pass
+
+
+class BlockDiagonalCausalFromBottomRightMask(Bias):
+    pass
+
+
+class LowerTriangularMask(Bias):
+    def __init__(self):
+        super().__init__(CAUSAL)
+
+
+class LowerTriangularFromBottomRightMask(LowerTriangularMask):
+    pass
+
+
+class LocalAttentionFromBottomRightMask(Bias):
+    def __init__(self, left, right):
+        super().__init__((left, right))
+
+
+def xformers():
+    """xFormers 0.0.35: packed sequences are a batch of one, groups a dimension, keys expanded."""
+
+    def kernel(q, k, bias):
+        if bias is None or bias.lengths is None:
+            return PLAIN.batched(q.shape[1], k.shape[1], bias.window if bias else FULL)
+        assert len(q) == 1
+        return PLAIN.packed(*bias.lengths, bias.window)
+
+    def plain(q, k, v, bias):
+        """The operands without the group dimension, and without the batch if packed."""
+        pack, group = bias is not None and bias.lengths is not None, q.dim() == 5
+        if group:
+            q, k, v = q.flatten(2, 3), k[:, :, :, 0], v[:, :, :, 0]
+        return [t[0] if pack else t for t in (q, k, v)]
+
+    def attention(q, k, v, attn_bias):
+        operands = plain(q, k, v, attn_bias)
+        return Attention.apply(*operands, kernel(q, k, attn_bias))[0].reshape(q.shape)
+
+    def forward(q, k, v, attn_bias):
+        out, lse = Attention.apply(*plain(q, k, v, attn_bias), kernel(q, k, attn_bias))
+        lse = lse if lse.dim() == 3 else lse[None]
+        return out.reshape(q.shape), lse.unflatten(1, q.shape[2:4]) if q.dim() == 5 else lse
+
+    def backward(dout, out, lse, q, k, v, attn_bias):
+        assert q.dim() == 4, "grouped queries have no backward"
+        run = kernel(q, k, attn_bias)
+        if attn_bias is None or attn_bias.lengths is None:
+            return run.backward(dout, q, k, v, out, lse)
+        return tuple(g[None] for g in run.backward(*(t[0] for t in (dout, q, k, v, out, lse))))
+
+    biases = (
+        BlockDiagonalMask,
+        LowerTriangularMask,
+        LowerTriangularFromBottomRightMask,
+        LocalAttentionFromBottomRightMask,
+    )
+    return {
+        "xformers": {},
+        "xformers.ops": {"memory_efficient_attention": attention},
+        "xformers.ops.fmha": {
+            "memory_efficient_attention_backward": backward,
+            "memory_efficient_attention_forward_requires_grad": forward,
+        },
+        "xformers.ops.fmha.attn_bias": {bias.__name__: bias for bias in biases},
+    }
+
+
+def torch_varlen():
+    """torch.nn.attention.varlen. `aten_backward` below stands for its private operator."""
+
+    def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size, return_aux=None):
+        window = as_window(False, window_size, -1)
+        results = Attention.apply(q, k, v, op_for(q, k, window, (cu_q, cu_k, max_q, max_k)))
+        return results if return_aux else results[0]
+
+    return {"torch.nn.attention.varlen": {"varlen_attn": varlen_attn, "AuxRequest": dict}}
+
+
+def aten_backward(*given, window_size_left, window_size_right):
+    dout, q, k, v, out, lse, *starts, dropout, causal, _, _ = given
+    window = as_window(False, (window_size_left, window_size_right), -1)
+    assert (dropout, causal) == (0.0, window == CAUSAL)
+    return op_for(q, k, window, starts).backward(dout, q, k, v, out, lse)
+
+
+def flex_flash():
+    """The package whose kernels torch would run. Only its import is needed here."""
+    return {"flash_attn": {}, "flash_attn.cute": {}}
+
+
+RUN_FAKES = {f.__name__: f for f in (flash_attn, flash_attn_4, xformers, torch_varlen)}
+PACKAGES = {**RUN_FAKES, "flex_flash": flex_flash}
