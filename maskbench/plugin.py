@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import platform
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,16 +25,31 @@ from maskbench.suite.collection import (
     parametrize,
     uses_clock,
 )
+from maskbench.suite.journaling import JOURNALING, Journaling
 from maskbench.suite.kernel_cache import unwritable_cache
-from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking, parse_config
+from maskbench.suite.options import (
+    RUN_CONFIG,
+    add_options,
+    benchmarking,
+    parse_config,
+    select_device,
+    visible_gpus,
+)
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.progress import ProgressReporter
+from maskbench.suite.replay import Replay
 from maskbench.suite.saving import CELL_RECORD, RunSaver, require_writable_output
 from maskbench.suite.session_clock import get_clock, start_clock
 from maskbench.suite.stages import stage_timer
+from maskbench.suite.supervised import Supervised, end_on_signals
 from maskbench.suite.workload import Shape, Workload
+from maskbench.supervision.all_gpus import run_on_all_gpus
+from maskbench.supervision.link import Assignment, SupervisorLink
+from maskbench.supervision.supervisor import Supervisor
 from maskbench.timing.clock import Clock
 
+PYTEST_MODULE = ("pytest", "__main__.py")  # the end of sys.argv[0] in python -m pytest
+LINK = pytest.StashKey["SupervisorLink | None"]()
 DEFAULT_STORAGE = "file://./.benchmarks"  # pytest-benchmark's
 
 
@@ -40,8 +57,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Run a session that times in a child process, which may die."""
+    link = config.stash[LINK] = SupervisorLink.connect()
+    if link or not can_be_supervised(config):
+        return None  # pytest goes on in this process
+    option = config.option
+    gpus = visible_gpus(option.gpus, select_device(option.device))
+    supervisor = Supervisor(option.cell_timeout)
+    return run_on_all_gpus(supervisor, gpus) if gpus else supervisor.run()
+
+
+def can_be_supervised(config: pytest.Config) -> bool:
+    """Whether the session times, and the command of this process can be run again as a child.
+
+    A debugger needs the process that it was started for.
+    """
+    program = Path(sys.argv[0])
+    is_pytest = program.stem in ("pytest", "py.test") or program.parts[-2:] == PYTEST_MODULE
+    is_command = is_pytest and [*config.invocation_params.args] == sys.argv[1:]
+    debugs = config.option.usepdb or config.option.trace
+    return benchmarking(config) and is_command and not debugs
+
+
 def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN_CONFIG] = parse_config(config.option)
+    link = config.stash.get(LINK, None)  # None in workers of pytest-xdist, too
+    assignment = link.assignment if link else Assignment()
+    if link:
+        config.pluginmanager.register(Supervised(link, run.device), "maskbench-supervised")
+    if benchmarking(config):
+        config.add_cleanup(end_on_signals())
+    journaling = config.stash[JOURNALING] = Journaling(config, assignment)
+    config.pluginmanager.register(journaling, "maskbench-journaling")
     require_writable_output(config)
     config.pluginmanager.register(RunSaver(config), "maskbench-saving")
     # pytest-benchmark's folder names the system but not the GPU: two GPUs would share a history.
@@ -108,20 +157,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not benchmarking(config) or nothing_will_run:
         return
     run = config.stash[RUN_CONFIG]
-    tasks = [task for key in cell_keys(session.items) if (task := compile_task(*key))]
-    timed = any(map(uses_clock, session.items))
+    journaling = config.stash[JOURNALING]
+    pending = [item for item in session.items if not journaling.is_finished(item)]
+    tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
+    timed = any(map(uses_clock, pending))
     uses_cache = tasks or (timed and run.device == "cuda")
     if uses_cache and (problem := unwritable_cache()):
         raise pytest.UsageError(problem)
     if timed and (problem := start_clock(config)):
         write_line(config, f"times include a kernel's launch and completion: {problem}")
     for item in filter(is_benchmark, session.items):
-        set_benchmark_options(item)
+        set_benchmark_options(item, journaling.replay)
+    journaling.begin(**config.pluginmanager.get_plugin("maskbench-saving").header())
     if tasks:
         with stage_timer("compile ahead"):
             failures = precompile(tasks, run.jobs)
         for failure in failures:
             write_line(config, f"compiled in the timing process: {failure}")
+    if link := config.stash.get(LINK, None):
+        journal = journaling.journal
+        planned = len(journaling.planned)
+        link.send("ready", journal=journal and str(journal.path), planned=planned)
 
 
 def write_line(config: pytest.Config, text: str) -> None:
@@ -131,10 +187,12 @@ def write_line(config: pytest.Config, text: str) -> None:
         terminal.write_line(f"maskbench: {text}")
 
 
-def set_benchmark_options(item: pytest.Item) -> None:
+def set_benchmark_options(item: pytest.Item, replay: Replay | None) -> None:
     """Set the timer and the group in a single mark: pytest-benchmark reads only one."""
     options: dict[str, object] = {}
-    if uses_clock(item):
+    if replay and (timer := replay.timer(item.nodeid)):
+        options["timer"] = timer
+    elif uses_clock(item):
         options["timer"] = get_clock(item.config).timer
     if CELL_KEY in item.stash:
         workload, _ = item.stash[CELL_KEY]

@@ -72,6 +72,13 @@ class Outcome(TextEnum):
     UNSUPPORTED = "unsupported"
     OUT_OF_MEMORY = "out of memory"
     FAILED = "failed"
+    CRASHED = "crashed"  # its process died
+    TIMED_OUT = "timed out"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the cell could run and did not end well."""
+        return self in (Outcome.FAILED, Outcome.CRASHED, Outcome.TIMED_OUT)
 
 
 class CellFields(TypedDict):

@@ -23,6 +23,10 @@ class CellKey(NamedTuple):
     workload: Workload
     variant: str
 
+    def fields(self) -> dict[str, object]:
+        """The fields of a saved cell that name it."""
+        return {**self.workload.fields(), "backend": self.variant}
+
 
 CELL_KEY = pytest.StashKey[CellKey]()
 

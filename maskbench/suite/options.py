@@ -32,6 +32,8 @@ DEFAULTS: dict[str, Defaults] = {
 }
 SEQ_LENS = {"cuda": (1024, 4096, 16384), "cpu": (512, 1024, 2048)}
 DEFAULT_LENGTH = {"cuda": 4096, "cpu": 512}  # for benchmarks that depend little on the length
+CELL_TIMEOUT_S = 600.0  # the longest cells, compilations of 131072 tokens, take minutes
+NEWEST_JOURNAL = "newest"  # of --resume without a file
 MAX_GPU_JOBS = 16  # each compile worker takes some GPU memory
 
 
@@ -109,6 +111,27 @@ def add_options(parser: pytest.Parser) -> None:
         f"on a GPU at most {MAX_GPU_JOBS}.",
     )
     group.addoption("--dtype", help=f"{', '.join(DTYPES)}. Default: {dtype}.")
+    group.addoption(
+        "--resume",
+        nargs="?",
+        const=NEWEST_JOURNAL,
+        metavar="JOURNAL",
+        help="Go on with an interrupted run: the named journal, else the newest unfinished one of "
+        "the same cells, machine and versions. What it has is not timed again.",
+    )
+    group.addoption(
+        "--cell-timeout",
+        type=float,
+        default=CELL_TIMEOUT_S,
+        metavar="SECONDS",
+        help="End a test that takes longer, and go on with the next one. 0 means no limit. "
+        "Default: %(default)g.",
+    )
+    group.addoption(
+        "--gpus",
+        metavar="N",
+        help="Time on N GPUs at once, or on all: each problem on one of them. Default: one GPU.",
+    )
 
 
 def validate_choices(option: str, requested: list[str] | None, valid: Collection[str]) -> list[str]:
@@ -153,6 +176,25 @@ def default_jobs(device: str) -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(cpus, MAX_GPU_JOBS) if device == "cuda" else cpus
+
+
+def visible_gpus(requested: str | None, device: str) -> list[str]:
+    """The value of CUDA_VISIBLE_DEVICES for each process that times; empty for only one process.
+
+    Raises
+    ------
+    pytest.UsageError
+        If --gpus asks for more GPUs than there are.
+    """
+    if requested is None:
+        return []
+    available = torch.cuda.device_count() if device == "cuda" else 0
+    wanted = available if requested == "all" else positive_int("--gpus", requested)
+    if not 0 < wanted <= available:
+        raise pytest.UsageError(f"--gpus {requested}: device {device} has {available} GPUs")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(available)]
+    return names[:wanted] if wanted > 1 else []
 
 
 def parse_config(option: argparse.Namespace) -> RunConfig:

@@ -6,17 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Generator
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
-from maskbench.backends.registry import BACKENDS
 from maskbench.records import FORMAT, Outcome
 from maskbench.suite.options import RUN_CONFIG
+from maskbench.suite.journaling import JOURNALING
+from maskbench.suite.replay import REPLAYED_CELL
 from maskbench.suite.session_clock import get_clock
+from maskbench.suite.software import software_versions
 from maskbench.suite.stages import STAGE_SECONDS, time_breakdown
 
 CELL_RECORD = pytest.StashKey[dict[str, object]]()  # of an item: the saved fields of its cell
@@ -56,26 +56,6 @@ def require_writable_output(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--benchmark-histogram: pygal is not installed; {advice}")
 
 
-def package_version(package: str) -> str | None:
-    """The installed version; None if the package is not installed."""
-    try:
-        return distribution(package).metadata["Version"]
-    except PackageNotFoundError:
-        return None
-
-
-def software_versions() -> dict[str, object]:
-    """Versions of torch, Triton and each backend's package. "-" in a name becomes "_"."""
-    packages = dict.fromkeys(["triton", *(s.package for s in BACKENDS.values() if s.package)])
-    return {
-        "torch": torch.__version__,
-        "torch_git": torch.version.git_version,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch's
-        **{name.replace("-", "_"): package_version(name) for name in packages},
-    }
-
-
 class RunSaver:
     """Collects why cells were not timed; saves that, the software and where the time went."""
 
@@ -89,14 +69,31 @@ class RunSaver:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         record = item.stash.get(CELL_RECORD, None)
+        journal = self.config.stash[JOURNALING].journal
         if record is not None and call.when == "call":
             if report.failed and call.excinfo:
                 first_line = (str(call.excinfo.value).strip().splitlines() or [""])[0]
                 record["outcome"] = Outcome.FAILED.value
                 record["reason"] = f"{call.excinfo.typename}: {first_line}"
             if "outcome" in record:
-                self.untimed.append({"fullname": item.nodeid, **record})
+                final = item.stash.get(REPLAYED_CELL, None) or {"fullname": item.nodeid, **record}
+                self.untimed.append(final)
+                if journal: journal.append("untimed", cell=final)
+            elif item.funcargs["benchmark"].stats:
+                if journal: journal.append("timed", benchmark=item.funcargs["benchmark"].stats.as_dict(include_data=True))
         return report
+
+    def header(self) -> dict[str, object]:
+        """The first line of the journal: what is known before the first cell."""
+        run: dict[str, object] = {"datetime": datetime.now(timezone.utc).isoformat()}
+        hook = self.config.hook
+        for part in ("machine_info", "commit_info"):
+            run[part] = getattr(hook, f"pytest_benchmark_generate_{part}")(config=self.config)
+            update = getattr(hook, f"pytest_benchmark_update_{part}")
+            update(config=self.config, **{part: run[part]})
+        run["maskbench"] = {"format": FORMAT, "jobs": self.config.stash[RUN_CONFIG].jobs,
+            "launch_us": 1e6 * get_clock(self.config).launch_overhead_s}
+        return run
 
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, object]) -> None:
         machine_info |= get_clock(self.config).machine_info()

@@ -1,0 +1,218 @@
+"""The journal of a run: a file to which each cell is appended as it ends.
+
+A run that is killed keeps its journal, from which `--resume` goes on and which the reports read. The
+journal is a text file with one JSON object a line:
+
+- `run`: the first line. The machine, the software, and the node ids of the planned benchmarks.
+- `piece`: a process starts, or starts again, to time cells.
+- `timed`: a cell with a time, as pytest-benchmark saves it.
+- `untimed`: a cell without one, with its outcome and reason.
+- `died`: a test that is no benchmark ended its process.
+- `end`: the run is over. `interrupted` says why it ended early; null if it is whole.
+
+A cell that ran again has several lines, of which the last counts. A line that lacks its newline was
+cut off by a kill and is ignored.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+JOURNAL_SUFFIX = ".jsonl"
+JOURNAL_FORMAT = 1
+
+
+class UnreadableJournal(Exception):
+    """A journal that cannot be used. The message gives the reason, without the path."""
+
+
+@dataclass
+class Journal:
+    """What a journal says.
+
+    Parameters
+    ----------
+    run
+        The first line: `machine_info`, `commit_info`, `datetime`, `maskbench`, `planned`, `grid`.
+    timed, untimed
+        The cells by node id. A node id is in one of them only.
+    died
+        How a test that is no benchmark ended its process (`reason`, `phase`), by node id.
+    pieces_of
+        The number of processes that have timed it one after another, by the number of the GPU.
+    seconds_of
+        Wall time by stage, in seconds, by process.
+    is_finished, interrupted
+        Whether the run came to its end; why not, if it ended early.
+    """
+
+    run: dict[str, Any]
+    timed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    untimed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    died: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pieces_of: dict[str, int] = field(default_factory=dict)
+    seconds_of: dict[str, dict[str, float]] = field(default_factory=dict)
+    is_finished: bool = False
+    interrupted: str | None = None
+
+    def __contains__(self, node_id: str) -> bool:
+        return node_id in self.timed or node_id in self.untimed or node_id in self.died
+
+    @property
+    def not_run(self) -> list[str]:
+        """The planned node ids that have neither a time nor an outcome."""
+        return [name for name in self.run["planned"] if name not in self]
+
+    @property
+    def pieces(self) -> int:
+        """In how many processes, one after another, the run was made."""
+        return max(self.pieces_of.values(), default=1)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time by stage, in seconds, summed over all processes."""
+        total: Counter[str] = Counter()
+        for seconds in self.seconds_of.values():
+            total.update(seconds)
+        return dict(total)
+
+    def as_saved_run(self) -> dict[str, Any]:
+        """The JSON that the run would save now."""
+        ended = self.is_finished or self.interrupted
+        return {
+            **{name: self.run[name] for name in ("machine_info", "commit_info", "datetime")},
+            "benchmarks": list(self.timed.values()),
+            "maskbench": {
+                **self.run["maskbench"],
+                "untimed": list(self.untimed.values()),
+                "seconds": self.seconds,
+                "planned": len(self.run["planned"]),
+                "not_run": self.not_run,
+                "interrupted": self.interrupted if ended else "the run has not ended",
+                "pieces": self.pieces,
+            },
+        }
+
+
+def parse_journal(text: str) -> Journal:
+    """Read the text of a journal. Raises UnreadableJournal."""
+    complete = text[: text.rfind("\n") + 1]
+    journal: Journal | None = None
+    for number, line in enumerate(complete.split("\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+            if journal is None:
+                journal = _start(entry)
+            else:
+                _add(journal, entry)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UnreadableJournal(f"line {number} is not one of a journal ({error!r})") from None
+    if journal is None:
+        raise UnreadableJournal("has no complete line; was the run killed before its first cell?")
+    return journal
+
+
+def _start(entry: dict[str, Any]) -> Journal:
+    """The journal that begins with this line."""
+    if entry["kind"] != "run" or entry["journal"] != JOURNAL_FORMAT:
+        raise UnreadableJournal(f"does not begin with a run of journal format {JOURNAL_FORMAT}")
+    lists = [entry["planned"]]
+    mappings = [entry[n] for n in ("machine_info", "commit_info", "maskbench", "grid")]
+    if not all(isinstance(v, list) for v in lists) or not all(isinstance(v, dict) for v in mappings):
+        raise TypeError("a field of the wrong type")
+    return Journal(entry)
+
+
+def _add(journal: Journal, entry: dict[str, Any]) -> None:
+    """Apply one line."""
+    kind, piece = entry["kind"], str(entry.get("pid"))
+    if kind == "piece":
+        worker = str(entry["worker"])
+        journal.pieces_of[worker] = journal.pieces_of.get(worker, 0) + 1
+        journal.is_finished, journal.interrupted = False, None
+    elif kind == "end":
+        journal.interrupted = entry["interrupted"]
+        journal.is_finished = journal.interrupted is None
+    elif kind == "died":
+        journal.died[entry["fullname"]] = entry
+    elif kind == "timed":
+        name = entry["benchmark"]["fullname"]
+        journal.untimed.pop(name, None)
+        journal.timed[name] = entry["benchmark"]
+    elif kind == "untimed":
+        name = entry["cell"]["fullname"]
+        journal.timed.pop(name, None)
+        journal.untimed[name] = entry["cell"]
+    else:
+        raise ValueError(f"kind {kind!r}")
+    if "seconds" in entry:
+        journal.seconds_of[piece] = dict(entry["seconds"])
+
+
+class JournalFile:
+    """A journal that is open for appending.
+
+    Each line is written by one call, so that several processes can append to one journal.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened; BlockingIOError if `exclusive` and another run writes to it.
+    """
+
+    def __init__(self, path: Path, exclusive: bool = False) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        if exclusive:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def append(self, kind: str, **values: object) -> None:
+        """Append one line. Raises OSError, after which the file has no part of the line."""
+        line = json.dumps({"kind": kind, **values}, default=str) + "\n"
+        data = line.encode()
+        size = os.fstat(self._file).st_size
+        written = os.write(self._file, data)
+        if written < len(data):  # the disk is full
+            os.ftruncate(self._file, size)
+            raise OSError(28, os.strerror(28), str(self.path))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def drop_cut_off_line(path: Path) -> None:
+    """Remove the last line of a journal if a kill has cut it off: lines will be appended."""
+    with path.open("rb+") as file:
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a run is writing to the journal."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` journals of a folder, except those that are in use."""
+    journals = sorted(folder.glob(f"*{JOURNAL_SUFFIX}"), reverse=True)
+    for path in journals[keep:]:
+        if not is_locked(path):
+            path.unlink(missing_ok=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What two grids differ in, such as "torch: 2.13.0 and 2.14.1"."""
+    names: Iterable[str] = dict.fromkeys([*old, *new])
+    return [f"{n}: {old.get(n)} and {new.get(n)}" for n in names if old.get(n) != new.get(n)]

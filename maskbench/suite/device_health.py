@@ -1,0 +1,3 @@
+"""STUB until merged."""
+def device_is_lost(device: str) -> str | None:
+    return None

@@ -1,0 +1,192 @@
+"""The journal of a session: which one it goes on with, and what is written to it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maskbench.journal import (
+    JOURNAL_FORMAT,
+    JOURNAL_SUFFIX,
+    Journal,
+    JournalFile,
+    UnreadableJournal,
+    differences,
+    drop_cut_off_line,
+    is_locked,
+    parse_journal,
+    prune,
+)
+from maskbench.suite.kernel_cache import environment_fingerprint
+from maskbench.suite.options import NEWEST_JOURNAL, RUN_CONFIG
+from maskbench.suite.software import software_versions
+from maskbench.suite.stages import time_breakdown
+
+KEPT_JOURNALS = 20
+DEFAULT_FOLDER = ".benchmarks"
+
+
+def journal_folder(config: pytest.Config) -> Path:
+    """The folder of the journals: in pytest-benchmark's storage, if that is a folder."""
+    storage = str(config.option.benchmark_storage)
+    is_folder = storage.startswith("file://")
+    return Path(storage.removeprefix("file://") if is_folder else DEFAULT_FOLDER, "journals")
+
+
+def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
+    """What must be equal for a run to go on: the cells, the options, the machine, the code."""
+    option, run = config.option, config.stash[RUN_CONFIG]
+    digest = sha256("\n".join(sorted(planned)).encode()).hexdigest()[:12]
+    return {
+        "cells": f"{len(planned)} (digest {digest})",
+        "device": run.device,
+        "dtype": run.dtype,
+        "shape": str(run.shape),
+        "rounds": f"max-time {option.benchmark_max_time} min-rounds {option.benchmark_min_rounds}",
+        "machine": platform.node(),
+        "gpu": torch.cuda.get_device_name() if run.device == "cuda" else None,
+        **software_versions(),
+        "code": sha256(environment_fingerprint().encode()).hexdigest()[:12],
+    }
+
+
+def read(path: Path) -> Journal:
+    """Read a journal. Raises pytest.UsageError, which names the file."""
+    try:
+        return parse_journal(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, UnreadableJournal) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise pytest.UsageError(f"--resume {path}: {reason}") from None
+
+
+def named_journal(path: Path, wanted: dict[str, Any]) -> Path:
+    """The journal that the user named. Raises pytest.UsageError if it is of another run."""
+    journal = read(path)
+    if is_locked(path):
+        raise pytest.UsageError(f"--resume {path}: the run that writes it has not ended")
+    if found := differences(journal.run["grid"], wanted):
+        raise pytest.UsageError(f"--resume {path}: is of another run ({'; '.join(found)})")
+    return path
+
+
+def newest_unfinished(folder: Path, wanted: dict[str, Any]) -> tuple[Path | None, str]:
+    """The newest unfinished journal of the same grid; else None and why there is none."""
+    reason = f"no unfinished run in {folder}"
+    for path in sorted(folder.glob(f"*{JOURNAL_SUFFIX}"), reverse=True):
+        try:
+            journal = parse_journal(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, UnreadableJournal):
+            continue  # such as one that was killed before its first line
+        if journal.is_finished or is_locked(path):
+            continue
+        found = differences(journal.run["grid"], wanted)
+        if not found:
+            return path, ""
+        if reason.startswith("no unfinished"):
+            reason = f"the unfinished run {path} is another one ({'; '.join(found)})"
+    return None, reason
+
+
+class RunJournal:
+    """The journal of this session.
+
+    Parameters
+    ----------
+    path
+        The file; it exists if the session goes on with it.
+    is_shared
+        Whether children on other GPUs append to it, too.
+    """
+
+    def __init__(self, path: Path, wanted: dict[str, Any], is_shared: bool) -> None:
+        self.path, self.grid, self.is_shared = path, wanted, is_shared
+        self.earlier: Journal | None = read(path) if path.exists() else None
+        self.problem: str | None = None  # why it can no longer be written
+        self._file: JournalFile | None = None
+
+    @classmethod
+    def choose(
+        cls,
+        config: pytest.Config,
+        wanted: dict[str, Any],
+        assigned: str | None,
+        is_shared: bool,
+    ) -> tuple[RunJournal, str]:
+        """The journal of a session, and a line about it for the user ("" if there is none).
+
+        Raises
+        ------
+        pytest.UsageError
+            If --resume names a journal that is not of this run.
+        """
+        folder, resume = journal_folder(config), config.option.resume
+        note = ""
+        if assigned:
+            path = Path(assigned)
+        elif resume == NEWEST_JOURNAL:
+            found, reason = newest_unfinished(folder, wanted)
+            note = f"nothing to resume: {reason}" if found is None else ""
+            path = found or new_path(folder)
+        else:
+            path = named_journal(Path(resume), wanted) if resume else new_path(folder)
+        journal = cls(path, wanted, is_shared)
+        if journal.earlier:
+            count = len(journal.earlier.timed) + len(journal.earlier.untimed)
+            note = f"resuming {path}: {count} of {len(journal.earlier.run['planned'])} cells are there"
+        return journal, note
+
+    def begin(self, worker: int | None, **header: object) -> None:
+        """Open the file, and write its first line if it is new.
+
+        `worker` is the number of the process among those that time at once; None if it times
+        nothing.
+
+        Raises
+        ------
+        pytest.UsageError
+            If the file cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            prune(self.path.parent, KEPT_JOURNALS - 1)
+            if self.earlier and not self.is_shared:
+                drop_cut_off_line(self.path)
+            self._file = JournalFile(self.path, exclusive=not self.is_shared)
+            if self.earlier is None:
+                self._file.append("run", journal=JOURNAL_FORMAT, grid=self.grid, **header)
+            if worker is not None:
+                self._file.append("piece", pid=os.getpid(), datetime=now(), worker=worker)
+        except OSError as error:
+            raise pytest.UsageError(
+                f"{self.path}: the journal of the run cannot be written: {error.strerror}; "
+                "name another folder with --benchmark-storage"
+            ) from None
+
+    def append(self, kind: str, **values: object) -> None:
+        """Append a line. The first failure is kept in `problem`: the cell itself is not lost."""
+        if self._file is None or self.problem:
+            return
+        try:
+            self._file.append(kind, **values, pid=os.getpid(), seconds=time_breakdown())
+        except OSError as error:
+            self.problem = f"{self.path}: {error.strerror}: later cells are not in the journal"
+
+    def remove(self) -> None:
+        """Delete the journal of a run that is saved elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+
+def new_path(folder: Path) -> Path:
+    """A path whose name begins with the time, so that names sort by it."""
+    return folder / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}_{os.getpid()}{JOURNAL_SUFFIX}"
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat()

@@ -1,0 +1,194 @@
+"""The supervisor: runs pytest in a child process and goes on in a new one if the child dies.
+
+A test that ends its process (a segmentation fault, an abort, `os._exit`), that runs longer than
+--cell-timeout, or that leaves a CUDA error from which its process cannot recover would take all
+later tests with it. So the first process of pytest runs no test. It starts the same command again
+as a child and waits. The child appends each cell to the journal. If the child dies, the supervisor
+adds the test that ran then, with the reason, and starts another child, which goes on after it.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from maskbench.journal import JournalFile
+from maskbench.records import Outcome
+from maskbench.supervision.link import REPORT, Assignment, ChildProcess
+
+POLL_S = 0.5
+MAX_COUNTED_S = 2.0  # of a poll; a longer one means that this process was stopped or asleep
+STOP_GRACE_S = 20.0  # for a child that was asked to end
+KILL_GRACE_S = 5.0  # for a child to print where it hangs
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Supervisor:
+    """Starts children, waits for them, and records the tests that end or block them.
+
+    Parameters
+    ----------
+    cell_timeout_s
+        The longest time for one test, in seconds; 0 means no limit.
+    """
+
+    def __init__(self, cell_timeout_s: float) -> None:
+        self.cell_timeout_s = cell_timeout_s
+        self.children: list[ChildProcess] = []  # that have not ended
+        self.stopped_by: str | None = None  # the name of a signal
+        self.stopping_s = 0.0  # seconds since then
+
+    def run(self) -> int:
+        """Run the command in one child at a time. Returns the exit status of pytest."""
+        with self.forwarding_signals():
+            child = self.wait_for(self.start(Assignment()))
+            while self.should_go_on(child):
+                child = self.wait_for(self.start(Assignment(journal=child.journal)))
+            if self.stopped_by and not child.is_over and child.journal:
+                # The child did not end in time, so that it could not save what it had.
+                stopped = Assignment(REPORT, child.journal, stopped_by=self.stopped_by)
+                child = self.wait_for(self.start(stopped))
+            return exit_status(child)
+
+    def start(
+        self,
+        assignment: Assignment,
+        environment: dict[str, str] | None = None,
+        output: int | None = None,
+    ) -> ChildProcess:
+        """Start a child."""
+        child = ChildProcess.start(assignment, environment or {}, output)
+        self.children.append(child)
+        return child
+
+    def wait_for(self, child: ChildProcess) -> ChildProcess:
+        """Wait until the child has ended; return it."""
+        while child in self.children:
+            self.poll()
+        return child
+
+    def poll(self) -> list[ChildProcess]:
+        """Wait a moment for messages; end children that hang. Returns those that have ended."""
+        start = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            for child in self.children:
+                selector.register(child.messages, selectors.EVENT_READ, child)
+            for key, _ in selector.select(POLL_S):
+                key.data.receive()
+        if any(child.process.poll() is not None for child in self.children):
+            time.sleep(0.01)
+        passed = min(time.monotonic() - start, MAX_COUNTED_S)
+        if self.stopped_by:
+            self.stopping_s += passed
+        ended = [child for child in self.children if self._has_ended(child, passed)]
+        for child in ended:
+            child.receive()
+            child.close()
+            self.children.remove(child)
+        return ended
+
+    def _has_ended(self, child: ChildProcess, passed_s: float) -> bool:
+        if child.process.poll() is not None:
+            return True
+        if child.test and not child.is_paused:
+            child.waited_s += passed_s
+        child.timed_out = bool(0 < self.cell_timeout_s < child.waited_s and child.test)
+        if child.timed_out or (self.stopping_s > STOP_GRACE_S and not child.is_over):
+            end_process(child)
+            return True
+        return False
+
+    def should_go_on(self, child: ChildProcess) -> bool:
+        """Whether the rest of the run needs another child; records the test that ended this one."""
+        if self.stopped_by or child.is_over or child.journal is None:
+            if child.process.returncode < 0:
+                say(f"pytest {death(child)}{where(child)}")
+            return False
+        if child.restart_reason:
+            say(f"{child.restart_reason}; going on in a fresh process")
+            return True
+        if child.test is None:  # it died between two tests, or before the first
+            say(f"pytest {death(child)}{where(child)}")
+            return child.tests_done > 0
+        name, reason = child.test["fullname"], death(child)
+        record_death(Path(child.journal), child, reason)
+        say(f"{name} {reason}; going on in a fresh process")
+        return True
+
+    @contextmanager
+    def forwarding_signals(self) -> Iterator[None]:
+        """Forward signals to the children inside this context. At the end no child is left."""
+
+        def forward(number: int, _: FrameType | None) -> None:
+            self.stopped_by = signal.Signals(number).name
+            for child in self.children:
+                child.process.send_signal(number)
+
+        before = {number: signal.signal(number, forward) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for child in self.children:
+                child.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def end_process(child: ChildProcess) -> None:
+    """End a child that does not respond. At SIGABRT pytest prints where each thread is."""
+    child.process.send_signal(signal.SIGABRT)
+    deadline = time.monotonic() + KILL_GRACE_S
+    while child.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.process.kill()
+    child.process.wait()
+
+
+def death(child: ChildProcess) -> str:
+    """How the child ended, as the rest of a sentence that begins with the test."""
+    status = child.process.returncode
+    if child.timed_out:
+        return f"ran for more than {child.waited_s:.0f} s (--cell-timeout)"
+    if status >= 0:
+        return f"ended its process with exit status {status}"
+    name, text = signal.Signals(-status).name, signal.strsignal(-status)
+    killer = "; the system may have been short of memory" if name == "SIGKILL" else ""
+    return f"ended its process with {name} ({text}{killer})"
+
+
+def where(child: ChildProcess) -> str:
+    """Where the finished cells are, as the rest of a sentence."""
+    if child.journal is None:
+        return ""
+    return f". The finished cells are in {child.journal}: --resume goes on with them"
+
+
+def record_death(journal: Path, child: ChildProcess, reason: str) -> None:
+    """Add the test that ended the child to the journal."""
+    test = child.test or {}
+    outcome = Outcome.TIMED_OUT if child.timed_out else Outcome.CRASHED
+    details = {"fullname": test["fullname"], "reason": reason, "phase": test["phase"]}
+    file = JournalFile(journal)
+    if test["cell"]:
+        file.append("untimed", cell={**test["cell"], **details, "outcome": outcome.value})
+    else:
+        file.append("died", **details)
+    file.close()
+
+
+def exit_status(child: ChildProcess) -> int:
+    """The exit status of the child, or 128 plus the number of the signal that ended it."""
+    status = child.process.returncode
+    return status if status >= 0 else 128 - status
+
+
+def say(text: str) -> None:
+    """Write a line to stderr: pytest's own output is on stdout."""
+    print(f"\nmaskbench: {text}", file=sys.stderr, flush=True)
