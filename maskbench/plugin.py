@@ -110,7 +110,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     terminal: pytest.TerminalReporter | None
     terminal = config.pluginmanager.get_plugin("terminalreporter")  # None with -p no:terminal
     if terminal and benchmarking(config):
-        progress = ProgressReporter(terminal, config.stash[RUN_CONFIG])
+        is_finished = config.stash[JOURNALING].is_finished
+        progress = ProgressReporter(terminal, config.stash[RUN_CONFIG], is_finished)
         config.pluginmanager.register(progress, "maskbench-progress")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from statistics import fmean
 from time import perf_counter
 from typing import NoReturn
@@ -39,12 +39,18 @@ class ProgressReporter:
     log, one line follows the last cell of each mask and phase.
     """
 
-    def __init__(self, terminal: pytest.TerminalReporter, run: RunConfig) -> None:
-        self.terminal, self.run = terminal, run
+    def __init__(
+        self,
+        terminal: pytest.TerminalReporter,
+        run: RunConfig,
+        is_finished: Callable[[pytest.Item], bool],
+    ) -> None:
+        self.terminal, self.run, self.is_finished = terminal, run, is_finished
         self.verbose = terminal.config.get_verbosity() > 0
         self.has_bar = terminal.isatty and sys.stderr.isatty() and not self.verbose
         self.bar: tqdm[NoReturn] | None = None
         self.pending: dict[str, CellKey] = {}  # node id -> key, in the order of the run
+        self.replayed: set[str] = set()  # node ids of cells that an earlier process has finished
         self.total = 0
         self.current: str | None = None  # node id of the cell that runs now
         self.start = 0.0
@@ -54,7 +60,7 @@ class ProgressReporter:
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> str | None:
         """A line after collection: how many cells there are, and how long they may take."""
-        keys = cell_keys(items)
+        keys = cell_keys(item for item in items if not self.is_finished(item))
         if not keys:
             return None
         named = self.run.backends_named
@@ -71,6 +77,7 @@ class ProgressReporter:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         cells = [item for item in session.items if CELL_KEY in item.stash]
         self.pending = {item.nodeid: item.stash[CELL_KEY] for item in cells}
+        self.replayed = {item.nodeid for item in cells if self.is_finished(item)}
         self.total = len(cells)
 
     @property
@@ -83,7 +90,8 @@ class ProgressReporter:
             return CELL_S[self.run.device] * len(self.pending)
         mean = fmean(s for variant in self.seconds.values() for s in variant)
         by_variant = {variant: fmean(s) for variant, s in self.seconds.items()}
-        return sum(by_variant.get(key.variant, mean) for key in self.pending.values())
+        to_run = [key for name, key in self.pending.items() if name not in self.replayed]
+        return sum(by_variant.get(key.variant, mean) for key in to_run)
 
     def summary(self) -> str:
         """Such as "20 timed, 1 failed, about 3 min left"."""
@@ -113,7 +121,8 @@ class ProgressReporter:
             self.counts["timed"] += 1
         if report.nodeid in self.pending and (report.when == "call" or not report.passed):
             self.finished = self.pending.pop(report.nodeid)
-            self.seconds[self.finished.variant].append(perf_counter() - self.start)
+            if report.nodeid not in self.replayed:
+                self.seconds[self.finished.variant].append(perf_counter() - self.start)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(
@@ -137,7 +146,7 @@ class ProgressReporter:
         is_last = following is None or (
             (following.workload.mask, following.workload.phase) != (workload.mask, workload.phase)
         )
-        if self.has_bar or not is_last:
+        if self.has_bar or not is_last or nodeid in self.replayed:
             return
         if self.terminal.config.get_verbosity() < 0:
             self.terminal.line("")  # with -q ensure_newline does not see the dots

@@ -60,6 +60,7 @@ class Supervised:
         self.link, self.assignment, self.device = link, link.assignment, device
         self.cells: dict[str, dict[str, object]] = {}  # the fields of each cell by node id
         self.lost: str | None = None  # why the device can no longer be used
+        self.ran = False  # whether this child runs the current test
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -70,12 +71,14 @@ class Supervised:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what this child does not run. It is not an outcome of the cell."""
+        self.ran = False
         if self.assignment.stopped_by:
             pytest.skip(f"not run: {self.assignment.stopped_by}")
         if self.assignment.claims and not claim(
             Path(self.assignment.claims), problem(item), self.assignment.worker
         ):
             pytest.skip("timed by the process of another GPU")
+        self.ran = True
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.link.send("start", fullname=nodeid, cell=self.cells.get(nodeid, {}))
@@ -97,7 +100,7 @@ class Supervised:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(RESTART_STATUS)  # the normal end would wait for the device
-        self.link.send("finish")
+        self.link.send("finish", ran=self.ran)
 
     def pytest_enter_pdb(self) -> None:
         self.link.send("pause")

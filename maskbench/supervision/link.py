@@ -162,7 +162,7 @@ class ChildProcess:
         elif event == "phase" and self.test:
             self.test["phase"] = message["phase"]
         elif event == "finish":
-            self.test, self.tests_done = None, self.tests_done + 1
+            self.test, self.tests_done = None, self.tests_done + message["ran"]
         elif event in ("pause", "continue"):
             self.is_paused = event == "pause"
         elif event == "over":

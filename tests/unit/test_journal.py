@@ -1,0 +1,221 @@
+"""The journal: what is written, read and resumed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from maskbench import journal as journal_module
+from maskbench.journal import (
+    JournalFile,
+    UnreadableJournal,
+    differences,
+    drop_cut_off_line,
+    is_locked,
+    parse_journal,
+    prune,
+)
+from maskbench.suite.replay import replay_timer
+from maskbench.suite.run_journal import NEWEST_JOURNAL, RunJournal, newest_unfinished
+
+GRID = {"cells": "2", "torch": "2.13.0"}
+HEADER = {
+    **{"journal": 1, "grid": GRID, "planned": ["a", "b"], "datetime": "2026-11-26T00:00:00+00:00"},
+    **{"machine_info": {}, "commit_info": {}, "maskbench": {"format": 3}},
+}
+
+
+def timed(name, seconds=0.001):
+    return {"fullname": name, "stats": {"data": [seconds]}}
+
+
+def untimed(name, reason="it broke"):
+    return {"fullname": name, "outcome": "failed", "reason": reason}
+
+
+def write(path, *entries):
+    """A journal with these lines after the first two."""
+    file = JournalFile(path)
+    file.append("run", **HEADER)
+    file.append("piece", pid=1, worker=0)
+    for kind, values in entries:
+        file.append(kind, **values)
+    file.close()
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.jsonl"
+
+
+def test_each_cell_is_there(path):
+    write(path, ("timed", {"benchmark": timed("a")}), ("untimed", {"cell": untimed("b")}))
+    journal = parse_journal(path.read_text())
+    assert journal.timed == {"a": timed("a")}
+    assert journal.untimed == {"b": untimed("b")}
+    assert journal.not_run == []
+
+
+def test_the_last_line_of_a_cell_counts(path):
+    entries = [("untimed", {"cell": untimed("a")}), ("timed", {"benchmark": timed("a")})]
+    journal = parse_journal(write(path, *entries).read_text())
+    assert (list(journal.timed), list(journal.untimed)) == (["a"], [])
+    path.unlink()
+    journal = parse_journal(write(path, *reversed(entries)).read_text())
+    assert (list(journal.timed), list(journal.untimed)) == ([], ["a"])
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_line_that_was_cut_off_is_ignored_and_removed(path, cut):
+    write(path, ("timed", {"benchmark": timed("a")}), ("timed", {"benchmark": timed("b")}))
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert list(parse_journal(path.read_text()).timed) == ["a"]
+    drop_cut_off_line(path)
+    file = JournalFile(path)
+    file.append("timed", benchmark=timed("b"))
+    file.close()
+    assert list(parse_journal(path.read_text()).timed) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "not JSON\n",
+        "[]\n",
+        '{"kind": "timed"}\n',
+        '{"kind": "run", "journal": 2}\n',
+        json.dumps({"kind": "run", **HEADER, "planned": 3}) + "\n",
+        json.dumps({"kind": "run", **HEADER}) + '\n{"kind": "new"}\n',
+        json.dumps({"kind": "run", **HEADER}) + '\n{"kind": "timed", "benchmark": 3}\n',
+        json.dumps({"kind": "run", **HEADER}) + "\n" + "[" * 100_000 + "\n",
+    ],
+)
+def test_what_is_no_journal_has_a_reason(text):
+    with pytest.raises(UnreadableJournal, match=r"line \d|does not begin|no complete line"):
+        parse_journal(text)
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
+    write(path)
+    before = path.read_bytes()
+    file = JournalFile(path)
+    write_all = os.write
+    monkeypatch.setattr(
+        journal_module, "os", SimpleNamespace(**{**vars(os), "write": lambda d, b: write_all(d, b[:9])})
+    )
+    with pytest.raises(OSError, match="No space left"):
+        file.append("timed", benchmark=timed("a"))
+    assert path.read_bytes() == before
+
+
+def test_a_journal_that_cannot_be_written_says_so_once(path, monkeypatch):
+    journal = RunJournal(path, GRID, is_shared=False)
+    journal.begin(0, **{k: v for k, v in HEADER.items() if k not in ("journal", "grid")})
+
+    def fail(*_, **__):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(JournalFile, "append", fail)
+    for _ in range(2):
+        journal.append("timed", benchmark=timed("a"))
+    assert journal.problem == f"{path}: Disk quota exceeded: later cells are not in the journal"
+
+
+def test_resume_takes_the_newest_unfinished_run_of_the_same_grid(tmp_path):
+    write(tmp_path / "1.jsonl", ("timed", {"benchmark": timed("a")}))
+    write(tmp_path / "2.jsonl", ("end", {"interrupted": "SIGTERM"}))
+    write(tmp_path / "3.jsonl", ("end", {"interrupted": None}))
+    (tmp_path / "4.jsonl").write_text("")
+    assert newest_unfinished(tmp_path, GRID) == (tmp_path / "2.jsonl", "")
+    (tmp_path / "2.jsonl").unlink()
+    assert newest_unfinished(tmp_path, GRID) == (tmp_path / "1.jsonl", "")
+
+
+def test_resume_does_not_mix_versions(tmp_path):
+    write(tmp_path / "1.jsonl")
+    found, reason = newest_unfinished(tmp_path, {**GRID, "torch": "2.14.1"})
+    assert found is None
+    assert "torch: 2.13.0 and 2.14.1" in reason
+
+
+def test_resume_leaves_a_running_run_alone(path, tmp_path):
+    write(path)
+    running = JournalFile(path, exclusive=True)
+    assert is_locked(path)
+    assert newest_unfinished(tmp_path, GRID)[0] is None
+    running.close()
+    assert newest_unfinished(tmp_path, GRID)[0] == path
+
+
+@pytest.mark.parametrize("content", ["missing", "other grid", "damaged", "folder"])
+def test_a_named_journal_that_does_not_fit_is_refused(path, content, tmp_path):
+    if content == "folder":
+        path.mkdir()
+    elif content != "missing":
+        write(path)
+    if content == "damaged":
+        path.write_text("[]\n")
+    option = SimpleNamespace(resume=str(path), benchmark_storage=f"file://{tmp_path}")
+    wanted = {**GRID, "torch": "2.14.1"} if content == "other grid" else GRID
+    with pytest.raises(pytest.UsageError, match=f"--resume {path}: "):
+        RunJournal.choose(SimpleNamespace(option=option), wanted, None, False)
+
+
+def test_a_named_journal_is_resumed(path, tmp_path):
+    write(path, ("timed", {"benchmark": timed("a")}))
+    option = SimpleNamespace(resume=str(path), benchmark_storage=f"file://{tmp_path}")
+    journal, note = RunJournal.choose(SimpleNamespace(option=option), GRID, None, False)
+    assert journal.path == path
+    assert note == f"resuming {path}: 1 of 2 cells are there"
+
+
+def test_without_a_journal_a_run_begins_anew(tmp_path):
+    option = SimpleNamespace(resume=NEWEST_JOURNAL, benchmark_storage=f"file://{tmp_path}")
+    journal, note = RunJournal.choose(SimpleNamespace(option=option), GRID, None, False)
+    assert journal.earlier is None
+    assert note.startswith("nothing to resume: no unfinished run in ")
+
+
+def test_the_newest_journals_are_kept(tmp_path):
+    for name in ("1", "2", "3", "4"):
+        write(tmp_path / f"{name}.jsonl")
+    running = JournalFile(tmp_path / "1.jsonl", exclusive=True)
+    prune(tmp_path, keep=2)
+    running.close()
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["1", "3", "4"]
+
+
+def test_the_pieces_of_a_run_and_their_seconds(path):
+    write(path, ("timed", {"benchmark": timed("a"), "pid": 1, "seconds": {"time": 1.0}}))
+    file = JournalFile(path)
+    file.append("piece", pid=2, worker=0)
+    for total in (2.0, 3.0):  # each line has the seconds since its process started
+        file.append("timed", benchmark=timed("b"), pid=2, seconds={"time": total})
+    file.close()
+    journal = parse_journal(path.read_text())
+    assert journal.pieces == 2
+    assert journal.seconds == {"time": 4.0}
+
+
+def test_two_gpus_at_once_are_one_piece(path):
+    write(path, ("piece", {"pid": 2, "worker": 1}))
+    assert parse_journal(path.read_text()).pieces == 1
+
+
+def test_differences_name_both_values():
+    assert differences({"a": 1, "b": 2}, {"b": 3}) == ["a: 1 and None", "b: 2 and 3"]
+
+
+def test_the_replay_timer_gives_the_exact_durations():
+    durations = [0.1, 0.3, 1e-7]
+    timer = replay_timer("cuda_kernel_timer", durations)
+    starts_and_ends = [(timer(), timer()) for _ in durations]
+    assert [end - start for start, end in starts_and_ends] == durations
+    assert timer.__name__ == "cuda_kernel_timer"

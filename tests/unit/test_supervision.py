@@ -1,0 +1,179 @@
+"""A test that ends or blocks its process costs its own result only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from maskbench.journal import parse_journal
+from tests.unit.pytest_process import CELLS, PYTEST_PROGRAM, ROOT, pytest_run, strict_json
+
+GRID = ("--benchmark-only", "--device=cpu", "--masks=causal", "--benchmark-max-time=0.01")
+DYING = ("-p", "tests.unit.dying_backends")
+REASONS = {
+    "segfault": ("crashed", "ended its process with SIGSEGV (Segmentation fault)"),
+    "abort": ("crashed", "ended its process with SIGABRT (Aborted)"),
+    "exit_at_once": ("crashed", "ended its process with exit status 3"),
+    "exit_quietly": ("crashed", "ended its process with exit status 0"),
+    "kill": (
+        "crashed",
+        "ended its process with SIGKILL (Killed; the system may have been short of memory)",
+    ),
+    "hang": ("timed out", "ran for more than 4 s (--cell-timeout)"),
+    "hang_in_c": ("timed out", "ran for more than 4 s (--cell-timeout)"),
+}
+
+
+def run_grid(folder: Path, backends: str, *options: str, expect: int = 1) -> tuple[dict, str]:
+    """The saved run, and the output of pytest."""
+    target, storage = folder / "run.json", f"--benchmark-storage=file://{folder}"
+    grid = (*DYING, *GRID, "--seq-lens=128,256", f"--backends={backends}", storage, CELLS[0])
+    text = pytest_run(*grid, f"--benchmark-json={target}", *options, expect=expect, is_supervised=True)
+    return strict_json(target), text
+
+
+def check_deaths(run: dict, backends: list[str]) -> None:
+    """Each other cell has a time, once; each dying one has its outcome and reason."""
+    timed = [bench["extra_info"]["seq_len"] for bench in run["benchmarks"]]
+    assert timed == [128, 256]
+    untimed = {(c["backend"], c["seq_len"]): (c["outcome"], c["reason"]) for c in run["maskbench"]["untimed"]}
+    assert untimed == {(name, n): REASONS[name] for name in backends for n in (128, 256)}
+    assert run["maskbench"]["not_run"] == []
+    assert run["maskbench"]["interrupted"] is None
+    assert run["maskbench"]["pieces"] == 1 + 2 * len(backends)
+
+
+def test_a_crash_costs_one_cell(tmp_path):
+    run, text = run_grid(tmp_path, "segfault,sdpa")
+    check_deaths(run, ["segfault"])
+    assert text.count("going on in a fresh process") == 2
+    assert "2 failed, 2 passed" in text
+    assert not list((tmp_path / "journals").iterdir())  # the file has all of it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backends", [["abort", "exit_at_once", "exit_quietly", "kill"], ["hang", "hang_in_c"]])
+def test_every_death_costs_one_cell(backends, tmp_path):
+    run, _ = run_grid(tmp_path, ",".join([*backends, "sdpa"]), "--cell-timeout=4")
+    check_deaths(run, backends)
+
+
+@pytest.mark.slow
+def test_two_gpus_share_one_run(tmp_path):
+    run, text = run_grid(tmp_path, "segfault,sdpa", "-p", "tests.unit.two_workers")
+    timed = [bench["extra_info"]["seq_len"] for bench in run["benchmarks"]]
+    assert timed == [128, 256]
+    assert [cell["outcome"] for cell in run["maskbench"]["untimed"]] == ["crashed"] * 2
+    assert "timing on 2 GPUs" in text
+
+
+class RunningGrid:
+    """pytest on a grid of slow cells, started in the background."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.target = folder, folder / "run.json"
+        storage = f"--benchmark-storage=file://{folder}"
+        grid = ("--seq-lens=128,256,384,512", "--backends=sdpa,dense", storage, CELLS[0])
+        self.process = subprocess.Popen(
+            [
+                *PYTEST_PROGRAM,
+                *("--benchmark-only", "--device=cpu", "--masks=causal", "--benchmark-max-time=3"),
+                *(*grid, f"--benchmark-json={self.target}", *options),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def journal(self) -> Path | None:
+        return max((self.folder / "journals").glob("*.jsonl"), default=None)
+
+    def finished_cells(self) -> int:
+        journal = self.journal()
+        text = journal.read_text() if journal else ""
+        return len(parse_journal(text).timed) if "\n" in text else 0
+
+    def wait_for_cells(self, number: int) -> None:
+        deadline = time.monotonic() + 120
+        while self.finished_cells() < number:
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.02)
+
+    def children(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def wait(self, status: int) -> str:
+        text, _ = self.process.communicate(timeout=60)
+        assert self.process.returncode == status, text
+        return text
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A grid whose first cell has a time."""
+    grid = RunningGrid(tmp_path)
+    grid.wait_for_cells(1)
+    yield grid
+    with suppress(ProcessLookupError):
+        os.killpg(grid.process.pid, signal.SIGKILL)
+
+
+def saved_cells(run: dict) -> list[str]:
+    return [bench["fullname"] for bench in run["benchmarks"]]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_a_run_with_what_it_has(number, running):
+    running.process.send_signal(number)
+    text = running.wait(2)
+    saved = strict_json(running.target)
+    assert 1 <= len(saved["benchmarks"]) < 8
+    suite = saved["maskbench"]
+    assert suite["interrupted"] == number.name
+    assert suite["planned"] == 8
+    assert len(suite["not_run"]) == 8 - len(saved["benchmarks"])
+    assert f"{len(suite['not_run'])} of 8 cells were not run: {number.name}" in text
+    assert running.journal()  # to be resumed
+
+
+@pytest.mark.slow
+def test_kill_loses_the_cell_in_hand_only(running):
+    os.killpg(running.process.pid, signal.SIGKILL)
+    running.process.communicate()
+    finished = running.finished_cells()
+    assert not running.target.exists()
+    resumed = RunningGrid(running.folder, "--resume")
+    text = resumed.wait(0)
+    assert f"{finished} of 8 cells are there" in text
+    saved = strict_json(resumed.target)
+    assert len(set(saved_cells(saved))) == len(saved_cells(saved)) == 8
+    assert saved["maskbench"]["pieces"] == 2
+
+
+@pytest.mark.slow
+def test_the_child_ends_with_its_supervisor(running):
+    (child,) = running.children()
+    running.process.kill()
+    running.process.communicate()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert strict_json(running.target)["maskbench"]["interrupted"] == "SIGTERM"
