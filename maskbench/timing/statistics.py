@@ -8,7 +8,6 @@ from math import ceil, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import iqr, quantile_test
 
 TARGET_CI = 0.005  # half-width of the 95 % confidence interval of the median, over the median
 TYPICAL_ROUNDS, MAX_ROUNDS = 20, 1000
@@ -27,6 +26,9 @@ def relative_median_ci(seconds: Sequence[float]) -> float:
     The interval is by order statistics (scipy.stats.quantile_test). It does not exist for fewer
     than 6 rounds: the result then falls back to half the range.
     """
+    # Here and below: the import takes 0.6 s, and the supervisor's process needs none of it.
+    from scipy.stats import quantile_test
+
     low, high = quantile_test(seconds, q=statistics.median(seconds)).confidence_interval(0.95)
     if not (isfinite(low) and isfinite(high)):
         low, high = min(seconds), max(seconds)
@@ -42,6 +44,8 @@ def is_bimodal(seconds: Sequence[float]) -> bool:
     """
     if len(seconds) < TYPICAL_ROUNDS:
         return False
+    from scipy.stats import iqr
+
     times, min_size = np.sort(seconds), ceil(len(seconds) / 5)  # smaller groups are outliers
     gaps = np.diff(times)[min_size - 1 : len(times) - min_size]
     split = min_size + int(gaps.argmax())

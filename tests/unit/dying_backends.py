@@ -41,6 +41,13 @@ def hang_in_c() -> None:
     ctypes.PyDLL(None).sleep(3600)
 
 
+def access_illegally() -> None:
+    """On CUDA: no later kernel of this process can run."""
+    from tests.unit.illegal_access import write_far
+
+    write_far()
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -56,7 +63,10 @@ def dying(act: Callable[[], None]) -> Bind:
     return bind
 
 
-ACTS = (segfault, os.abort, exit_at_once, exit_quietly, kill, hang, hang_in_c, interrupt)
+ACTS = (
+    *(segfault, os.abort, exit_at_once, exit_quietly, kill, hang, hang_in_c),
+    *(access_illegally, interrupt),
+)
 BACKENDS = {act.__name__: dying(act) for act in ACTS}
 
 
