@@ -125,7 +125,9 @@ def _start(entry: dict[str, Any]) -> Journal:
         raise UnreadableJournal(f"does not begin with a run of journal format {JOURNAL_FORMAT}")
     lists = [entry["planned"]]
     mappings = [entry[n] for n in ("machine_info", "commit_info", "maskbench", "grid")]
-    if not all(isinstance(v, list) for v in lists) or not all(isinstance(v, dict) for v in mappings):
+    if not all(isinstance(v, list) for v in lists) or not all(
+        isinstance(v, dict) for v in mappings
+    ):
         raise TypeError("a field of the wrong type")
     return Journal(entry)
 

@@ -117,7 +117,7 @@ def add_options(parser: pytest.Parser) -> None:
         const=NEWEST_JOURNAL,
         metavar="JOURNAL",
         help="Go on with an interrupted run: the named journal, else the newest unfinished one of "
-        "the same cells, machine and versions. What it has is not timed again.",
+        "the same cells, machine and versions. What it has is not timed again. Default: a new run.",
     )
     group.addoption(
         "--cell-timeout",

@@ -86,11 +86,11 @@ class ProgressReporter:
 
     def time_left(self) -> float:
         """Seconds for the pending cells, by the mean of their variant so far, else of all."""
+        to_run = [key for name, key in self.pending.items() if name not in self.replayed]
         if not self.seconds:
-            return CELL_S[self.run.device] * len(self.pending)
+            return CELL_S[self.run.device] * len(to_run)
         mean = fmean(s for variant in self.seconds.values() for s in variant)
         by_variant = {variant: fmean(s) for variant, s in self.seconds.items()}
-        to_run = [key for name, key in self.pending.items() if name not in self.replayed]
         return sum(by_variant.get(key.variant, mean) for key in to_run)
 
     def summary(self) -> str:

@@ -58,10 +58,11 @@ class Replay:
         name = pyfuncitem.nodeid
         if record := self._untimed(name):
             self._end(pyfuncitem, record)
-        if saved := self.journal.timed.get(name):
-            replay_times(pyfuncitem.funcargs["benchmark"], saved)
-            return True
-        return None
+        benchmark, saved = pyfuncitem.funcargs.get("benchmark"), self.journal.timed.get(name)
+        if saved is None or not isinstance(benchmark, BenchmarkFixture):
+            return None
+        replay_times(benchmark, saved)
+        return True
 
     def _untimed(self, node_id: str) -> dict[str, Any] | None:
         return self.journal.untimed.get(node_id) or self.journal.died.get(node_id)

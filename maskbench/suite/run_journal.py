@@ -139,7 +139,9 @@ class RunJournal:
         journal = cls(path, wanted, is_shared)
         if journal.earlier:
             count = len(journal.earlier.timed) + len(journal.earlier.untimed)
-            note = f"resuming {path}: {count} of {len(journal.earlier.run['planned'])} cells are there"
+            note = (
+                f"resuming {path}: {count} of {len(journal.earlier.run['planned'])} cells are there"
+            )
         return journal, note
 
     def begin(self, worker: int | None, **header: object) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from maskbench.records import FORMAT, Outcome
-from maskbench.suite.options import RUN_CONFIG
 from maskbench.suite.journaling import JOURNALING
+from maskbench.suite.options import RUN_CONFIG
 from maskbench.suite.replay import REPLAYED_CELL
 from maskbench.suite.session_clock import get_clock
 from maskbench.suite.software import software_versions
@@ -78,9 +78,14 @@ class RunSaver:
             if "outcome" in record:
                 final = item.stash.get(REPLAYED_CELL, None) or {"fullname": item.nodeid, **record}
                 self.untimed.append(final)
-                if journal: journal.append("untimed", cell=final)
+                if journal:
+                    journal.append("untimed", cell=final)
             elif item.funcargs["benchmark"].stats:
-                if journal: journal.append("timed", benchmark=item.funcargs["benchmark"].stats.as_dict(include_data=True))
+                if journal:
+                    journal.append(
+                        "timed",
+                        benchmark=item.funcargs["benchmark"].stats.as_dict(include_data=True),
+                    )
         return report
 
     def header(self) -> dict[str, object]:
@@ -91,8 +96,11 @@ class RunSaver:
             run[part] = getattr(hook, f"pytest_benchmark_generate_{part}")(config=self.config)
             update = getattr(hook, f"pytest_benchmark_update_{part}")
             update(config=self.config, **{part: run[part]})
-        run["maskbench"] = {"format": FORMAT, "jobs": self.config.stash[RUN_CONFIG].jobs,
-            "launch_us": 1e6 * get_clock(self.config).launch_overhead_s}
+        run["maskbench"] = {
+            "format": FORMAT,
+            "jobs": self.config.stash[RUN_CONFIG].jobs,
+            "launch_us": 1e6 * get_clock(self.config).launch_overhead_s,
+        }
         return run
 
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, object]) -> None:

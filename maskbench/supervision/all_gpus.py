@@ -7,10 +7,9 @@ All append to one journal. The first child compiles ahead; the others start when
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -49,20 +48,26 @@ class GpuWorkers:
         """The file with the output of a GPU's children."""
         return self.folder / f"gpu{worker}.log"
 
+    def log_tail(self, worker: int) -> str:
+        """The last lines of that file."""
+        lines = self.log(worker).read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
     def run(self) -> ChildProcess:
         """Time everything. Returns the child that ended last, or the first that failed to start."""
         first = self.start(0, None)
         while first.planned is None and first in self.supervisor.children:
             self.supervisor.poll()
         if first.planned is None or first.journal is None:
-            shutil.copyfileobj(self.log(0).open(errors="replace"), sys.stdout)
+            say(f"the process of GPU {self.gpus[0]} did not start:\n{self.log_tail(0)}")
             return first
         for worker in range(1, len(self.gpus)):
             self.start(worker, first.journal)
-        with tqdm(desc=f"timing on {len(self.gpus)} GPUs", total=first.planned, unit="cell") as bar:
+        title = f"timing on {len(self.gpus)} GPUs"
+        with tqdm(desc=title, total=first.planned, unit="cell", mininterval=1) as bar:
             return self._wait_for_all(first, bar)
 
-    def _wait_for_all(self, last: ChildProcess, bar: "tqdm[object]") -> ChildProcess:
+    def _wait_for_all(self, last: ChildProcess, bar: tqdm[NoReturn]) -> ChildProcess:
         finished = 0  # tests of children that have ended
         while self.supervisor.children:
             for child in self.supervisor.poll():
@@ -71,10 +76,9 @@ class GpuWorkers:
                 if self.supervisor.should_go_on(child):
                     self.start(worker, child.journal)
                 elif not child.is_over:
-                    tail = self.log(worker).read_text(errors="replace").splitlines()
-                    say("\n".join([f"the process of GPU {self.gpus[worker]} ended:", *tail[-LOG_TAIL_LINES:]]))
-            bar.n = finished + sum(child.tests_done for child in self.supervisor.children)
-            bar.refresh()
+                    say(f"the process of GPU {self.gpus[worker]} ended:\n{self.log_tail(worker)}")
+            done = finished + sum(child.tests_done for child in self.supervisor.children)
+            bar.update(done - bar.n)
         return last
 
 

@@ -9,7 +9,6 @@ adds the test that ran then, with the reason, and starts another child, which go
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
 import sys

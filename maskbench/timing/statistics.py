@@ -20,14 +20,21 @@ ROUNDS_MARGIN = 4
 MIN_MODE_GAP = 0.01  # between two modes, over the median: smaller gaps hardly move the median
 
 
+def inter_quartile_range(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """The 75th percentile minus the 25th."""
+    # scipy.stats takes 0.6 s to import, and the process that only supervises does not need it.
+    from scipy.stats import iqr
+
+    return float(iqr(values))
+
+
 def relative_median_ci(seconds: Sequence[float]) -> float:
     """Half-width of the 95 % confidence interval of the median, relative to the median.
 
     The interval is by order statistics (scipy.stats.quantile_test). It does not exist for fewer
     than 6 rounds: the result then falls back to half the range.
     """
-    # Here and below: the import takes 0.6 s, and the supervisor's process needs none of it.
-    from scipy.stats import quantile_test
+    from scipy.stats import quantile_test  # here for the same reason
 
     low, high = quantile_test(seconds, q=statistics.median(seconds)).confidence_interval(0.95)
     if not (isfinite(low) and isfinite(high)):
@@ -44,12 +51,10 @@ def is_bimodal(seconds: Sequence[float]) -> bool:
     """
     if len(seconds) < TYPICAL_ROUNDS:
         return False
-    from scipy.stats import iqr
-
     times, min_size = np.sort(seconds), ceil(len(seconds) / 5)  # smaller groups are outliers
     gaps = np.diff(times)[min_size - 1 : len(times) - min_size]
     split = min_size + int(gaps.argmax())
-    spread = iqr(times[:split]) + iqr(times[split:])
+    spread = inter_quartile_range(times[:split]) + inter_quartile_range(times[split:])
     return bool(gaps.max() > max(MIN_MODE_GAP * float(np.median(times)), spread))
 
 
@@ -78,7 +83,7 @@ def required_rounds(
         Between `TYPICAL_ROUNDS` and `MAX_ROUNDS`, no more than fit into `max_seconds`, but never
         less than `min_rounds`.
     """
-    sigma = float(iqr(seconds)) / NORMAL_IQR
+    sigma = inter_quartile_range(seconds) / NORMAL_IQR
     needed = (NORMAL_MEDIAN_SE * Z_95 * sigma / (TARGET_CI * statistics.median(seconds))) ** 2
     affordable = int(max_seconds / round_wall_s)
     wanted = max(ceil(ROUNDS_MARGIN * needed), TYPICAL_ROUNDS)

@@ -26,14 +26,17 @@ MAY_IMPORT = {
     "maskbench.timing": set(),
     "maskbench.timing.statistics": set(),  # plain arithmetic: reports import it, too
     "maskbench.legacy_formulations": set(),
-    "maskbench.records": {"maskbench.legacy_formulations"},
+    "maskbench.journal": set(),  # the journal of a run: its text and its file
+    "maskbench.records": {"maskbench.legacy_formulations", "maskbench.journal"},
+    "maskbench.supervision": {"maskbench.journal", "maskbench.records"},
     "maskbench.suite": {
         *("maskbench.timing", "maskbench.timing.statistics", "maskbench.reference"),
         *("maskbench.backends", "maskbench.backends.registry"),
         *("maskbench.attention", "maskbench.masks", "maskbench.records", "masks"),
+        *("maskbench.journal", "maskbench.supervision"),
     },
     "maskbench.plugin": {
-        *("maskbench.suite", "maskbench.timing", "maskbench.reference"),
+        *("maskbench.suite", "maskbench.supervision", "maskbench.timing", "maskbench.reference"),
         *("maskbench.backends", "maskbench.backends.registry"),
         *("maskbench.attention", "maskbench.masks", "maskbench.records", "masks"),
     },

@@ -108,7 +108,9 @@ def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
     file = JournalFile(path)
     write_all = os.write
     monkeypatch.setattr(
-        journal_module, "os", SimpleNamespace(**{**vars(os), "write": lambda d, b: write_all(d, b[:9])})
+        journal_module,
+        "os",
+        SimpleNamespace(**{**vars(os), "write": lambda d, b: write_all(d, b[:9])}),
     )
     with pytest.raises(OSError, match="No space left"):
         file.append("timed", benchmark=timed("a"))

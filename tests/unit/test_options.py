@@ -126,9 +126,9 @@ def test_help_states_each_option_with_its_default():
     group = text[text.index("maskbench: attention masks") :].split("\n\n")[0]
     group = " ".join(group.split())
     names = ("device", "masks", "backends", "seq-lens", "batch", "heads", "kv-heads")
-    for name in (*names, "head-dim", "dtype", "jobs"):
+    for name in (*names, "head-dim", "dtype", "jobs", "resume", "cell-timeout", "gpus"):
         assert f"--{name}=" in group, name
-    assert group.count("Default:") == 10
+    assert group.count("Default:") == 13
     assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group
 
 

@@ -27,7 +27,7 @@ def test_durations_are_rounded(seconds, text):
 
 def test_the_time_left_is_estimated_from_cells_of_the_same_backend():
     terminal = SimpleNamespace(config=SimpleNamespace(get_verbosity=lambda: 0), isatty=False)
-    progress = ProgressReporter(terminal, parse_config(options()))
+    progress = ProgressReporter(terminal, parse_config(options()), lambda item: False)
     progress.pending = {
         str(i): CellKey(workload(), name) for i, name in enumerate(("flex", "flex", "sdpa"))
     }

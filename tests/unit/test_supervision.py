@@ -34,7 +34,9 @@ def run_grid(folder: Path, backends: str, *options: str, expect: int = 1) -> tup
     """The saved run, and the output of pytest."""
     target, storage = folder / "run.json", f"--benchmark-storage=file://{folder}"
     grid = (*DYING, *GRID, "--seq-lens=128,256", f"--backends={backends}", storage, CELLS[0])
-    text = pytest_run(*grid, f"--benchmark-json={target}", *options, expect=expect, is_supervised=True)
+    text = pytest_run(
+        *grid, f"--benchmark-json={target}", *options, expect=expect, is_supervised=True
+    )
     return strict_json(target), text
 
 
@@ -42,7 +44,10 @@ def check_deaths(run: dict, backends: list[str]) -> None:
     """Each other cell has a time, once; each dying one has its outcome and reason."""
     timed = [bench["extra_info"]["seq_len"] for bench in run["benchmarks"]]
     assert timed == [128, 256]
-    untimed = {(c["backend"], c["seq_len"]): (c["outcome"], c["reason"]) for c in run["maskbench"]["untimed"]}
+    untimed = {
+        (c["backend"], c["seq_len"]): (c["outcome"], c["reason"])
+        for c in run["maskbench"]["untimed"]
+    }
     assert untimed == {(name, n): REASONS[name] for name in backends for n in (128, 256)}
     assert run["maskbench"]["not_run"] == []
     assert run["maskbench"]["interrupted"] is None
@@ -58,7 +63,9 @@ def test_a_crash_costs_one_cell(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backends", [["abort", "exit_at_once", "exit_quietly", "kill"], ["hang", "hang_in_c"]])
+@pytest.mark.parametrize(
+    "backends", [["abort", "exit_at_once", "exit_quietly", "kill"], ["hang", "hang_in_c"]]
+)
 def test_every_death_costs_one_cell(backends, tmp_path):
     run, _ = run_grid(tmp_path, ",".join([*backends, "sdpa"]), "--cell-timeout=4")
     check_deaths(run, backends)
