@@ -25,11 +25,13 @@ from maskbench.suite.collection import (
 )
 from maskbench.suite.kernel_cache import unwritable_cache
 from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking, parse_config
+from maskbench.suite.outcomes import CELL_RECORD
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.progress import ProgressReporter
-from maskbench.suite.saving import CELL_RECORD, RunSaver, require_writable_output
+from maskbench.suite.saving import RunSaver
 from maskbench.suite.session_clock import get_clock, start_clock
 from maskbench.suite.stages import stage_timer
+from maskbench.suite.targets import take_over_targets
 from maskbench.suite.workload import Shape, Workload
 from maskbench.timing.clock import Clock
 
@@ -42,11 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN_CONFIG] = parse_config(config.option)
-    require_writable_output(config)
-    config.pluginmanager.register(RunSaver(config), "maskbench-saving")
     # pytest-benchmark's folder names the system but not the GPU: two GPUs would share a history.
     if config.option.benchmark_storage == DEFAULT_STORAGE:
         config.option.benchmark_storage = f"{DEFAULT_STORAGE}/{device_name(run.device)}"
+    saver = RunSaver(config, take_over_targets(config))
+    config.pluginmanager.register(saver, "maskbench-saving")
 
 
 def device_name(device: str) -> str:
