@@ -1,7 +1,7 @@
 """The journal of a run: a file to which each cell is appended as it ends.
 
-A run that is killed keeps its journal, from which `--resume` goes on and which the reports read. The
-journal is a text file with one JSON object a line:
+A run that is killed keeps its journal, from which `--resume` goes on and which the reports read.
+The journal is a text file with one JSON object a line:
 
 - `run`: the first line. The machine, the software, and the node ids of the planned benchmarks.
 - `piece`: a process starts, or starts again, to time cells.

@@ -35,16 +35,18 @@ from maskbench.suite.options import (
     select_device,
     visible_gpus,
 )
+from maskbench.suite.outcomes import CELL_RECORD
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.progress import ProgressReporter
 from maskbench.suite.replay import Replay
-from maskbench.suite.saving import CELL_RECORD, RunSaver, require_writable_output
+from maskbench.suite.saving import RUN_SAVER, RunSaver
 from maskbench.suite.session_clock import get_clock, start_clock
 from maskbench.suite.stages import stage_timer
 from maskbench.suite.supervised import Supervised, end_on_signals
+from maskbench.suite.targets import NO_TARGETS, take_over_targets
 from maskbench.suite.workload import Shape, Workload
 from maskbench.supervision.all_gpus import run_on_all_gpus
-from maskbench.supervision.link import Assignment, SupervisorLink
+from maskbench.supervision.link import TIME, Assignment, SupervisorLink
 from maskbench.supervision.supervisor import Supervisor
 from maskbench.timing.clock import Clock
 
@@ -83,19 +85,23 @@ def can_be_supervised(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN_CONFIG] = parse_config(config.option)
-    link = config.stash.get(LINK, None)  # None in workers of pytest-xdist, too
-    assignment = link.assignment if link else Assignment()
-    if link:
-        config.pluginmanager.register(Supervised(link, run.device), "maskbench-supervised")
-    if benchmarking(config):
-        config.add_cleanup(end_on_signals())
-    journaling = config.stash[JOURNALING] = Journaling(config, assignment)
-    config.pluginmanager.register(journaling, "maskbench-journaling")
-    require_writable_output(config)
-    config.pluginmanager.register(RunSaver(config), "maskbench-saving")
     # pytest-benchmark's folder names the system but not the GPU: two GPUs would share a history.
     if config.option.benchmark_storage == DEFAULT_STORAGE:
         config.option.benchmark_storage = f"{DEFAULT_STORAGE}/{device_name(run.device)}"
+    link = config.stash.get(LINK, None)  # None in workers of pytest-xdist, too
+    assignment = link.assignment if link else Assignment()
+    plugins = config.pluginmanager
+    if benchmarking(config):
+        config.add_cleanup(end_on_signals())
+    journaling = config.stash[JOURNALING] = Journaling(config, assignment)
+    plugins.register(journaling, "maskbench-journaling")
+    if link:
+        supervised = Supervised(link, run.device, journaling.is_finished)
+        plugins.register(supervised, "maskbench-supervised")
+    targets = take_over_targets(config)
+    targets = NO_TARGETS if assignment.role == TIME else targets
+    saver = config.stash[RUN_SAVER] = RunSaver(config, targets, journaling)
+    plugins.register(saver, "maskbench-saving")
 
 
 def device_name(device: str) -> str:
@@ -169,7 +175,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         write_line(config, f"times include a kernel's launch and completion: {problem}")
     for item in filter(is_benchmark, session.items):
         set_benchmark_options(item, journaling.replay)
-    journaling.begin(**config.pluginmanager.get_plugin("maskbench-saving").header())
+    journaling.begin(config.stash[RUN_SAVER].info)
     if tasks:
         with stage_timer("compile ahead"):
             failures = precompile(tasks, run.jobs)

@@ -4,7 +4,8 @@ A saved run is pytest-benchmark's JSON. The suite adds fields to `machine_info`,
 each benchmark's `extra_info`, and a block named "maskbench". `read_run` checks a file and returns
 it as a `SavedRun`, whichever format it has:
 
-- Format 2, written now: each timed cell has `formulation`, an identifier of how it was computed.
+- Format 3, written now: `planned`, `not_run`, `interrupted` and `pieces` say whether it is whole.
+- Format 2: each timed cell has `formulation`, an identifier of how it was computed.
 - Format 1: `formulation` is derived from `form`, a text.
 - Older files of format 1 also lack `interval` and `two_modes`. Their SM clock is in
   `spin_clock_mhz`, measured just before the calls, or in `sm_clock_mhz`, read from NVML.
@@ -24,8 +25,8 @@ from typing import Any, TypedDict, cast
 
 from maskbench.legacy_formulations import legacy_formulation
 
-FORMAT = 2  # of the files that are written
-READABLE_FORMATS = (1, 2)
+FORMAT = 3  # of the files that are written
+READABLE_FORMATS = (1, 2, 3)
 
 
 class UnreadableRun(Exception):
@@ -155,6 +156,11 @@ class SuiteRecord(TypedDict, total=False):
     jobs: int  # compiling processes
     launch_us: float  # launch overhead that was subtracted
     slower: str  # how the code was made slower on purpose
+    planned: int  # cells that the run was to have
+    not_run: list[str]  # node ids of those without a time or an outcome
+    interrupted: str | None  # why the run ended early
+    pieces: int  # processes, one after another, in which the run was made
+    shared_device: bool  # whether another run used the device at the same time
 
 
 @dataclass(frozen=True)

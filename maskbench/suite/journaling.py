@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
 import pytest
 
+from maskbench.records import FORMAT
 from maskbench.suite.collection import is_benchmark
-from maskbench.suite.options import benchmarking
+from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.replay import Replay
 from maskbench.suite.run_journal import RunJournal, grid
+from maskbench.suite.session_clock import get_clock
+from maskbench.suite.stages import time_breakdown
 from maskbench.supervision.link import REPORT, TIME, Assignment
 
 JOURNALING = pytest.StashKey["Journaling"]()
@@ -20,7 +27,7 @@ class Journaling:
         self.config, self.assignment = config, assignment
         self.journal: RunJournal | None = None
         self.replay: Replay | None = None
-        self.planned: list[str] = []
+        self.planned: list[str] = []  # node ids
         self.note = ""
 
     @pytest.hookimpl(tryfirst=True)  # the progress counts what the journal does not have
@@ -39,14 +46,70 @@ class Journaling:
     def pytest_report_collectionfinish(self) -> str | None:
         return f"maskbench: {self.note}" if self.note else None
 
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.journal and self.journal.problem:
+            terminalreporter.write_line(f"maskbench: {self.journal.problem}", red=True)
+        elif self.journal and self.journal.path.exists():
+            terminalreporter.write_line(f"maskbench: the cells are in {self.journal.path}")
+
     def is_finished(self, item: pytest.Item) -> bool:
         """Whether an earlier process of the run has ended this test."""
         earlier = self.journal.earlier if self.journal else None
         return earlier is not None and item.nodeid in earlier
 
-    def begin(self, **header: object) -> None:
-        """Open the journal: from now on every cell is written. Raises pytest.UsageError."""
-        if self.journal:
-            times = self.assignment.role != REPORT
-            worker = self.assignment.worker if times else None
-            self.journal.begin(worker, planned=self.planned, **header)
+    def begin(self, info: Callable[[str], dict[str, Any]]) -> None:
+        """Open the journal: from now on every cell is written. Raises pytest.UsageError.
+
+        `info` returns `machine_info` and `commit_info`.
+        """
+        if self.journal is None:
+            return
+        worker = None if self.assignment.role == REPORT else self.assignment.worker
+        header: dict[str, object] = {}
+        if self.journal.earlier is None:
+            header = {
+                "planned": self.planned,
+                "datetime": datetime.now(timezone.utc).isoformat(),
+                "machine_info": info("machine_info"),
+                "commit_info": info("commit_info"),
+                "maskbench": self._static_fields(),
+            }
+        self.journal.begin(worker, **header)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a finished attempt, as `OutcomeCollector` describes it."""
+        if self.journal is None:
+            return
+        name = record["benchmark"]["fullname"] if "benchmark" in record else record["fullname"]
+        if self.journal.earlier and name in self.journal.earlier:
+            return
+        if "benchmark" in record:
+            self.journal.append("timed", benchmark=record["benchmark"])
+        else:
+            self.journal.append("untimed", cell=record)
+
+    def end(self, interrupted: str | None, is_saved: bool) -> None:
+        """Close the journal. That of a whole run is deleted if the run is saved elsewhere."""
+        if self.journal is None or self.assignment.role == TIME:
+            return
+        self.journal.append("end", interrupted=interrupted)
+        if interrupted is None and is_saved:
+            self.journal.remove()
+
+    def run_fields(self) -> dict[str, Any]:
+        """The fields of the block "maskbench" that concern the whole run."""
+        earlier = self.journal.earlier if self.journal else None
+        if earlier is None:
+            return {**self._static_fields(), "seconds": time_breakdown(), "pieces": 1}
+        seconds = {**earlier.seconds}
+        for stage, value in time_breakdown().items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+        pieces = earlier.pieces + (self.assignment.role != REPORT)
+        return {**earlier.run["maskbench"], "seconds": seconds, "pieces": pieces}
+
+    def _static_fields(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "jobs": self.config.stash[RUN_CONFIG].jobs,
+            "launch_us": 1e6 * get_clock(self.config).launch_overhead_s,
+        }

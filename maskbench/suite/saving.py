@@ -1,107 +1,108 @@
-"""What the suite adds to the JSON that pytest-benchmark saves, and to the terminal's summary."""
+"""What the suite adds to the JSON that pytest-benchmark makes, and how and when it is saved."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Generator
-from datetime import datetime, timezone
-from importlib.util import find_spec
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+import torch
+from pytest_benchmark.logger import Logger
 
-from maskbench.records import FORMAT, Outcome
-from maskbench.suite.journaling import JOURNALING
-from maskbench.suite.options import RUN_CONFIG
-from maskbench.suite.replay import REPLAYED_CELL
+from maskbench.suite.collection import is_benchmark
+from maskbench.suite.histogram import draw_histogram
+from maskbench.suite.journaling import Journaling
+from maskbench.suite.locks import DeviceUse, Lock, describe, lock_target
+from maskbench.suite.options import RUN_CONFIG, benchmarking
+from maskbench.suite.outcomes import OutcomeCollector, describe_error
 from maskbench.suite.session_clock import get_clock
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import STAGE_SECONDS, time_breakdown
+from maskbench.suite.targets import Storage, Targets
+from maskbench.suite.whole_files import strict_json, write_whole
 
-CELL_RECORD = pytest.StashKey[dict[str, object]]()  # of an item: the saved fields of its cell
-
-
-def json_target(config: pytest.Config) -> Path | None:
-    """The file of --benchmark-json. Up to pytest-benchmark 5.2 the option is an open file."""
-    option = config.option.benchmark_json
-    if not option:
-        return None
-    return Path(option.name if hasattr(option, "write") else option)
+_T = TypeVar("_T")
+RUN_SAVER = pytest.StashKey["RunSaver"]()
 
 
-def require_writable_output(config: pytest.Config) -> None:
-    """Refuse output options that would fail only after everything has been timed.
+def device_key(device: str) -> str:
+    """What tells the device from the machine's others."""
+    return f"GPU {torch.cuda.get_device_properties(0).uuid}" if device == "cuda" else "CPU"
 
-    Raises
-    ------
-    pytest.UsageError
-        If the file of --benchmark-json cannot be written, or --benchmark-histogram was given
-        and pygal is not installed.
-    """
-    path = json_target(config)
-    if path:
-        existed = path.exists()
-        try:
-            path.open("ab").close()
-        except OSError as error:
-            advice = "name a file in an existing folder that you may write"
-            raise pytest.UsageError(
-                f"--benchmark-json {path}: {error.strerror}; {advice}"
-            ) from None
-        if not existed:
-            path.unlink()
-    if config.option.benchmark_histogram and not find_spec("pygal"):
-        advice = "run pip install pytest-benchmark[histogram]"
-        raise pytest.UsageError(f"--benchmark-histogram: pygal is not installed; {advice}")
+
+def make_logger(config: pytest.Config) -> Any:  # its methods have no annotations
+    """pytest-benchmark's logger, as its options set it."""
+    level = Logger.NORMAL
+    if config.option.benchmark_verbose:
+        level = Logger.VERBOSE
+    elif config.option.benchmark_quiet:
+        level = Logger.QUIET
+    return Logger(level, config=config)  # type: ignore[no-untyped-call]
 
 
 class RunSaver:
-    """Collects why cells were not timed; saves that, the software and where the time went."""
+    """Saves a run in its targets, with the software, the outcomes and where the time went."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self.untimed: list[dict[str, object]] = []
+    def __init__(self, config: pytest.Config, targets: Targets, journaling: Journaling) -> None:
+        self.config, self.targets, self.journaling = config, targets, journaling
+        self.logger = make_logger(config)
+        self.outcomes = OutcomeCollector(journaling.write)
+        config.pluginmanager.register(self.outcomes, "maskbench-outcomes")
+        self.problems: list[str] = []  # what could not be saved, and why
+        self._infos: dict[str, dict[str, object]] = {}
+        self.interrupt = journaling.assignment.stopped_by
+        self.collection_errors = 0
+        self.interrupted: str | None = None  # why the run ended early, set at its end
+        self.groups: list[tuple[str | None, list[dict[str, Any]]]] = []
+        self.device_use: DeviceUse | None = None
+        self.lock: Lock | None = None
+        # Else nothing is run here.
+        self.may_save = not (config.option.collectonly or hasattr(config, "workerinput"))
+        if targets.json and self.may_save:
+            self.lock = lock_target("--benchmark-json", targets.json)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        report = yield
-        record = item.stash.get(CELL_RECORD, None)
-        journal = self.config.stash[JOURNALING].journal
-        if record is not None and call.when == "call":
-            if report.failed and call.excinfo:
-                first_line = (str(call.excinfo.value).strip().splitlines() or [""])[0]
-                record["outcome"] = Outcome.FAILED.value
-                record["reason"] = f"{call.excinfo.typename}: {first_line}"
-            if "outcome" in record:
-                final = item.stash.get(REPLAYED_CELL, None) or {"fullname": item.nodeid, **record}
-                self.untimed.append(final)
-                if journal:
-                    journal.append("untimed", cell=final)
-            elif item.funcargs["benchmark"].stats:
-                if journal:
-                    journal.append(
-                        "timed",
-                        benchmark=item.funcargs["benchmark"].stats.as_dict(include_data=True),
-                    )
-        return report
+    # --- why a run ends early ---
 
-    def header(self) -> dict[str, object]:
-        """The first line of the journal: what is known before the first cell."""
-        run: dict[str, object] = {"datetime": datetime.now(timezone.utc).isoformat()}
-        hook = self.config.hook
-        for part in ("machine_info", "commit_info"):
-            run[part] = getattr(hook, f"pytest_benchmark_generate_{part}")(config=self.config)
-            update = getattr(hook, f"pytest_benchmark_update_{part}")
-            update(config=self.config, **{part: run[part]})
-        run["maskbench"] = {
-            "format": FORMAT,
-            "jobs": self.config.stash[RUN_CONFIG].jobs,
-            "launch_us": 1e6 * get_clock(self.config).launch_overhead_s,
-        }
-        return run
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.collection_errors += report.failed
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        error = excinfo.value
+        self.interrupt = str(getattr(error, "msg", None) or error) or type(error).__name__
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.interrupt = f"internal error: {describe_error(excinfo.value)}"
+
+    def _why_interrupted(self, session: pytest.Session) -> str | None:
+        """Why there are cells without a result; None if every planned cell has one."""
+        outcomes = self.outcomes
+        number = self.collection_errors
+        errors = f"{number} error{'s' * (number > 1)} during collection"
+        if outcomes.planned and not outcomes.not_run:
+            return errors if self.collection_errors else None
+        stopped = session.shouldfail or session.shouldstop
+        reason = self.interrupt or (str(stopped) if stopped else None)
+        reason = reason or (errors if self.collection_errors else None)
+        return reason or ("unknown" if outcomes.planned else "no benchmark was selected")
+
+    # --- another run on the device ---
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if not benchmarking(self.config) or not any(map(is_benchmark, session.items)):
+            return
+        self.device_use = DeviceUse(device_key(self.config.stash[RUN_CONFIG].device))
+        if others := self.device_use.others():
+            self._say(f"Shared device: {describe(others.items())} uses it; times may be disturbed")
+
+    def _say(self, text: str, **markup: bool) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal:  # None with -p no:terminal
+            terminal.ensure_newline()
+            terminal.write_line(text, **markup)
+
+    # --- what is saved ---
 
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, object]) -> None:
         machine_info |= get_clock(self.config).machine_info()
@@ -111,43 +112,139 @@ class RunSaver:
 
     def pytest_benchmark_update_json(self, output_json: dict[str, object]) -> None:
         output_json["maskbench"] = {
-            "format": FORMAT,
-            "untimed": self.untimed,
-            "seconds": time_breakdown(),
-            "jobs": self.config.stash[RUN_CONFIG].jobs,
-            "launch_us": 1e6 * get_clock(self.config).launch_overhead_s,
+            **self.journaling.run_fields(),
+            "untimed": self.outcomes.untimed_cells,
+            "planned": len(self.outcomes.planned),
+            "not_run": self.outcomes.not_run,
+            "interrupted": self.interrupted,
+            "shared_device": bool(self.device_use and self.device_use.others()),
         }
 
+    # First, so that the files are written before pytest-benchmark makes its tables, and the exit
+    # status is set after all else.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """If nothing was timed, pytest-benchmark saves nothing: save the reasons."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        self.outcomes.discard_unfinished()
+        self.interrupted = self._why_interrupted(session)
+        if self.may_save and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+            self._save()
+        has_target = self.targets.json is not None or self.targets.storage is not None
+        self.journaling.end(self.interrupted, is_saved=has_target and not self.problems)
         result = yield
-        path = json_target(self.config)
-        if path and self.untimed and not (path.exists() and path.stat().st_size):
-            path.write_text(json.dumps(self._untimed_run(), indent=4))
+        if self.problems and session.exitstatus in (
+            pytest.ExitCode.OK,
+            pytest.ExitCode.NO_TESTS_COLLECTED,
+        ):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
 
-    def _untimed_run(self) -> dict[str, object]:
-        """What pytest-benchmark would save of a run that timed nothing, made with its hooks."""
-        hook = self.config.hook
-        run: dict[str, object] = {"datetime": datetime.now(timezone.utc).isoformat()}
-        for part in ("machine_info", "commit_info"):
-            run[part] = getattr(hook, f"pytest_benchmark_generate_{part}")(config=self.config)
-            update = getattr(hook, f"pytest_benchmark_update_{part}")
-            update(config=self.config, **{part: run[part]})
-        run["benchmarks"] = []
-        hook.pytest_benchmark_update_json(config=self.config, benchmarks=[], output_json=run)
-        return run
+    def _save(self) -> None:
+        """Write each target. One that fails does not keep the others from being written."""
+        path, storage = self.targets.json, self.targets.storage
+        if path is None and storage is None:
+            return
+        infos = {name: self.info(name) for name in ("machine_info", "commit_info")}
+        if path is not None:
+            self._attempt(str(path), self._write_json, path, infos)
+        if storage is not None and self.outcomes.timed:
+            self._attempt(str(storage.folder), self._store, storage, infos)
+        elif storage is not None:
+            self.logger.info(f"Nothing saved in: {storage.folder}: nothing was timed")
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def _write_json(self, path: Path, infos: dict[str, dict[str, object]]) -> None:
+        write_whole(path, self._content(infos, include_data=True))
+        self.logger.info(f"Wrote benchmark data in: {path}", purple=True)
+
+    def _store(self, storage: Storage, infos: dict[str, dict[str, object]]) -> None:
+        include_data = self.config.option.benchmark_save_data
+        saved = storage.save(self._content(infos, include_data))
+        self.logger.info(f"Saved benchmark data in: {saved}")
+
+    def _attempt(
+        self, what: str, action: Callable[..., _T], *arguments: Any, **named: Any
+    ) -> _T | None:
+        """The result of `action`; None if it raises. Then the problem is reported, with `what`."""
+        try:
+            return action(*arguments, **named)
+        except Exception as error:  # whatever a hook or the system raises: save the rest
+            reason = error.strerror if isinstance(error, OSError) else None
+            self.problems.append(f"{what}: {reason or describe_error(error)}")
+            self.logger.error(f"maskbench: could not save {self.problems[-1]}")
+            return None
+
+    def info(self, name: str) -> dict[str, object]:
+        """The machine or the commit, from the hooks of pytest-benchmark and all plugins."""
+        if name not in self._infos:
+            generate = getattr(self.config.hook, f"pytest_benchmark_generate_{name}")
+            self._infos[name] = self._attempt(name, generate, config=self.config) or {}
+            self._update(name, self._infos[name])
+        return self._infos[name]
+
+    def _update(self, name: str, value: dict[str, object], **arguments: object) -> None:
+        """Let all plugins add to `value`. If one raises, this suite's fields are there anyway."""
+        hook = f"pytest_benchmark_update_{name.removeprefix('output_')}"
+        arguments |= {"config": self.config, name: value}
+        if self._attempt(name, getattr(self.config.hook, hook), **arguments) is None:
+            getattr(self, hook)(value)
+
+    def _content(self, infos: dict[str, dict[str, object]], include_data: bool) -> bytes:
+        benchmarks = self.outcomes.benchmarks
+        run = self.config.hook.pytest_benchmark_generate_json(
+            config=self.config, benchmarks=benchmarks, include_data=include_data, **infos
+        )
+        self._update("output_json", run, benchmarks=benchmarks)
+        return strict_json(run)
+
+    # --- the terminal ---
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_benchmark_group_stats(self) -> Generator[None, Any, Any]:
+        self.groups = yield
+        return self.groups
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, None, None]:
+        self._summarize(terminalreporter)
+        try:
+            return (yield)
+        finally:  # pytest-benchmark raises an error if a comparison fails
+            self._draw_histograms()
+            for problem in self.problems:
+                terminalreporter.write_line(f"maskbench: could not save {problem}", red=True)
+
+    def _draw_histograms(self) -> None:
+        prefix = self.targets.histogram
+        if prefix is None or self.config.option.benchmark_quiet:
+            return
+        for group, benchmarks in self.groups:
+            name = f"the histogram of {group}"
+            drawn = (draw_histogram, self.config, prefix, group, benchmarks)
+            if path := self._attempt(name, *drawn):
+                self.logger.info(f"Generated histogram: {path}", bold=True)
+
+    def _summarize(self, terminal: pytest.TerminalReporter) -> None:
         if STAGE_SECONDS["time"]:
             seconds = time_breakdown()
             total = seconds.pop("total")
             parts = ", ".join(f"{stage} {s:.1f} s" for stage, s in seconds.items())
-            terminalreporter.section("maskbench: where the time went")
-            terminalreporter.write_line(f"{total:.1f} s: {parts}")
-        counts = Counter((cell["outcome"], cell["reason"]) for cell in self.untimed)
+            terminal.section("maskbench: where the time went")
+            terminal.write_line(f"{total:.1f} s: {parts}")
+        cells = self.outcomes.untimed_cells
+        counts = Counter((cell["outcome"], cell["reason"]) for cell in cells)
         if counts:
-            terminalreporter.section("maskbench: cells that were not timed")
+            terminal.section("maskbench: cells that were not timed")
         for (outcome, reason), number in counts.most_common():
-            terminalreporter.write_line(f"{number:5} {outcome}: {reason}")
+            terminal.write_line(f"{number:5} {outcome}: {reason}")
+        if (not_run := len(self.outcomes.not_run)) and self.may_save:
+            planned = len(self.outcomes.planned)
+            line = f"maskbench: {not_run} of {planned} cells were not run: {self.interrupted}"
+            terminal.write_line(line, yellow=True)
+        if others := self.device_use and self.device_use.others():
+            terminal.write_line(f"Shared device: {describe(others.items())} used it", yellow=True)
+
+    def pytest_unconfigure(self) -> None:
+        for held in (self.lock, self.device_use):
+            if held:
+                held.close()

@@ -16,6 +16,7 @@ import pytest
 
 from maskbench.suite.collection import CELL_KEY, is_benchmark
 from maskbench.suite.device_health import device_is_lost
+from maskbench.suite.outcomes import NOT_RUN
 from maskbench.supervision.link import TIME, SupervisorLink
 
 RESTART_STATUS = 75  # os.EX_TEMPFAIL
@@ -56,8 +57,11 @@ def end_on_signals() -> Callable[[], None]:
 class Supervised:
     """Tells the supervisor which test runs; leaves the problems of other children alone."""
 
-    def __init__(self, link: SupervisorLink, device: str) -> None:
+    def __init__(
+        self, link: SupervisorLink, device: str, is_finished: Callable[[pytest.Item], bool]
+    ) -> None:
         self.link, self.assignment, self.device = link, link.assignment, device
+        self.is_finished = is_finished
         self.cells: dict[str, dict[str, object]] = {}  # the fields of each cell by node id
         self.lost: str | None = None  # why the device can no longer be used
         self.ran = False  # whether this child runs the current test
@@ -71,14 +75,21 @@ class Supervised:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what this child does not run. It is not an outcome of the cell."""
-        self.ran = False
+        reason = self._why_not_here(item)
+        self.ran = reason is None
+        if reason:
+            item.stash[NOT_RUN] = True
+            pytest.skip(reason)
+
+    def _why_not_here(self, item: pytest.Item) -> str | None:
+        if self.is_finished(item):
+            return "finished before" if self.assignment.role == TIME else None
         if self.assignment.stopped_by:
-            pytest.skip(f"not run: {self.assignment.stopped_by}")
-        if self.assignment.claims and not claim(
-            Path(self.assignment.claims), problem(item), self.assignment.worker
-        ):
-            pytest.skip("timed by the process of another GPU")
-        self.ran = True
+            return f"not run: {self.assignment.stopped_by}"
+        claims, worker = self.assignment.claims, self.assignment.worker
+        if claims and not claim(Path(claims), problem(item), worker):
+            return "timed by the process of another GPU"
+        return None
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.link.send("start", fullname=nodeid, cell=self.cells.get(nodeid, {}))

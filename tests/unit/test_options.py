@@ -1,15 +1,12 @@
 """The suite's names and options."""
 
-import os
 from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from maskbench.suite import saving
 from maskbench.suite.options import parse_config
-from maskbench.suite.saving import require_writable_output
 from tests.unit.pytest_process import ROOT, pytest_inline
 
 # Saved runs have these names. Others may be added; these must not change.
@@ -130,49 +127,3 @@ def test_help_states_each_option_with_its_default():
         assert f"--{name}=" in group, name
     assert group.count("Default:") == 13
     assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group
-
-
-# --- outputs that cannot be written ---
-
-
-@pytest.mark.parametrize(
-    ("place", "problem"),
-    [
-        ("missing/run.json", "No such file or directory"),
-        ("", "Is a directory"),
-        ("file/run.json", "Not a directory"),
-        pytest.param(
-            "locked/run.json",
-            "Permission denied",
-            marks=pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere"),
-        ),
-    ],
-)
-def test_a_json_file_that_cannot_be_written_is_a_usage_error(place, problem, tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "locked").mkdir(mode=0o500)
-    path = tmp_path / place
-    cells = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=flex")
-    text = pytest_inline(f"--benchmark-json={path}", *cells, "tests/test_forward.py", expect=4)
-    advice = "name a file in an existing folder that you may write"
-    assert f"ERROR: --benchmark-json {path}: {problem}; {advice}" in text
-    assert "compiling ahead" not in text
-    assert "Traceback" not in text
-
-
-def test_a_json_file_that_can_be_written_is_neither_made_nor_changed_by_the_check(tmp_path):
-    new, old = tmp_path / "new.json", tmp_path / "old.json"
-    old.write_text("{}")
-    for path in (new, old):
-        option = SimpleNamespace(benchmark_json=path, benchmark_histogram=[])
-        require_writable_output(SimpleNamespace(option=option))
-    assert not new.exists()
-    assert old.read_text() == "{}"
-
-
-def test_a_histogram_without_pygal_is_a_usage_error(monkeypatch):
-    monkeypatch.setattr(saving, "find_spec", lambda name: None)
-    text = pytest_inline("--benchmark-histogram", "--collect-only", "-q", expect=4)
-    problem = "--benchmark-histogram: pygal is not installed"
-    assert f"ERROR: {problem}; run pip install pytest-benchmark[histogram]" in text
-    assert "Traceback" not in text

@@ -33,7 +33,7 @@ REASONS = {
 def run_grid(folder: Path, backends: str, *options: str, expect: int = 1) -> tuple[dict, str]:
     """The saved run, and the output of pytest."""
     target, storage = folder / "run.json", f"--benchmark-storage=file://{folder}"
-    grid = (*DYING, *GRID, "--seq-lens=128,256", f"--backends={backends}", storage, CELLS[0])
+    grid = (*DYING, *GRID, "--seq-lens=256,512", f"--backends={backends}", storage, CELLS[0])
     text = pytest_run(
         *grid, f"--benchmark-json={target}", *options, expect=expect, is_supervised=True
     )
@@ -43,12 +43,12 @@ def run_grid(folder: Path, backends: str, *options: str, expect: int = 1) -> tup
 def check_deaths(run: dict, backends: list[str]) -> None:
     """Each other cell has a time, once; each dying one has its outcome and reason."""
     timed = [bench["extra_info"]["seq_len"] for bench in run["benchmarks"]]
-    assert timed == [128, 256]
+    assert timed == [256, 512]
     untimed = {
         (c["backend"], c["seq_len"]): (c["outcome"], c["reason"])
         for c in run["maskbench"]["untimed"]
     }
-    assert untimed == {(name, n): REASONS[name] for name in backends for n in (128, 256)}
+    assert untimed == {(name, n): REASONS[name] for name in backends for n in (256, 512)}
     assert run["maskbench"]["not_run"] == []
     assert run["maskbench"]["interrupted"] is None
     assert run["maskbench"]["pieces"] == 1 + 2 * len(backends)
@@ -75,7 +75,7 @@ def test_every_death_costs_one_cell(backends, tmp_path):
 def test_two_gpus_share_one_run(tmp_path):
     run, text = run_grid(tmp_path, "segfault,sdpa", "-p", "tests.unit.two_workers")
     timed = [bench["extra_info"]["seq_len"] for bench in run["benchmarks"]]
-    assert timed == [128, 256]
+    assert timed == [256, 512]
     assert [cell["outcome"] for cell in run["maskbench"]["untimed"]] == ["crashed"] * 2
     assert "timing on 2 GPUs" in text
 
@@ -86,7 +86,7 @@ class RunningGrid:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.target = folder, folder / "run.json"
         storage = f"--benchmark-storage=file://{folder}"
-        grid = ("--seq-lens=128,256,384,512", "--backends=sdpa,dense", storage, CELLS[0])
+        grid = ("--seq-lens=256,512,1024,2048", "--backends=sdpa,dense", storage, CELLS[0])
         self.process = subprocess.Popen(
             [
                 *PYTEST_PROGRAM,

@@ -1,0 +1,96 @@
+"""Plugins that a test gives to `pytest_inline`, and small benchmarks that end in many ways."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from _pytest.runner import runtestprotocol  # as pytest-rerunfailures does
+
+from tests.unit.pytest_process import NO_CACHE, ROOT
+
+GRID = ("--device=cpu", "--masks=causal,full", "--seq-lens=256", "--backends=sdpa,dense")
+QUICK = ("--benchmark-max-time=0.005", "--benchmark-min-rounds=5", "-q")
+
+
+def run_inline(*arguments: object, plugins: tuple[object, ...] = (), folder: Path = ROOT):
+    """Run pytest in this process; returns its exit status and its output."""
+    output, before = StringIO(), Path.cwd()
+    os.chdir(folder)
+    try:
+        with (
+            redirect_stdout(output),
+            redirect_stderr(output),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("COLUMNS", "200")
+            plain = (*NO_CACHE, "-p", "no:faulthandler", "--capture=no", f"--rootdir={ROOT}")
+            here = (f"-c{ROOT / 'pytest.ini'}", *QUICK)
+            status = pytest.main([*plain, *here, *map(str, arguments)], plugins=list(plugins))
+    finally:
+        os.chdir(before)
+    return status, output.getvalue()
+
+
+class Reruns:
+    """Runs each item that fails once more, as pytest-rerunfailures does.
+
+    `always` reruns what passes, too.
+    """
+
+    def __init__(self, always: bool = False) -> None:
+        self.always = always
+
+    def pytest_runtest_protocol(self, item, nextitem):
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for last in (False, True):
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            if last or not (self.always or any(report.failed for report in reports)):
+                break
+            item._initrequest()
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+
+class FailingCells:
+    """Makes cells end in many ways: `raise_in` has (phase, part of the node id) -> error.
+
+    An error is raised once; one that is to be raised at each attempt is given with `always`.
+    """
+
+    def __init__(self, raise_in, always: bool = True) -> None:
+        self.raise_in, self.always = dict(raise_in), always
+
+    def _raise(self, phase: str, item: pytest.Item) -> None:
+        for (where, part), error in list(self.raise_in.items()):
+            if where == phase and part in item.nodeid:
+                if not self.always:
+                    del self.raise_in[where, part]
+                raise error
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_setup(self, item):
+        self._raise("setup", item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        self._raise("call", item)
+        result = yield
+        self._raise("after timing", item)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item):
+        result = yield
+        self._raise("teardown", item)
+        return result
+
+
+def no_space(*arguments: object, **named: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
