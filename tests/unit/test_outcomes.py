@@ -8,7 +8,7 @@ import pytest
 from maskbench.suite import targets
 from maskbench.suite.outcomes import describe_error
 from tests.unit.pytest_process import strict_json
-from tests.unit.saving_plugin import GRID, FailingCells, Reruns, run_inline
+from tests.unit.saving_plugin import GRID, SIZE, FailingCells, Reruns, run_inline
 
 # Benchmarks that end in every way. They are a user's own, not cells.
 ENDS = '''
@@ -218,7 +218,7 @@ def test_a_failed_cell_is_saved_as_such_whichever_phase_failed(rerun, tmp_path):
     assert {cell.get("attempts") for cell in run.untimed.values()} == {2 if rerun else None}
     table = run.text.partition("Name (time")[2]
     assert "full-dense" in table
-    assert "causal-dense-s256-b1h4d64-float32]   " not in table
+    assert f"causal-dense-{SIZE}]   " not in table
 
 
 @pytest.mark.parametrize("ending", CELL_ENDS)
