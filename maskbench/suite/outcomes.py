@@ -83,7 +83,7 @@ class Attempt:
         if self.fixture:
             self.fixture.has_error = True  # not in the JSON
             if self.fixture.stats:
-                self.fixture.stats.stats.data.clear()  # nor in the tables and comparisons
+                self.fixture.stats.stats.data = []  # nor in the tables and comparisons
 
 
 def _last_line(text: object) -> str:

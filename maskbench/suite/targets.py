@@ -180,7 +180,8 @@ def _check_histogram(prefixes: list[str]) -> str:
     if not find_spec("pygal"):
         advice = "run pip install pytest-benchmark[histogram]"
         raise pytest.UsageError(f"{option}: pygal is not installed; {advice}")
-    example = _resolve(option, f"{prefixes[0]}.svg")
+    name = Path(f"{prefixes[0]}.svg")
+    example = _resolve(option, name.parent) / name.name
     check_folder(option, example.parent)
     check_name(option, example)
     return str(example.with_name(example.name.removesuffix(".svg")))
@@ -230,8 +231,9 @@ def check_name(option: str, path: Path, given: Path | None = None) -> None:
         os.stat(path)
     except FileNotFoundError:
         pass
-    except OSError as error:
-        raise _usage_error(option, given or path, error.strerror, FILE_ADVICE) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        problem = getattr(error, "strerror", None) or error
+        raise _usage_error(option, given or path, problem, FILE_ADVICE) from None
 
 
 def _try_to_write(folder: Path) -> None:

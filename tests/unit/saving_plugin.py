@@ -9,18 +9,25 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from _pytest.runner import runtestprotocol  # as pytest-rerunfailures does
 
 from tests.unit.pytest_process import NO_CACHE, ROOT
 
-GRID = ("--device=cpu", "--masks=causal,full", "--seq-lens=256", "--backends=sdpa,dense")
+# Four cells, each of them small: causal-sdpa, causal-dense, full-sdpa, full-dense.
+GRID = (
+    *("--device=cpu", "--masks=causal,full", "--seq-lens=256", "--backends=sdpa,dense"),
+    *("--heads=1", "--head-dim=16"),
+)
+SIZE = "s256-b1h1d16-float32"
 QUICK = ("--benchmark-max-time=0.005", "--benchmark-min-rounds=5", "-q")
 
 
 def run_inline(*arguments: object, plugins: tuple[object, ...] = (), folder: Path = ROOT):
     """Run pytest in this process; returns its exit status and its output."""
-    output, before = StringIO(), Path.cwd()
+    output, before, threads = StringIO(), Path.cwd(), torch.get_num_threads()
     os.chdir(folder)
+    torch.set_num_threads(1)  # faster than two where the CPU is shared
     try:
         with (
             redirect_stdout(output),
@@ -28,10 +35,14 @@ def run_inline(*arguments: object, plugins: tuple[object, ...] = (), folder: Pat
             pytest.MonkeyPatch.context() as patch,
         ):
             patch.setenv("COLUMNS", "200")
-            plain = (*NO_CACHE, "-p", "no:faulthandler", "--capture=no", f"--rootdir={ROOT}")
+            patch.setattr("cpuinfo.get_cpu_info", lambda: {})  # takes 0.3 s
+            # unraisableexception collects all garbage twice at the end, which takes 0.3 s
+            plain = (*NO_CACHE, "-p", "no:faulthandler", "-p", "no:unraisableexception")
+            plain = (*plain, "--capture=no", f"--rootdir={ROOT}")
             here = (f"-c{ROOT / 'pytest.ini'}", *QUICK)
             status = pytest.main([*plain, *here, *map(str, arguments)], plugins=list(plugins))
     finally:
+        torch.set_num_threads(threads)
         os.chdir(before)
     return status, output.getvalue()
 

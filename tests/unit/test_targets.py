@@ -269,6 +269,8 @@ def with_pygal(monkeypatch):
         ("file/deeper/plot", "Not a directory"),
         ("/proc/plots/plot", "No such file or directory"),
         ("n" * 255, "File name too long"),
+        ("nul\0", "embedded null byte"),
+        ("nul\0/plot", "embedded null byte"),
     ],
 )
 @pytest.mark.usefixtures("with_pygal")
