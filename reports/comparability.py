@@ -6,18 +6,19 @@ better than two processes do.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from maskbench.records import Outcome, SavedRun, UnreadableRun, read_run
+from maskbench.reading import NotARun, SavedRun, read_run
+from maskbench.records import Outcome, UnreadableRun
 from reports.runs import cells_table
 from reports.thresholds import NORMAL_95
 
@@ -42,11 +43,12 @@ class Run:
     """One saved file. `cells` has a row per cell, timed or not, indexed by fullname."""
 
     path: Path
-    saved: str  # ISO date and time
+    saved: str  # ISO date and time in UTC
     torch: str
     machine: dict[str, object]  # MACHINE_KEYS, and "cpu" on a CPU
     segment: dict[str, object]  # SEGMENT_KEYS, None on a CPU
     gpu_uuid: str | None
+    incomplete: str | None  # why the run ended early and what it lacks; None if it is whole
     cells: pd.DataFrame
 
     @cached_property
@@ -76,28 +78,52 @@ def as_run(saved: SavedRun) -> Run:
     """A saved file as a run that can be compared. Raises UnreadableRun if nothing was timed."""
     if not saved.timed:
         raise UnreadableRun(f"{saved.path}: nothing was timed in that run")
-    info = saved.machine_info
-    machine = {name: info.get(name) for name in MACHINE_KEYS}
-    if info.get("device") == "cpu":
-        machine["cpu"] = info.get("cpu", {}).get("brand_raw")
-    versions = {**saved.commit_info, **info}
+    info, software = saved.machine_info, saved.commit_info
+    machine = {name: getattr(info, name) for name in MACHINE_KEYS}
+    if info.device == "cpu":
+        machine["cpu"] = info.cpu and info.cpu.brand_raw
+    versions = {"driver": info.driver, "cuda": software.cuda, "cudnn": software.cudnn}
+    cells = cells_table(saved).drop(columns="data", errors="ignore")  # a history would fill memory
     return Run(
         path=saved.path,
         saved=saved.saved,
         torch=saved.torch,
         machine=machine,
-        segment={name: versions.get(name) if info.get("gpu") else None for name in SEGMENT_KEYS},
-        gpu_uuid=info.get("gpu_uuid"),
-        cells=cells_table(saved).drop_duplicates("fullname", keep="last").set_index("fullname"),
+        segment={name: versions[name] if info.gpu else None for name in SEGMENT_KEYS},
+        gpu_uuid=info.gpu_uuid,
+        incomplete=saved.incomplete,
+        cells=cells.drop_duplicates("fullname", keep="last").set_index("fullname"),
     )
 
 
-def is_verdict(path: Path) -> bool:
-    """Whether a JSON file was written by compare, history or gate."""
-    try:
-        return "verdict" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):  # compressed, or a file that read_run() refuses
-        return False
+def saved_files(folder: Path) -> list[Path]:
+    """All *.json and *.json.gz below a folder. Raises UnreadableRun if a folder cannot be read."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UnreadableRun(f"{error.filename}: {error.strerror}") from error
+
+    if not folder.is_dir():
+        raise UnreadableRun(f"{folder}/: is no folder; name a folder with saved runs")
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+        if name.endswith((".json", ".json.gz"))
+    )
+
+
+def load_runs(paths: list[Path]) -> Iterator[Run]:
+    """Read the files, without those that compare, history or gate wrote."""
+    for path in tqdm(paths, desc="reading", unit="run", disable=None):
+        try:
+            yield load_run(path)
+        except NotARun:
+            continue
+
+
+def incomplete_note(run: Run) -> list[str]:
+    """A note on a run that ended early, or none."""
+    return [f"{run.path}: {run.incomplete}"] if run.incomplete else []
 
 
 def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[str]]:
@@ -112,25 +138,22 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
 
     Returns
     -------
-    The runs, and a note for each duplicate that was left out.
+    The runs, and a note for each that ended early and each duplicate that was left out.
 
     Raises
     ------
     UnreadableRun
         If a file cannot be read, or there is none.
     """
-    if not folder.is_dir():
-        raise UnreadableRun(f"{folder}/: is no folder; name a folder with saved runs")
-    saved = (path for kind in ("*.json", "*.json.gz") for path in folder.rglob(kind))
-    files = [path for path in sorted(saved) if not is_verdict(path)]
-    if not files:
+    found = sorted(load_runs(saved_files(folder)), key=lambda run: run.saved)
+    if not found:
         raise UnreadableRun(f"{folder}/: holds no saved run")
     runs, notes, seen = [], [], {fingerprint(run): run.path for run in leave_out}
-    progress = tqdm(files, desc="reading", unit="run", disable=None)
-    for run in sorted((load_run(path) for path in progress), key=lambda run: run.saved):
+    for run in found:
         first = seen.setdefault(fingerprint(run), run.path)
         if first is run.path:
             runs.append(run)
+            notes += incomplete_note(run)
         elif first.resolve() != run.path.resolve():
             notes.append(f"{run.path}: is the same run as {first}, counted once")
     return runs, notes

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from maskbench.records import UnreadableRun
 from reports.comparability import (
     Run,
     cell_difference,
@@ -16,6 +17,8 @@ from reports.comparability import (
 from reports.steps import detect_steps, noise_within_levels
 from reports.thresholds import NOTE, STEP
 from reports.verdict import CELL_COLUMNS, Status, Verdict
+
+MAX_DRAWN = 1000  # cells; each takes about 30 ms
 
 
 def cell_series(runs: list[Run]) -> dict[str, pd.DataFrame]:
@@ -48,15 +51,37 @@ def runs_of_last_machine(runs: list[Run]) -> tuple[list[Run], list[str]]:
     return same_machine, notes
 
 
-def build_history(runs: list[Run]) -> tuple[Verdict, dict[str, pd.DataFrame]]:
-    """The steps of each cell, and the series of times of each cell."""
+def build_history(
+    runs: list[Run], part_of_name: str | None = None
+) -> tuple[Verdict, dict[str, pd.DataFrame]]:
+    """The steps of each cell, and the series of times of each cell.
+
+    Raises
+    ------
+    UnreadableRun
+        If no cell has `part_of_name` in its node id.
+    """
     same_machine, notes = runs_of_last_machine(runs)
     series = cell_series(same_machine)
+    if part_of_name is not None:
+        series = {name: past for name, past in series.items() if part_of_name in name}
+        if not series:
+            raise UnreadableRun(f"the history has no cell with {part_of_name!r} in its name")
     cells = pd.DataFrame([trend(name, past) for name, past in series.items()])
     cells = cells.set_index("fullname")
     stepped = (cells["status"] == Status.STEP).sum()
     word = f"{stepped} of {len(cells)} cells with a step of {STEP:.0%} in {len(same_machine)} runs"
     return Verdict(cells, word, 0, notes), series
+
+
+def cells_to_draw(cells: pd.DataFrame) -> pd.DataFrame:
+    """At most MAX_DRAWN cells: those with steps first. Their order is that of `cells`."""
+    if len(cells) <= MAX_DRAWN:
+        return cells
+    place = cells["status"].map({Status.STEP: 0, Status.NOTE: 1}).fillna(2)
+    chosen = place.sort_values(kind="stable").index[:MAX_DRAWN]
+    drawn: pd.DataFrame = cells[cells.index.isin(chosen)]
+    return drawn
 
 
 def trend(name: str, past: pd.DataFrame) -> dict[str, object]:

@@ -14,6 +14,7 @@ from matplotlib.typing import ColorType
 
 from reports.plots import grid
 from reports.plots.labels import PHASE_ABBREVIATIONS
+from reports.plots.limits import MAX_PANELS, first
 from reports.plots.style import BLUE, GREY, ORANGE, VERMILLION, sorted_backends
 from reports.runs import cell_label
 from reports.thresholds import NORMAL_95
@@ -123,7 +124,7 @@ def draw_trends(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str
     cells
         The cells to draw, by name. `steps` has the indices of the runs at which the level changes.
     """
-    names = list(cells.index)
+    names, note = first(list(cells.index), MAX_PANELS, "cells")
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, panels = plt.subplots(
@@ -138,7 +139,7 @@ def draw_trends(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str
     for axes in panels.flat[len(names) :]:
         axes.set_visible(False)
     figure.supylabel("ms, median", fontsize=7)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title + note, fontsize=9)
     return figure
 
 

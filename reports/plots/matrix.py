@@ -10,6 +10,7 @@ from matplotlib.typing import ColorType
 
 from reports.plots import grid
 from reports.plots.labels import NOT_IN_RUN, PHASE_ABBREVIATIONS, title_with_setup
+from reports.plots.limits import spread_out
 from reports.plots.style import sorted_backends
 from reports.runs import shape_of
 
@@ -25,7 +26,8 @@ def formulations(timed: pd.DataFrame) -> str:
         lengths.setdefault(text, []).append(seq_len)
     if len(lengths) == 1:
         return next(iter(lengths))
-    return ", ".join(f"S={'/'.join(map(str, at))} {text}" for text, at in lengths.items())
+    shown = {text: spread_out(sorted(at)) for text, at in lengths.items()}
+    return ", ".join(f"S={'/'.join(map(str, at))} {text}" for text, at in shown.items())
 
 
 def entry(cells: pd.DataFrame) -> str:

@@ -26,7 +26,15 @@ MAY_IMPORT = {
     "maskbench.timing": set(),
     "maskbench.timing.statistics": set(),  # plain arithmetic: reports import it, too
     "maskbench.legacy_formulations": set(),
-    "maskbench.records": {"maskbench.legacy_formulations"},
+    "maskbench.plain_text": set(),
+    "maskbench.repeated_keys": set(),
+    "maskbench.records": set(),
+    "maskbench.schema": {"maskbench.records"},
+    "maskbench.saved_files": {"maskbench.records", "maskbench.plain_text"},
+    "maskbench.reading": {
+        *("maskbench.schema", "maskbench.saved_files", "maskbench.repeated_keys"),
+        *("maskbench.records", "maskbench.plain_text", "maskbench.legacy_formulations"),
+    },
     "maskbench.suite": {
         *("maskbench.timing", "maskbench.timing.statistics", "maskbench.reference"),
         *("maskbench.backends", "maskbench.backends.registry"),
@@ -39,7 +47,7 @@ MAY_IMPORT = {
     },
     "maskbench.backends.registry": {"maskbench.attention"},  # facts that need no library
     "reports": {
-        *("maskbench.records", "masks"),
+        *("maskbench.reading", "maskbench.records", "maskbench.plain_text", "masks"),
         *("maskbench.backends.registry", "maskbench.timing.statistics"),
     },
 }
