@@ -21,6 +21,7 @@ from maskbench.reading import NotARun, SavedRun, read_run
 from maskbench.records import Outcome, UnreadableRun
 from reports.runs import cells_table
 from reports.thresholds import NORMAL_95
+from reports.verdict import CELL_COLUMNS
 
 # Times of machines that differ in one of these are not comparable.
 MACHINE_KEYS = (
@@ -36,6 +37,16 @@ CELL_KEYS = (
 # On a GPU, a difference in one of these starts a new segment of a history. torch and triton are
 # in none of these lists: they are what is being judged.
 SEGMENT_KEYS = ("driver", "cuda", "cudnn")
+
+
+# The fields of a cell that is compared. A dict of them is read a hundred times faster than a row of
+# a table, and a history has a hundred thousand.
+ROW_COLUMNS = (
+    *CELL_KEYS,
+    *CELL_COLUMNS,
+    *("form", "median_s", "min_s", "interval", "two_modes", "clock_mhz"),
+)
+CellRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,11 @@ class Run:
         timed: pd.DataFrame = self.cells[self.cells["outcome"] == Outcome.TIMED.value]
         return timed
 
-    def timed_rows(self) -> Iterator[tuple[str, pd.Series]]:
-        """The name and the row of each timed cell."""
-        for name, row in self.timed.iterrows():
-            yield str(name), row
+    @cached_property
+    def rows(self) -> dict[str, CellRow]:
+        """The fields of each timed cell, by name."""
+        columns = self.timed.columns.intersection(ROW_COLUMNS)
+        return {str(name): row for name, row in self.timed[columns].to_dict("index").items()}
 
 
 def load_run(path: Path) -> Run:
@@ -188,7 +200,7 @@ def segment_differences(base: Run, new: Run) -> list[str]:
     ]
 
 
-def cell_difference(base: pd.Series, new: pd.Series) -> str | None:
+def cell_difference(base: CellRow, new: CellRow) -> str | None:
     """Why two cells of one name are not comparable; None if they are."""
     for name in CELL_KEYS:
         one, other = base.get(name), new.get(name)
@@ -203,11 +215,11 @@ def _missing(value: Any) -> bool:
     return bool(pd.isna(value))
 
 
-def standard_error(row: pd.Series) -> float:
+def standard_error(row: CellRow) -> float:
     """The standard error of log(median) within a run, from its confidence interval."""
     return float(row["interval"]) / NORMAL_95
 
 
-def log_median(row: pd.Series) -> float:
+def log_median(row: CellRow) -> float:
     """The natural logarithm of the median in seconds."""
     return float(np.log(row["median_s"]))

@@ -181,11 +181,11 @@ def apply_pending_runs(cells: pd.DataFrame) -> None:
 
 def missing_cells(new: Run, history: list[Run]) -> pd.DataFrame:
     """Cells that were timed before but not in `new`, and cells that fail in `new`."""
-    before = {name: row for run in history for name, row in run.timed_rows()}
+    before = {name: row for run in history for name, row in run.rows.items()}
     failing = new.cells.index[new.cells["outcome"] == Outcome.FAILED.value]
     rows = []
     for name in dict.fromkeys([*before, *failing]):
-        if name in new.timed.index:
+        if name in new.rows:
             continue
         row = {"fullname": name, "n": 0, "status": Status.VANISHED, "reason": "was timed before"}
         row["base"] = np.log(before[name]["median_s"]) if name in before else np.nan

@@ -12,9 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
+from reports.history import Time
 from reports.plots import grid
 from reports.plots.labels import PHASE_ABBREVIATIONS
-from reports.plots.limits import MAX_PANELS, first
 from reports.plots.style import BLUE, GREY, ORANGE, VERMILLION, sorted_backends
 from reports.runs import cell_label
 from reports.thresholds import NORMAL_95
@@ -113,18 +113,17 @@ def draw_heat_map(cells: pd.DataFrame, title: str) -> Figure | None:
     return grid.draw(masks, backends, cell, title, cell_width=1.1, cell_height=0.45)
 
 
-def draw_trends(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str) -> Figure:
+def draw_trends(trends: dict[str, list[Time]], cells: pd.DataFrame, title: str) -> Figure:
     """A panel for each cell: its medians over the runs.
 
     Parameters
     ----------
     trends
-        The runs of each cell, oldest first, by the cell's name. The columns are `median_s` and
-        `torch`.
+        The times of each cell, oldest first, by the cell's name.
     cells
         The cells to draw, by name. `steps` has the indices of the runs at which the level changes.
     """
-    names, note = first(list(cells.index), MAX_PANELS, "cells")
+    names = list(cells.index)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, panels = plt.subplots(
@@ -139,12 +138,13 @@ def draw_trends(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str
     for axes in panels.flat[len(names) :]:
         axes.set_visible(False)
     figure.supylabel("ms, median", fontsize=7)
-    figure.suptitle(title + note, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
-def _draw_trend(axes: Axes, runs: pd.DataFrame, cell: pd.Series) -> None:
+def _draw_trend(axes: Axes, times: list[Time], cell: pd.Series) -> None:
     """Draw one cell. The x axis names a torch version where it first appears."""
+    runs = pd.DataFrame(times)
     x = np.arange(len(runs))
     axes.plot(x, runs["median_s"] * 1e3, marker="o", ms=2.5, lw=0.8, color=BLUE)
     for step in cell["steps"]:
