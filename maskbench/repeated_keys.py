@@ -6,7 +6,7 @@ import re
 
 # A key with its value if that is a string; another string; or the start or end of an object.
 # Nothing else matters, and the numbers between are skipped at the speed of a search.
-_STRING = rb'"(?:[^"\\]|\\.)*"'
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 _TOKEN = re.compile(rb"(%b)\s*:\s*(?:%b)?|%b|[{}]" % (_STRING, _STRING, _STRING), re.DOTALL)
 
 

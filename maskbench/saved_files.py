@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import stat
@@ -67,9 +68,11 @@ def _require_regular(found: os.stat_result, path: Path) -> None:
 
 
 def _bounded(file: BufferedReader | gzip.GzipFile, path: Path) -> bytearray:
-    content = bytearray()
+    content, utf_8 = bytearray(), codecs.getincrementaldecoder("utf-8")()
     while chunk := file.read(CHUNK):
         content += chunk
         if len(content) > MAX_BYTES:
             raise unreadable(path, f"has more than {MAX_BYTES >> 20} MiB, the limit of a saved run")
+        utf_8.decode(chunk)  # a decoder of JSON does not look at the fields that it skips
+    utf_8.decode(b"", final=True)
     return content

@@ -16,7 +16,7 @@ from reports.terminal import say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_PICTURES = 120  # of a command; they take about half a minute
+MAX_PICTURES = 80  # of a command; they take about half a minute
 SHAPE = ["batch", "heads", "kv_heads", "head_dim", "dtype"]
 PROBLEM = ["mask", "backend", "direction", "seq_len"]  # of a cell, within one shape
 

@@ -22,7 +22,7 @@ from reports.steps import detect_steps, noise_within_levels
 from reports.thresholds import NOTE, STEP
 from reports.verdict import Status, Verdict, cell_columns
 
-MAX_DRAWN = 800  # cells; each takes about 30 ms
+MAX_DRAWN = 400  # cells; each takes about 60 ms
 
 
 class Time(NamedTuple):

@@ -21,7 +21,7 @@ from reports.plots.labels import (
     untimed_reason,
 )
 from reports.plots.lengths import longest_with_flex
-from reports.plots.limits import MAX_BACKENDS, MAX_PANELS, first, spread_out
+from reports.plots.limits import MAX_BACKENDS, MAX_PANELS, MAX_ROWS, first, spread_out
 from reports.plots.style import (
     BLUE,
     ORANGE,
@@ -134,6 +134,8 @@ def _cell_text(cell: pd.DataFrame) -> tuple[str, float]:
 
 def draw_table(cells: pd.DataFrame) -> Figure:
     """Each mask at the longest sequence with FlexAttention: times, or why there is none."""
+    drawn, note = first(list(cells["mask"].unique()), MAX_ROWS, "masks")
+    cells = cells[cells["mask"].isin(drawn)]
     cells = pd.concat(
         part[part["seq_len"] == longest_with_flex(part)]
         for _, part in cells.groupby("mask", sort=False)
@@ -160,6 +162,6 @@ def draw_table(cells: pd.DataFrame) -> Figure:
     labels = [f"{mask}\nS={lengths[mask]}" for mask in masks]
     title = (
         "Time and, in brackets, × FlexAttention "
-        f"(blue: FlexAttention faster, forward; {HOST_BOUND_MARK} host-bound)"
+        f"(blue: FlexAttention faster, forward; {HOST_BOUND_MARK} host-bound){note}"
     )
     return grid.draw(labels, backends, cell, title_with_setup(cells, title))
