@@ -6,6 +6,7 @@ Runs saved before the field "formulation" existed have the field "form": the tex
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # Parameters that follow from the mask (a window's bounds, a dilation) are dropped, because ids do
 # not contain them.
@@ -59,6 +60,7 @@ _PREFIXES: tuple[tuple[str, str], ...] = (  # followed by the text of another fo
 )
 
 
+@lru_cache(maxsize=4096)  # a run has few different texts
 def legacy_formulation(text: str) -> str:
     """The formulation id of a saved "form"; "text:" and the text itself if it is unknown."""
     return _known_id(text) or f"text:{text}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def reaches_target(seconds: Sequence[float]) -> bool:
 def rounds(cells: pd.DataFrame) -> str | None:
     """Whether the cells had enough rounds, and whether fewer rounds were enough."""
     found = cells[cells["direction"].isin(DIRECTIONS)]
-    saved = found[found["data"].map(lambda data: isinstance(data, list))]
+    saved = found[found["data"].map(lambda data: isinstance(data, array))]
     if saved.empty:
         return None
     short = found["median_s"] <= LONG_CALL_S

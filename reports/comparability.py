@@ -6,20 +6,22 @@ better than two processes do.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from maskbench.records import Outcome, SavedRun, UnreadableRun, read_run
+from maskbench.reading import NotARun, SavedRun, read_run
+from maskbench.records import Outcome, UnreadableRun
 from reports.runs import cells_table
 from reports.thresholds import NORMAL_95
+from reports.verdict import CELL_COLUMNS
 
 # Times of machines that differ in one of these are not comparable.
 MACHINE_KEYS = (
@@ -37,16 +39,27 @@ CELL_KEYS = (
 SEGMENT_KEYS = ("driver", "cuda", "cudnn")
 
 
+# The fields of a cell that is compared. A dict of them is read a hundred times faster than a row of
+# a table, and a history has a hundred thousand.
+ROW_COLUMNS = (
+    *CELL_KEYS,
+    *CELL_COLUMNS,
+    *("form", "median_s", "min_s", "interval", "two_modes", "clock_mhz"),
+)
+CellRow = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Run:
     """One saved file. `cells` has a row per cell, timed or not, indexed by fullname."""
 
     path: Path
-    saved: str  # ISO date and time
+    saved: str  # ISO date and time in UTC
     torch: str
     machine: dict[str, object]  # MACHINE_KEYS, and "cpu" on a CPU
     segment: dict[str, object]  # SEGMENT_KEYS, None on a CPU
     gpu_uuid: str | None
+    incomplete: str | None  # why the run ended early and what it lacks; None if it is whole
     cells: pd.DataFrame
 
     @cached_property
@@ -55,10 +68,11 @@ class Run:
         timed: pd.DataFrame = self.cells[self.cells["outcome"] == Outcome.TIMED.value]
         return timed
 
-    def timed_rows(self) -> Iterator[tuple[str, pd.Series]]:
-        """The name and the row of each timed cell."""
-        for name, row in self.timed.iterrows():
-            yield str(name), row
+    @cached_property
+    def rows(self) -> dict[str, CellRow]:
+        """The fields of each timed cell, by name."""
+        columns = self.timed.columns.intersection(ROW_COLUMNS)
+        return {str(name): row for name, row in self.timed[columns].to_dict("index").items()}
 
 
 def load_run(path: Path) -> Run:
@@ -76,28 +90,52 @@ def as_run(saved: SavedRun) -> Run:
     """A saved file as a run that can be compared. Raises UnreadableRun if nothing was timed."""
     if not saved.timed:
         raise UnreadableRun(f"{saved.path}: nothing was timed in that run")
-    info = saved.machine_info
-    machine = {name: info.get(name) for name in MACHINE_KEYS}
-    if info.get("device") == "cpu":
-        machine["cpu"] = info.get("cpu", {}).get("brand_raw")
-    versions = {**saved.commit_info, **info}
+    info, software = saved.machine_info, saved.commit_info
+    machine = {name: getattr(info, name) for name in MACHINE_KEYS}
+    if info.device == "cpu":
+        machine["cpu"] = info.cpu and info.cpu.brand_raw
+    versions = {"driver": info.driver, "cuda": software.cuda, "cudnn": software.cudnn}
+    cells = cells_table(saved).drop(columns="data", errors="ignore")  # a history would fill memory
     return Run(
         path=saved.path,
         saved=saved.saved,
         torch=saved.torch,
         machine=machine,
-        segment={name: versions.get(name) if info.get("gpu") else None for name in SEGMENT_KEYS},
-        gpu_uuid=info.get("gpu_uuid"),
-        cells=cells_table(saved).drop_duplicates("fullname", keep="last").set_index("fullname"),
+        segment={name: versions[name] if info.gpu else None for name in SEGMENT_KEYS},
+        gpu_uuid=info.gpu_uuid,
+        incomplete=saved.incomplete,
+        cells=cells.drop_duplicates("fullname", keep="last").set_index("fullname"),
     )
 
 
-def is_verdict(path: Path) -> bool:
-    """Whether a JSON file was written by compare, history or gate."""
-    try:
-        return "verdict" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):  # compressed, or a file that read_run() refuses
-        return False
+def saved_files(folder: Path) -> list[Path]:
+    """All *.json and *.json.gz below a folder. Raises UnreadableRun if a folder cannot be read."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UnreadableRun(f"{error.filename}: {error.strerror}") from error
+
+    if not folder.is_dir():
+        raise UnreadableRun(f"{folder}/: is no folder; name a folder with saved runs")
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+        if name.endswith((".json", ".json.gz"))
+    )
+
+
+def load_runs(paths: list[Path]) -> Iterator[Run]:
+    """Read the files, without those that compare, history or gate wrote."""
+    for path in tqdm(paths, desc="reading", unit="run", disable=None):
+        try:
+            yield load_run(path)
+        except NotARun:
+            continue
+
+
+def incomplete_note(run: Run) -> list[str]:
+    """A note on a run that ended early, or none."""
+    return [f"{run.path}: {run.incomplete}"] if run.incomplete else []
 
 
 def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[str]]:
@@ -112,25 +150,22 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
 
     Returns
     -------
-    The runs, and a note for each duplicate that was left out.
+    The runs, and a note for each that ended early and each duplicate that was left out.
 
     Raises
     ------
     UnreadableRun
         If a file cannot be read, or there is none.
     """
-    if not folder.is_dir():
-        raise UnreadableRun(f"{folder}/: is no folder; name a folder with saved runs")
-    saved = (path for kind in ("*.json", "*.json.gz") for path in folder.rglob(kind))
-    files = [path for path in sorted(saved) if not is_verdict(path)]
-    if not files:
+    found = sorted(load_runs(saved_files(folder)), key=lambda run: run.saved)
+    if not found:
         raise UnreadableRun(f"{folder}/: holds no saved run")
     runs, notes, seen = [], [], {fingerprint(run): run.path for run in leave_out}
-    progress = tqdm(files, desc="reading", unit="run", disable=None)
-    for run in sorted((load_run(path) for path in progress), key=lambda run: run.saved):
+    for run in found:
         first = seen.setdefault(fingerprint(run), run.path)
         if first is run.path:
             runs.append(run)
+            notes += incomplete_note(run)
         elif first.resolve() != run.path.resolve():
             notes.append(f"{run.path}: is the same run as {first}, counted once")
     return runs, notes
@@ -165,7 +200,7 @@ def segment_differences(base: Run, new: Run) -> list[str]:
     ]
 
 
-def cell_difference(base: pd.Series, new: pd.Series) -> str | None:
+def cell_difference(base: CellRow, new: CellRow) -> str | None:
     """Why two cells of one name are not comparable; None if they are."""
     for name in CELL_KEYS:
         one, other = base.get(name), new.get(name)
@@ -180,11 +215,11 @@ def _missing(value: Any) -> bool:
     return bool(pd.isna(value))
 
 
-def standard_error(row: pd.Series) -> float:
+def standard_error(row: CellRow) -> float:
     """The standard error of log(median) within a run, from its confidence interval."""
     return float(row["interval"]) / NORMAL_95
 
 
-def log_median(row: pd.Series) -> float:
+def log_median(row: CellRow) -> float:
     """The natural logarithm of the median in seconds."""
     return float(np.log(row["median_s"]))

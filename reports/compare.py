@@ -7,6 +7,7 @@ import pandas as pd
 
 from maskbench.records import Outcome, UnreadableRun
 from reports.comparability import (
+    CellRow,
     Run,
     cell_difference,
     machine_differences,
@@ -14,7 +15,7 @@ from reports.comparability import (
     standard_error,
 )
 from reports.thresholds import MIN_CHANGE_S, MIN_RELATIVE_CHANGE, NOISE_FLOOR, NORMAL_95
-from reports.verdict import CELL_COLUMNS, Conclusion, Status, Verdict
+from reports.verdict import Conclusion, Status, Verdict, cell_columns
 
 MIN_CLOCK_CHANGE = 0.01  # relative change of the SM clock that can explain a slowdown
 NOISE_MULTIPLE = 3.0  # a change must exceed this many standard deviations to be more than suspect
@@ -37,7 +38,7 @@ def noise_between_runs(history: list[Run]) -> pd.Series:
     return noise
 
 
-def change_numbers(before: pd.Series, after: pd.Series, noise: float) -> dict[str, float]:
+def change_numbers(before: CellRow, after: CellRow, noise: float) -> dict[str, float]:
     """The medians, and the relative changes of time, clock and cycles from `before` to `after`.
 
     `half` is the half-width of the change's 95 % confidence interval within the two runs.
@@ -89,15 +90,13 @@ def compare_runs(base: Run, new: Run, history: list[Run]) -> Verdict:
     notes += [f"differs: {what}" for what in segment_differences(base, new)]
     noise = noise_between_runs([run for run in history if not machine_differences(run, new)])
     rows = []
-    for name, after in new.timed_rows():
-        before = base.cells.loc[name] if name in base.timed.index else None
-        found = {"fullname": name, **after[CELL_COLUMNS], "new_s": after["median_s"]}
+    for name, after in new.rows.items():
+        before = base.rows.get(name)
+        found = {"fullname": name, **cell_columns(after), "new_s": after["median_s"]}
         cell_noise = float(noise.get(name, np.nan))
         rows.append({**found, **_compared(before, after, cell_noise, "; ".join(different))})
     rows += [
-        _missing(name, before, new)
-        for name, before in base.timed_rows()
-        if name not in new.timed.index
+        _missing(name, before, new) for name, before in base.rows.items() if name not in new.rows
     ]
     cells = pd.DataFrame(rows).set_index("fullname")
     cells = cells.reindex(columns=list(dict.fromkeys([*cells.columns, *NUMBERS])))
@@ -109,7 +108,7 @@ def compare_runs(base: Run, new: Run, history: list[Run]) -> Verdict:
 
 
 def _compared(
-    before: pd.Series | None, after: pd.Series, noise: float, different: str
+    before: CellRow | None, after: CellRow, noise: float, different: str
 ) -> dict[str, object]:
     if before is None:
         return {"reason": "", "status": Status.NEW}
@@ -120,12 +119,12 @@ def _compared(
     return {"reason": "", **numbers, "status": classify_change(numbers, after["median_s"])}
 
 
-def _missing(name: str, before: pd.Series, new: Run) -> dict[str, object]:
+def _missing(name: str, before: CellRow, new: Run) -> dict[str, object]:
     """The row of a cell that the new run did not time."""
-    row = {"fullname": name, **before[CELL_COLUMNS], "base_s": before["median_s"]}
+    row = {"fullname": name, **cell_columns(before), "base_s": before["median_s"]}
     if name not in new.cells.index:
         return {**row, "status": Status.VANISHED, "reason": "not in the new run"}
     cell = new.cells.loc[name]
-    is_failed = cell["outcome"] == Outcome.FAILED.value
+    is_failed = Outcome(cell["outcome"]).is_failure
     status = Status.FAILING if is_failed else Status.VANISHED
     return {**row, "status": status, "reason": f"{cell['outcome']}: {cell['reason']}"}

@@ -21,6 +21,7 @@ from reports.verdict import CELL_COLUMNS, Conclusion, Status, Verdict
 MAX_NOISE = 0.03  # a cell with more noise cannot be judged
 PRIOR_DEGREES = 4  # degrees of freedom of the median variance over all cells
 FALSE_DISCOVERY_RATE = 0.05
+FAILURES = [outcome.value for outcome in Outcome if outcome.is_failure]
 HISTORY_WINDOW = 60  # runs at the end of a history that are used
 
 
@@ -181,11 +182,11 @@ def apply_pending_runs(cells: pd.DataFrame) -> None:
 
 def missing_cells(new: Run, history: list[Run]) -> pd.DataFrame:
     """Cells that were timed before but not in `new`, and cells that fail in `new`."""
-    before = {name: row for run in history for name, row in run.timed_rows()}
-    failing = new.cells.index[new.cells["outcome"] == Outcome.FAILED.value]
+    before = {name: row for run in history for name, row in run.rows.items()}
+    failing = new.cells.index[new.cells["outcome"].isin(FAILURES)]
     rows = []
     for name in dict.fromkeys([*before, *failing]):
-        if name in new.timed.index:
+        if name in new.rows:
             continue
         row = {"fullname": name, "n": 0, "status": Status.VANISHED, "reason": "was timed before"}
         row["base"] = np.log(before[name]["median_s"]) if name in before else np.nan
@@ -199,7 +200,7 @@ def missing_cells(new: Run, history: list[Run]) -> pd.DataFrame:
 
 def untimed_status(cell: pd.Series) -> dict[str, object]:
     """The status and reason of a cell that the new run has, but did not time."""
-    is_failed = cell["outcome"] == Outcome.FAILED.value
+    is_failed = Outcome(cell["outcome"]).is_failure
     status = Status.FAILING if is_failed else Status.NO_LONGER_TIMED
     return {"status": status, "reason": f"{cell['outcome']}: {cell['reason']}"}
 

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from maskbench.records import UnreadableRun
 from reports.comparability import (
+    CellRow,
     Run,
     cell_difference,
     machine_differences,
     segment_differences,
 )
+from reports.plots.limits import MAX_PANELS
 from reports.steps import detect_steps, noise_within_levels
 from reports.thresholds import NOTE, STEP
-from reports.verdict import CELL_COLUMNS, Status, Verdict
+from reports.verdict import Status, Verdict, cell_columns
+
+MAX_DRAWN = 400  # cells; each takes about 60 ms
 
 
-def cell_series(runs: list[Run]) -> dict[str, pd.DataFrame]:
-    """For each cell its comparable times, oldest first: `saved`, `torch`, `median_s`, `row`."""
-    found: dict[str, list[dict[str, object]]] = {}
-    last: dict[str, pd.Series] = {}
+class Time(NamedTuple):
+    """A cell's time in one run."""
+
+    saved: str
+    torch: str
+    median_s: float
+    row: CellRow
+
+
+def cell_series(runs: list[Run]) -> dict[str, list[Time]]:
+    """For each cell its comparable times, oldest first."""
+    found: dict[str, list[Time]] = {}
     for run in runs:
-        for name, row in run.timed_rows():
+        for name, row in run.rows.items():
             past = found.setdefault(name, [])
-            if past and cell_difference(last[name], row):
+            if past and cell_difference(past[-1].row, row):
                 past.clear()  # the earlier times are of another cell
-            last[name] = row
-            times = {"saved": run.saved, "torch": run.torch, "median_s": row["median_s"]}
-            past.append({**times, "row": row})
-    return {name: pd.DataFrame(past) for name, past in found.items()}
+            past.append(Time(run.saved, run.torch, row["median_s"], row))
+    return found
 
 
 def runs_of_last_machine(runs: list[Run]) -> tuple[list[Run], list[str]]:
@@ -48,10 +61,22 @@ def runs_of_last_machine(runs: list[Run]) -> tuple[list[Run], list[str]]:
     return same_machine, notes
 
 
-def build_history(runs: list[Run]) -> tuple[Verdict, dict[str, pd.DataFrame]]:
-    """The steps of each cell, and the series of times of each cell."""
+def build_history(
+    runs: list[Run], part_of_name: str | None = None
+) -> tuple[Verdict, dict[str, list[Time]]]:
+    """The steps of each cell, and the series of times of each cell.
+
+    Raises
+    ------
+    UnreadableRun
+        If no cell has `part_of_name` in its node id.
+    """
     same_machine, notes = runs_of_last_machine(runs)
     series = cell_series(same_machine)
+    if part_of_name is not None:
+        series = {name: past for name, past in series.items() if part_of_name in name}
+        if not series:
+            raise UnreadableRun(f"the history has no cell with {part_of_name!r} in its name")
     cells = pd.DataFrame([trend(name, past) for name, past in series.items()])
     cells = cells.set_index("fullname")
     stepped = (cells["status"] == Status.STEP).sum()
@@ -59,18 +84,31 @@ def build_history(runs: list[Run]) -> tuple[Verdict, dict[str, pd.DataFrame]]:
     return Verdict(cells, word, 0, notes), series
 
 
-def trend(name: str, past: pd.DataFrame) -> dict[str, object]:
+def cells_to_draw(cells: pd.DataFrame) -> pd.DataFrame:
+    """At most MAX_DRAWN cells, MAX_PANELS of each mask and direction: those with steps first.
+
+    Their order is that of `cells`.
+    """
+    place = cells["status"].map({Status.STEP: 0, Status.NOTE: 1}).fillna(2)
+    by_step = cells.loc[place.sort_values(kind="stable").index, ["mask", "direction"]]
+    in_page = by_step.groupby(["mask", "direction"]).cumcount()
+    chosen = by_step.index[in_page < MAX_PANELS][:MAX_DRAWN]
+    drawn: pd.DataFrame = cells[cells.index.isin(chosen)]
+    return drawn
+
+
+def trend(name: str, past: list[Time]) -> dict[str, object]:
     """The row of one cell: its last median, noise and steps."""
-    xs = np.log(past["median_s"].to_numpy())
+    xs = np.log([time.median_s for time in past])
     steps, noted = detect_steps(xs, STEP), detect_steps(xs, NOTE)
     edges = [0, *noted, len(past)]
     texts = [describe_step(past, *edges[i : i + 3]) for i in range(len(noted))]
     status = Status.STEP if steps else Status.NOTE if noted else Status.LEVEL
     return {
         "fullname": name,
-        **past["row"].iloc[-1][CELL_COLUMNS],
+        **cell_columns(past[-1].row),
         "runs": len(past),
-        "median_s": past["median_s"].iloc[-1],
+        "median_s": past[-1].median_s,
         "noise": noise_within_levels(xs) if len(xs) > 2 else np.nan,
         "steps": steps,
         "status": status,
@@ -78,10 +116,10 @@ def trend(name: str, past: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def describe_step(past: pd.DataFrame, start: int, at: int, end: int) -> str:
+def describe_step(past: list[Time], start: int, at: int, end: int) -> str:
     """The step at run `at` in words. Its two levels last from `start` and until `end`."""
-    before = past["median_s"].iloc[start:at].median()
-    after = past["median_s"].iloc[at:end].median()
-    old, new = past["torch"].iloc[at - 1], past["torch"].iloc[at]
+    before = median(time.median_s for time in past[start:at])
+    after = median(time.median_s for time in past[at:end])
+    old, new = past[at - 1].torch, past[at].torch
     where = f"torch {old} to {new}" if old != new else f"torch {new}"
-    return f"{after / before - 1:+.1%} at run {at + 1}, {past['saved'].iloc[at][:10]} ({where})"
+    return f"{after / before - 1:+.1%} at run {at + 1}, {past[at].saved[:10]} ({where})"

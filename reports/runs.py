@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from maskbench.records import Outcome, Phase, SavedRun, UnreadableRun, read_run
+from maskbench.reading import SavedRun, read_run, saved_at
+from maskbench.records import Outcome, Phase, UnreadableRun
 from masks import PATTERNS
+from reports.terminal import complain
 
 __all__ = [
     *("DIRECTIONS", "STORAGE", "UnreadableRun", "cell_label", "cells_table", "host_late"),
@@ -15,24 +18,38 @@ __all__ = [
 ]
 
 STORAGE = Path(".benchmarks")
+AUTOSAVED = re.compile(r"([0-9]{4,18})_")  # pytest-benchmark's number, of four digits or more
 DIRECTIONS = (Phase.FORWARD.value, Phase.BACKWARD.value)
 LATE_SHARE = 0.1  # of a cell's rounds; above it, the host may have been timed
 
 
 def newest(storage: Path = STORAGE) -> Path:
-    """The run that was saved last below the storage folder."""
-    saved = sorted(storage.rglob("[0-9][0-9][0-9][0-9]_*.json"), key=lambda p: p.stat().st_mtime)
+    """The run below the storage folder whose date is the latest; of one date, the last number.
+
+    A file that cannot be read is named on stderr and left out.
+    """
+    saved = []
+    for path in sorted(storage.rglob("*.json")):
+        if number := AUTOSAVED.match(path.name):
+            try:
+                saved.append((saved_at(path), int(number[1]), path))
+            except UnreadableRun as error:
+                complain(f"left out: {error}")
     if not saved:
         raise UnreadableRun(
             f"{storage}/: no saved run; make one with `pytest --benchmark-only "
             "--benchmark-autosave`, or name a file"
         )
-    return saved[-1]
+    return max(saved)[-1]
 
 
 def cells_table(run: SavedRun) -> pd.DataFrame:
-    """One row per cell of a run: the fields of `CellRecord`, and the run they are from."""
+    """One row per cell of a run: its fields in `maskbench.schema`, and the run they are from.
+
+    `incomplete` says why that run ended early and what it lacks; it is empty if the run is whole.
+    """
     origin = {"device": run.device, "torch": run.torch, "saved": run.saved, "file": str(run.path)}
+    origin["incomplete"] = run.incomplete or ""
     rows = [
         {
             **origin,

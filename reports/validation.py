@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from maskbench.records import Outcome, SavedRun, UnreadableRun, read_run
+from maskbench.plain_text import plain_text
+from maskbench.reading import SavedRun, read_run
+from maskbench.records import Outcome, UnreadableRun
 from reports.accuracy import fidelity, repeatability, rounds
 from reports.comparability import Run, as_run
-from reports.markdown import markdown_table
+from reports.markdown import markdown_table, markdown_text
 from reports.power_analysis import power_report
 from reports.runs import cells_table
 
@@ -31,10 +33,10 @@ def stage_times(runs: list[SavedRun]) -> str | None:
     """How long each stage of each run took."""
     rows = []
     for run in runs:
-        if "seconds" not in run.suite or not run.timed:
+        seconds, timed = run.suite.seconds or {}, len(run.timed)
+        if not timed or not seconds.get("total"):
             continue
-        seconds, timed = run.suite["seconds"], len(run.timed)
-        row = {"run": run.path.stem, "timed": timed, "jobs": run.suite["jobs"]}
+        row = {"run": run.path.stem, "timed": timed, "jobs": run.suite.jobs}
         row |= {f"{stage}, s": f"{seconds.get(stage, 0):.0f}" for stage in STAGES}
         rows.append(row | {"cells a minute": f"{60 * timed / seconds['total']:.0f}"})
     target = (
@@ -110,8 +112,8 @@ def validation_report(paths: list[Path]) -> str:
         If a file cannot be used, or nothing was timed in any.
     """
     files = [run for run in map(read_run, paths) if run.timed]
-    slower = [as_run(run) for run in files if "slower" in run.suite]
-    usual = [run for run in files if "slower" not in run.suite]
+    slower = [as_run(run) for run in files if run.suite.slower is not None]
+    usual = [run for run in files if run.suite.slower is None]
     if not usual:
         raise UnreadableRun(f"{', '.join(map(str, paths))}: nothing was timed in them")
     tables = {run.path: timed_cells(run) for run in usual}
@@ -135,7 +137,7 @@ def validation_report(paths: list[Path]) -> str:
     found = [f"## {title}\n\n{body}" for title, body in sections.items() if body]
     missing = [title for title, body in sections.items() if not body]
     command = f"python -m reports validation {' '.join(map(str, paths))} -o reports"
-    head = f"# Validation\n\n    {command}\n\n{'; '.join(devices)}."
+    head = f"# Validation\n\n    {plain_text(command)}\n\n{markdown_text('; '.join(devices))}."
     if missing:
         head += f" Not in these runs: {'; '.join(missing)}."
     return "\n\n".join([head, *found]) + "\n"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from maskbench.records import TextEnum
 
 CELL_COLUMNS = ["mask", "backend", "direction", "seq_len"]  # of every table of cells
+
+
+def cell_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """CELL_COLUMNS of a cell's fields."""
+    return {name: row[name] for name in CELL_COLUMNS}
 
 
 class Status(TextEnum):

@@ -9,8 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from reports.markdown import markdown_table
+from maskbench.plain_text import plain_text
+from reports.markdown import markdown_table, markdown_text
+from reports.output_files import write_whole
 from reports.runs import cell_label
+from reports.terminal import say
 from reports.verdict import Status, Verdict
 
 QUIET = {Status.SAME, Status.LEVEL, Status.NEW, Status.TOO_FEW_RUNS}
@@ -65,8 +68,8 @@ def summary(verdict: Verdict, title: str) -> str:
     """
     cells = ranked(verdict.cells)
     is_quiet = cells["status"].isin(QUIET)
-    parts = [f"## {title}: {verdict.conclusion}", counted(verdict)]
-    parts += [f"- {note}" for note in verdict.notes]
+    parts = [f"## {markdown_text(title)}: {verdict.conclusion}", counted(verdict)]
+    parts += [f"- {markdown_text(note)}" for note in verdict.notes]
     changed = display_table(cells[~is_quiet])
     parts.append(markdown_table(changed) if len(changed) else "No cell stands out.")
     head = "\n\n".join(parts)
@@ -97,21 +100,20 @@ def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
         "verdict": verdict.conclusion,
         "status": verdict.exit_status,
         "counts": {k: int(n) for k, n in verdict.cells["status"].value_counts().items()},
-        "notes": verdict.notes,
+        "notes": [plain_text(note) for note in verdict.notes],
         "cells": [{str(key): json_value(value) for key, value in row.items()} for row in rows],
     }
 
 
 def write_verdict(verdict: Verdict, command: str, title: str, folder: Path) -> None:
     """Print the table; write summary.md and verdict.json into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.md").write_text(summary(verdict, title), encoding="utf-8")
+    write_whole(folder / "summary.md", summary(verdict, title))
     text = json.dumps(verdict_json(verdict, command), indent=1, allow_nan=False)
-    (folder / "verdict.json").write_text(text, encoding="utf-8")
+    write_whole(folder / "verdict.json", text)
     cells = ranked(verdict.cells)
-    print(display_table(cells.head(PRINTED_ROWS)).to_string(index=False))
+    say(display_table(cells.head(PRINTED_ROWS)).to_string(index=False))
     if len(cells) > PRINTED_ROWS:
-        print(f"... and {len(cells) - PRINTED_ROWS} more cells, in {folder / 'summary.md'}")
+        say(f"... and {len(cells) - PRINTED_ROWS} more cells, in {folder / 'summary.md'}")
     for note in verdict.notes:
-        print(f"note: {note}")
-    print(f"{title}: {verdict.conclusion} ({counted(verdict)})")
+        say(f"note: {plain_text(note)}")
+    say(f"{plain_text(title)}: {verdict.conclusion} ({counted(verdict)})")

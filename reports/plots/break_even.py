@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from maskbench.backends.registry import BACKENDS
 from reports.plots.labels import title_with_setup
+from reports.plots.limits import MAX_ROWS, first, spread_out
 from reports.plots.style import BLUE, ORANGE
 from reports.runs import DIRECTIONS
 
@@ -87,7 +88,8 @@ def draw(cells: pd.DataFrame) -> Figure | None:
     rows = break_even(cells)
     if rows.empty:
         return None
-    masks = list(rows["mask"].unique())
+    masks, note = first(list(rows["mask"].unique()), MAX_ROWS, "masks")
+    rows = rows[rows["mask"].isin(masks)]
     figure, axes = plt.subplots(figsize=(9.6, 1.4 + 0.42 * len(masks)), layout="constrained")
     finite = rows["calls"][np.isfinite(rows["calls"])]
     low = 10 ** np.floor(np.log10(finite.min())) if len(finite) else 1.0
@@ -96,6 +98,7 @@ def draw(cells: pd.DataFrame) -> Figure | None:
         for _, row in rows[rows["work"] == work].iterrows():
             _draw_bar(axes, row, masks.index(row["mask"]) + shift, low)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.12g}")  # the default is a formula
     axes.set_xlim(low, high * (high / low) ** 0.6)
     axes.set_yticks(range(len(masks)), masks)
     axes.invert_yaxis()
@@ -107,8 +110,8 @@ def draw(cells: pd.DataFrame) -> Figure | None:
     bars, names = axes.get_legend_handles_labels()
     legend = dict(zip(names, bars, strict=True))  # one entry for each kind of work
     axes.legend(list(legend.values()), list(legend), fontsize=7, frameon=False, loc="lower right")
-    lengths = ", ".join(f"S={n}" for n in sorted(rows["seq_len"].unique()))
-    title = f"What FlexAttention costs before its first call, {lengths}"
+    lengths = ", ".join(f"S={n}" for n in spread_out(sorted(rows["seq_len"].unique())))
+    title = f"What FlexAttention costs before its first call, {lengths}{note}"
     axes.set_title(title_with_setup(cells, title), fontsize=9)
     return figure
 

@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
+from reports.history import Time
 from reports.plots import grid
 from reports.plots.labels import PHASE_ABBREVIATIONS
 from reports.plots.style import BLUE, GREY, ORANGE, VERMILLION, sorted_backends
@@ -112,14 +113,13 @@ def draw_heat_map(cells: pd.DataFrame, title: str) -> Figure | None:
     return grid.draw(masks, backends, cell, title, cell_width=1.1, cell_height=0.45)
 
 
-def draw_trends(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str) -> Figure:
+def draw_trends(trends: dict[str, list[Time]], cells: pd.DataFrame, title: str) -> Figure:
     """A panel for each cell: its medians over the runs.
 
     Parameters
     ----------
     trends
-        The runs of each cell, oldest first, by the cell's name. The columns are `median_s` and
-        `torch`.
+        The times of each cell, oldest first, by the cell's name.
     cells
         The cells to draw, by name. `steps` has the indices of the runs at which the level changes.
     """
@@ -142,8 +142,9 @@ def draw_trends(trends: dict[str, pd.DataFrame], cells: pd.DataFrame, title: str
     return figure
 
 
-def _draw_trend(axes: Axes, runs: pd.DataFrame, cell: pd.Series) -> None:
+def _draw_trend(axes: Axes, times: list[Time], cell: pd.Series) -> None:
     """Draw one cell. The x axis names a torch version where it first appears."""
+    runs = pd.DataFrame(times)
     x = np.arange(len(runs))
     axes.plot(x, runs["median_s"] * 1e3, marker="o", ms=2.5, lw=0.8, color=BLUE)
     for step in cell["steps"]:

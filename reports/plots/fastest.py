@@ -14,6 +14,7 @@ from reports.plots.labels import (
     milliseconds,
     title_with_setup,
 )
+from reports.plots.limits import spread_out
 from reports.plots.style import backend_styles
 from reports.runs import DIRECTIONS
 
@@ -39,7 +40,7 @@ def draw(cells: pd.DataFrame) -> Figure:
     A cell names the fastest backend, on that backend's color.
     """
     best = fastest_cells(cells).set_index(KEY)
-    masks, lengths = list(cells["mask"].unique()), sorted(cells["seq_len"].unique())
+    masks, lengths = list(cells["mask"].unique()), spread_out(sorted(cells["seq_len"].unique()))
     timed = set(best.index.droplevel("mask"))
     columns = [(d, n) for d in DIRECTIONS for n in lengths if (d, n) in timed]
     styles = backend_styles(cells["backend"])
@@ -58,6 +59,8 @@ def draw(cells: pd.DataFrame) -> Figure:
         "Fastest exact backend for each mask "
         f"(× FlexAttention's time; {HOST_BOUND_MARK} host-bound)"
     )
+    if len(lengths) < cells["seq_len"].nunique():
+        title += f", {len(lengths)} of {cells['seq_len'].nunique()} lengths"
     labels = [f"{PHASE_ABBREVIATIONS[d]} S={n}" for d, n in columns]
     return grid.draw(
         masks, labels, cell, title_with_setup(cells, title), cell_width=1.25, cell_height=0.42

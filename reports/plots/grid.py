@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.typing import ColorType
 
+from reports.plots.limits import MAX_COLUMNS, MAX_ROWS, first
+
 NO_TIME_COLOR = "#EEEEEE"  # behind a cell without a time
 
 
@@ -21,7 +23,7 @@ def draw(
     cell_width: float = 1.65,
     cell_height: float = 0.62,
 ) -> Figure:
-    """Draw a table.
+    """Draw a table, or its first MAX_ROWS rows and MAX_COLUMNS columns.
 
     Parameters
     ----------
@@ -32,6 +34,8 @@ def draw(
     cell_width, cell_height
         The size of a cell in inches.
     """
+    rows, rows_note = first(rows, MAX_ROWS, "rows")
+    columns, columns_note = first(columns, MAX_COLUMNS, "columns")
     figure, axes = plt.subplots(
         figsize=(cell_width * len(columns) + 1.6, cell_height * len(rows) + 0.9),
         layout="constrained",
@@ -51,5 +55,5 @@ def draw(
     axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title + rows_note + columns_note, fontsize=9)
     return figure

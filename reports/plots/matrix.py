@@ -10,6 +10,7 @@ from matplotlib.typing import ColorType
 
 from reports.plots import grid
 from reports.plots.labels import NOT_IN_RUN, PHASE_ABBREVIATIONS, title_with_setup
+from reports.plots.limits import MAX_ROWS, first, spread_out
 from reports.plots.style import sorted_backends
 from reports.runs import shape_of
 
@@ -25,7 +26,8 @@ def formulations(timed: pd.DataFrame) -> str:
         lengths.setdefault(text, []).append(seq_len)
     if len(lengths) == 1:
         return next(iter(lengths))
-    return ", ".join(f"S={'/'.join(map(str, at))} {text}" for text, at in lengths.items())
+    shown = {text: spread_out(sorted(at)) for text, at in lengths.items()}
+    return ", ".join(f"S={'/'.join(map(str, at))} {text}" for text, at in shown.items())
 
 
 def entry(cells: pd.DataFrame) -> str:
@@ -46,10 +48,11 @@ def entry(cells: pd.DataFrame) -> str:
 def entries(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
     """The entry of each (mask, backend). The cells have one shape and data type."""
     groups = dict(list(cells.groupby(["mask", "backend"], sort=False)))
+    backends = sorted_backends(cells["backend"])
     return {
         (mask, backend): (entry(groups[mask, backend]) if (mask, backend) in groups else NOT_IN_RUN)
         for mask in cells["mask"].unique()
-        for backend in sorted_backends(cells["backend"])
+        for backend in backends
     }
 
 
@@ -67,15 +70,19 @@ def text(cells: pd.DataFrame) -> str:
 
 def draw(cells: pd.DataFrame) -> Figure:
     """The matrix as a picture. Blue: both directions were timed, orange: one, grey: neither."""
+    masks, note = first(list(cells["mask"].unique()), MAX_ROWS, "masks")
+    backends = sorted_backends(cells["backend"])
+    cells = cells[cells["mask"].isin(masks)]
     texts = entries(cells)
-    masks, backends = list(cells["mask"].unique()), sorted_backends(cells["backend"])
     timed = cells[cells["is_timed"]].groupby(["mask", "backend"])["direction"].nunique()
 
     def cell(y: int, x: int) -> tuple[str, ColorType]:
         key = masks[y], backends[x]
+        if key not in texts:
+            return NOT_IN_RUN, grid.NO_TIME_COLOR
         width = 30 if len(texts[key]) <= LONG_ENTRY else 38  # the grid uses a smaller font then
         wrapped = textwrap.wrap(texts[key], width, max_lines=6, placeholder="…")
         return "\n".join(wrapped), COLORS[int(timed.get(key, 0))]
 
-    title = "How each mask is computed, or why not (blue: timed forward and backward)"
+    title = f"How each mask is computed, or why not (blue: timed forward and backward){note}"
     return grid.draw(masks, backends, cell, title_with_setup(cells, title))

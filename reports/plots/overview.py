@@ -21,6 +21,7 @@ from reports.plots.labels import (
     untimed_reason,
 )
 from reports.plots.lengths import longest_with_flex
+from reports.plots.limits import MAX_BACKENDS, MAX_PANELS, MAX_ROWS, first, spread_out
 from reports.plots.style import (
     BLUE,
     ORANGE,
@@ -45,7 +46,9 @@ def draw_speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
     if "flex" not in wide or len(wide.columns) < 2:
         return None
     ratios = wide.div(wide["flex"], axis=0).drop(columns="flex").dropna(how="all")
-    masks = [m for m in cells["mask"].unique() if m in ratios.index.get_level_values("mask")]
+    with_ratio = set(ratios.index.get_level_values("mask"))
+    found = [mask for mask in cells["mask"].unique() if mask in with_ratio]
+    masks, note = first(found, MAX_PANELS, "masks")
     columns = min(4, len(masks))
     rows = -(-len(masks) // columns)
     figure, panels = plt.subplots(
@@ -67,7 +70,7 @@ def draw_speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
     figure.legend(
         [lines[name] for name in names], names, loc="outside lower center", ncols=6, fontsize=8
     )
-    title = f"Speed-up of FlexAttention, {direction}: backend's time / FlexAttention's"
+    title = f"Speed-up of FlexAttention, {direction}: backend's time / FlexAttention's{note}"
     figure.suptitle(title_with_setup(cells, title), fontsize=10)
     return figure
 
@@ -80,7 +83,7 @@ def _draw_ratios(
     `ratios` has a row for each length and a column for each backend.
     """
     lines = {}
-    for backend in sorted_backends(ratios.columns):
+    for backend in sorted_backends(ratios.columns)[:MAX_BACKENDS]:
         ratio = ratios[backend].dropna()
         if ratio.empty:
             continue
@@ -100,7 +103,7 @@ def _draw_ratios(
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}×")
-    axes.set_xticks(sorted(ratios.index), minor=False)
+    axes.set_xticks(spread_out(sorted(ratios.index)), minor=False)
     axes.minorticks_off()
     axes.tick_params(labelsize=7)
     axes.set_xlabel("sequence length", fontsize=7)
@@ -131,6 +134,8 @@ def _cell_text(cell: pd.DataFrame) -> tuple[str, float]:
 
 def draw_table(cells: pd.DataFrame) -> Figure:
     """Each mask at the longest sequence with FlexAttention: times, or why there is none."""
+    drawn, note = first(list(cells["mask"].unique()), MAX_ROWS, "masks")
+    cells = cells[cells["mask"].isin(drawn)]
     cells = pd.concat(
         part[part["seq_len"] == longest_with_flex(part)]
         for _, part in cells.groupby("mask", sort=False)
@@ -157,6 +162,6 @@ def draw_table(cells: pd.DataFrame) -> Figure:
     labels = [f"{mask}\nS={lengths[mask]}" for mask in masks]
     title = (
         "Time and, in brackets, × FlexAttention "
-        f"(blue: FlexAttention faster, forward; {HOST_BOUND_MARK} host-bound)"
+        f"(blue: FlexAttention faster, forward; {HOST_BOUND_MARK} host-bound){note}"
     )
     return grid.draw(labels, backends, cell, title_with_setup(cells, title))

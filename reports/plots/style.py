@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from maskbench.backends.registry import BACKENDS
+from reports.output_files import write_whole
 
 # The palette of Okabe and Ito, https://jfly.uni-koeln.de/color/. Readers who cannot tell two
 # colors apart can tell the markers apart.
@@ -40,6 +41,8 @@ FREE_STYLES = (
 )
 
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+# Names in saved runs are no formulas, whatever "$" they have.
+plt.rcParams.update({"text.parse_math": False, "text.usetex": False})
 
 
 def sorted_backends(backends: Iterable[str]) -> list[str]:
@@ -72,11 +75,10 @@ def save(figure: Figure, path: Path) -> Path:
     rare colors, such as that of a small bar. Pillow's default, median cut, can merge them into
     others.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    png = BytesIO()
+    png, content = BytesIO(), BytesIO()
     figure.savefig(png, dpi=110, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
     image = Image.open(png).convert("RGB")
     image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    image.save(path, optimize=True)
-    return path
+    image.save(content, "PNG", optimize=True)
+    return write_whole(path, content.getvalue())

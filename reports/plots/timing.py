@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from reports.plots.labels import NOT_IN_RUN, milliseconds, untimed_reason
 from reports.plots.lengths import longest_with_flex
+from reports.plots.limits import MAX_BACKENDS, first
 from reports.plots.style import GREY, VERMILLION, backend_styles, sorted_backends
 from reports.runs import DIRECTIONS, host_late, shape_of
 
@@ -96,13 +97,13 @@ def draw(cells: pd.DataFrame) -> Figure:
     """
     seq_len = longest_with_flex(cells)
     cells = cells[cells["seq_len"] == seq_len]
-    backends = sorted_backends(cells["backend"])
+    backends, note = first(sorted_backends(cells["backend"]), MAX_BACKENDS, "backends")
     height = 1.5 + 0.27 * len(backends)
     figure, panels = plt.subplots(1, 2, figsize=(9.6, height), sharey=True, layout="constrained")
     for axes, direction in zip(panels, DIRECTIONS, strict=True):
         _draw_bars(axes, cells, backends, direction)
     panels[1].tick_params(left=False)
-    first = cells.iloc[0]
-    title = f"{first['mask']}, S={seq_len}, {shape_of(first)}"
-    figure.suptitle(f"{title}\n{first['device']}, torch {first['torch']}", fontsize=9)
+    first_cell = cells.iloc[0]
+    title = f"{first_cell['mask']}, S={seq_len}, {shape_of(first_cell)}{note}"
+    figure.suptitle(f"{title}\n{first_cell['device']}, torch {first_cell['torch']}", fontsize=9)
     return figure

@@ -27,7 +27,16 @@ MAY_IMPORT = {
     "maskbench.timing.statistics": set(),  # plain arithmetic: reports import it, too
     "maskbench.legacy_formulations": set(),
     "maskbench.journal": set(),  # the journal of a run: its text and its file
-    "maskbench.records": {"maskbench.legacy_formulations", "maskbench.journal"},
+    "maskbench.plain_text": set(),
+    "maskbench.repeated_keys": set(),
+    "maskbench.records": set(),
+    "maskbench.schema": {"maskbench.records"},
+    "maskbench.saved_files": {"maskbench.records", "maskbench.plain_text"},
+    "maskbench.reading": {
+        *("maskbench.schema", "maskbench.saved_files", "maskbench.repeated_keys"),
+        *("maskbench.records", "maskbench.plain_text", "maskbench.legacy_formulations"),
+        "maskbench.journal",
+    },
     "maskbench.supervision": {"maskbench.journal", "maskbench.records"},
     "maskbench.suite": {
         *("maskbench.timing", "maskbench.timing.statistics", "maskbench.reference"),
@@ -42,7 +51,7 @@ MAY_IMPORT = {
     },
     "maskbench.backends.registry": {"maskbench.attention"},  # facts that need no library
     "reports": {
-        *("maskbench.records", "masks"),
+        *("maskbench.reading", "maskbench.records", "maskbench.plain_text", "masks"),
         *("maskbench.backends.registry", "maskbench.timing.statistics"),
     },
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from maskbench.legacy_formulations import legacy_formulation
-from maskbench.records import FORMAT, Outcome, Phase, UnreadableRun, read_run
+from maskbench.reading import read_run
+from maskbench.records import FORMAT, Outcome, Phase, UnreadableRun
 
 RUN = Path(__file__).parent / "data" / "cpu_run.json"
 SAVED_RUNS = sorted((Path(__file__).parents[2] / "reports" / "runs").rglob("*.json*"))
@@ -88,10 +89,16 @@ def test_the_clock_closest_to_the_calls_counts(fields, mhz, read_changed):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: extra_info(run).update(direction="sideways"), "'sideways' is not a valid"),
-        (lambda run: extra_info(run).update(seq_len="512"), "seq_len is '512'"),
-        (lambda run: run["maskbench"]["untimed"][0].update(outcome="lost"), "'lost' is not"),
-        (lambda run: run["maskbench"]["untimed"][0].pop("mask"), "has cells without mask"),
+        (
+            lambda run: extra_info(run).update(direction="sideways"),
+            "enum value 'sideways'",
+        ),
+        (lambda run: extra_info(run).update(seq_len="512"), "Expected int, got str.*seq_len"),
+        (
+            lambda run: run["maskbench"]["untimed"][0].update(outcome="lost"),
+            "enum value 'lost'",
+        ),
+        (lambda run: run["maskbench"]["untimed"][0].pop("mask"), "missing required field mask"),
     ],
     ids=["unknown phase", "wrong type", "unknown outcome", "no mask"],
 )

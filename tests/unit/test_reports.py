@@ -157,13 +157,34 @@ def test_each_shape_gets_its_own_folder(tmp_path, saved):
     assert folders == {"B1_H4_D64_float32", "B2_H4_D64_float32"}
 
 
-def test_newest_is_the_run_that_was_modified_last(tmp_path):
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"),
+        ("2026-01-01T23:00:00+09:00", "2026-01-01T15:00:00+00:00"),
+        ("2026-01-01T14:00:00", "2026-01-01T10:00:00-05:00"),
+        ("2026-01-01T14:00:00Z", "2026-01-01T14:00:00.500000+00:00"),
+    ],
+    ids=["days", "zones", "no zone", "fractions"],
+)
+def test_newest_goes_by_what_the_run_says_and_not_by_its_file(older, newer, tmp_path):
     (tmp_path / "device" / "Linux").mkdir(parents=True)
-    older = write(tmp_path / "device" / "Linux" / "0002_b.json", "{}")
-    newer = write(tmp_path / "device" / "Linux" / "0001_a.json", "{}")
-    os.utime(older, (1, 1))
-    os.utime(newer, (2, 2))
-    assert runs.newest(tmp_path) == newer
+    paths = {
+        date: write(tmp_path / "device" / "Linux" / name, {"datetime": date})
+        for date, name in ((older, "10000_b.json"), (newer, "0001_a.json"))
+    }
+    os.utime(paths[newer], (1, 1))  # as after a copy
+    os.utime(paths[older], (2, 2))
+    assert runs.newest(tmp_path) == paths[newer]
+
+
+def test_of_runs_with_one_date_the_highest_number_is_the_newest(tmp_path, capsys):
+    date = {"datetime": "2026-01-01T00:00:00+00:00"}
+    for number in ("9999", "10000", "0001"):
+        write(tmp_path / f"{number}_run.json", date)
+    write(tmp_path / "10001_run.json", "{")
+    assert runs.newest(tmp_path) == tmp_path / "10000_run.json"
+    assert f"left out: {tmp_path / '10001_run.json'}: is not JSON" in capsys.readouterr().err
 
 
 EMPTY = {"format": FORMAT, "untimed": []}
@@ -171,7 +192,7 @@ BAD = {
     "empty": ("", "is empty"),
     "truncated": (RUN.read_text()[:2000], "is not JSON or is truncated"),
     "not JSON": ("mask,ms\ncausal,1.0\n", "is not JSON or is truncated"),
-    "a list": ("[1, 2]", "is JSON, but not saved by pytest-benchmark"),
+    "a list": ("[1, 2]", "is not as this suite saves runs: Expected object, got array"),
     "another suite": ('{"benchmarks": [{"name": "x"}]}', "but not from this suite"),
     "unknown format": ('{"benchmarks": [], "maskbench": {"format": 99}}', "has format 99"),
     "no benchmarks": (
@@ -188,14 +209,14 @@ BAD = {
     ),
     "a cell without its flags": (
         RUN.read_text().replace('"host_bound"', '"host_bond"'),
-        "has cells without host_bound",
+        "missing required field host_bound",
     ),
     "a median that is no number": (
         re.sub(r'"median": [^,]+', '"median": "fast"', RUN.read_text()),
         "is not as this suite saves runs",
     ),
     "a median of 0": (re.sub(r'"median": [^,]+', '"median": 0.0', RUN.read_text()), "above 0"),
-    "binary": (b"\x89PNG\xff\xfe", "codec can't decode"),
+    "binary": (b"\x89PNG\xff\xfe", "is not JSON or is truncated"),
 }
 
 

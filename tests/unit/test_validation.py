@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskbench.records import read_run
+from maskbench.reading import read_run
 from reports import accuracy, validation
 from reports.__main__ import main
 

@@ -1,0 +1,401 @@
+"""What the reports write and print: names of others, whole files, terminals, dates, early ends."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from maskbench.plain_text import plain_text
+from reports import output_files
+from reports.__main__ import main
+from reports.history import MAX_DRAWN, cells_to_draw
+from reports.markdown import markdown_text
+from reports.output_files import distinct_names, write_whole
+from reports.plots.limits import MAX_LENGTHS, MAX_PANELS, spread_out
+from reports.verdict import Status
+from tests.unit.pytest_process import ROOT
+from tests.unit.seeded_runs import CELL, run_gate, status_of
+
+RUN = Path(__file__).parent / "data" / "cpu_run.json"
+HOSTILE_NAMES = [
+    *("../../../x", "/abs/x", "..", ".", "", "a/b", "a\\b", "C:\\x", "~", "-o", "con", "LPT1"),
+    *("x" * 200, "a\0b", "a\nb", "a\x1b[31mb", "table.png", "\u202egnp.x", "mäsk", "a b", "$x$"),
+]
+
+
+def saved_as(path, change):
+    """Save a copy of the test data that `change` has edited, and return its path."""
+    run = json.loads(RUN.read_text())
+    change(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run))
+    return path
+
+
+def all_cells(run):
+    return [bench["extra_info"] for bench in run["benchmarks"]] + run["maskbench"]["untimed"]
+
+
+def few_cells(run, masks=("causal",)):
+    """Leave the shortest cells of some masks."""
+
+    def is_wanted(cell):
+        return cell["mask"] in masks and cell["seq_len"] == 512
+
+    run["benchmarks"] = [b for b in run["benchmarks"] if is_wanted(b["extra_info"])]
+    run["maskbench"]["untimed"] = [c for c in run["maskbench"]["untimed"] if is_wanted(c)]
+
+
+# --- file names --------------------------------------------------------------------------------
+
+
+def test_a_name_is_never_a_path_and_no_two_are_the_same():
+    names = distinct_names((name,) for name in HOSTILE_NAMES).values()
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name)
+        assert len(name) < 130
+        assert not re.fullmatch(r"(?i)con|lpt1", name)
+    assert len({name.lower() for name in names}) == len(HOSTILE_NAMES)
+
+
+def test_usual_names_stay_as_they_are():
+    keys = [("causal", "forward"), ("global_local_sliding_window", "spelling_backward")]
+    assert list(distinct_names(keys).values()) == ["_".join(key) for key in keys]
+
+
+def test_names_that_were_made_alike_on_purpose_stay_apart():
+    hashed = distinct_names([("a/b",)])["a/b",]
+    names = distinct_names([("a/b",), (hashed,), ("a_b",), ("A_B",), ("a", "b")])
+    assert len({name.lower() for name in names.values()}) == 5
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "name"),
+    [
+        ("plots", "mask", "../../../x"),
+        ("history", "mask", "/tmp/abs/x"),
+        *(
+            pytest.param(command, field, name, marks=pytest.mark.slow)
+            for command in ("plots", "history")
+            for field in ("mask", "dtype")
+            for name in ("../../../y", "/tmp/abs/y", "..", "a\0b\n\x1b[2J", "m" * 200)
+        ),
+    ],
+)
+def test_no_name_in_a_run_leads_out_of_the_output_folder(command, field, name, tmp_path, capsys):
+    def change(run):
+        few_cells(run)
+        for cell in all_cells(run)[::2] if field == "dtype" else all_cells(run):
+            cell[field] = name
+
+    folder = tmp_path / "deep" / "er" / "runs"
+    run = saved_as(folder / "run.json", change)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    out = tmp_path / "deep" / "er" / "out"
+    assert main([command, str(run if command == "plots" else folder), "-o", str(out)]) == 0
+    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert new
+    assert all(path.is_relative_to(out) for path in new)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+# --- whole files -------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path, monkeypatch):
+    path = tmp_path / "summary.md"
+    write_whole(path, "older")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(output_files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_whole(path, "newer")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.md"]
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    mode = write_whole(tmp_path / "x" / "y", b"text").stat().st_mode
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a device", "a dangling link", "full"])
+def test_an_output_folder_that_cannot_be_used_is_one_line(kind, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "none" / "x" / "y")
+    targets = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}
+    targets |= {"a device": Path("/dev/null"), "a dangling link": tmp_path / "link"}
+    out = targets.get(kind, tmp_path / "out")
+    if kind == "full":
+
+        def full(_descriptor):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(output_files.os, "fsync", full)
+    assert main(["compare", str(RUN), str(RUN), "-o", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"reports: {out}")
+    assert error.count("\n") == 1
+
+
+# --- markup, terminals and formulas ------------------------------------------------------------
+
+MARKUP = [
+    *("<script>alert(1)</script>", "</details>", "a | b", "`code`", "**bold**", "![x](http://x/y)"),
+    *(
+        "[x](http://x/y)",
+        "http://x.example",
+        "www.x.example",
+        "$x^2$",
+        "a\n\n# head",
+        "&lt;",
+        "~~x~~",
+    ),
+    *("@user", "_it_", "a\r\nb"),
+]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_is_shown_as_text(text):
+    markdown = markdown_text(text)
+    assert "\n" not in markdown
+    assert not re.search(r"<|(?<![\\&])[`*|~$#]|(?<!\\)\]\(|://|www\.|@|(?<!\\)\b_it", markdown)
+
+
+def test_usual_text_needs_no_escapes():
+    for text in (
+        "global_local-s512-b1h4d64-float32",
+        "+29.4 % (torch 2.13.0+cpu)",
+        "out of memory",
+    ):
+        assert markdown_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["\x1b[31m", "\x9b31m", "\x1b]0;title\x07", "\r", "\b", "\u202e", "\u2066", "\0", "\u2028"],
+)
+def test_no_text_of_a_run_controls_a_terminal_or_a_page(code, tmp_path, capsys):
+    hostile = f"x{code}<b>|$y$"
+
+    def change(run):
+        few_cells(run)
+        run["commit_info"]["torch"] = hostile
+        run["machine_info"]["gpu"] = hostile
+        run["maskbench"] |= {"interrupted": hostile, "not_run": [hostile], "planned": 3}
+        for bench in run["benchmarks"]:
+            bench["fullname"] = bench["fullname"].replace("causal", hostile)
+            bench["extra_info"]["form"] = hostile
+        for cell in run["maskbench"]["untimed"]:
+            cell["reason"] = hostile
+            cell["backend"] += hostile
+
+    run = saved_as(tmp_path / "runs" / f"a{'' if code == chr(0) else code}.json", change)
+    saved_as(tmp_path / "runs" / "b.json", lambda run: few_cells(run))
+    out = tmp_path / "out"
+    for command in (
+        ["plots", str(run)],
+        ["matrix", str(run)],
+        ["validation", str(run)],
+        ["compare", str(run), str(run)],
+        ["history", str(run.parent)],
+        ["gate", str(run), "--history", str(run.parent)],
+        ["plots", str(run), "-k", hostile[::-1]],
+    ):
+        main([*command, "-o", str(out)])
+        printed = capsys.readouterr()
+        for text in (printed.out, printed.err):
+            assert code not in text
+        assert "Traceback" not in printed.err
+        for path in out.rglob("*.*"):
+            if path.suffix in (".md", ".json"):
+                text = path.read_text()
+                assert code not in text
+                assert "<b>" not in text or path.suffix == ".json" or "\n    python" in text
+
+
+def test_names_are_no_formulas_in_pictures(tmp_path, capsys):
+    def change(run):
+        few_cells(run)
+        for cell in all_cells(run):
+            cell["mask"] = r"$\frac{1}{$"
+            cell["backend"] += r"$\bad$"
+            cell["reason"] = cell.get("reason", "") + r" $\x$"
+
+    run = saved_as(tmp_path / "$\\y$.json", change)
+    for command in (["plots", str(run)], ["compare", str(run), str(run)]):
+        assert main([*command, "-o", str(tmp_path / "out")]) == 0
+        assert "Traceback" not in capsys.readouterr().err
+    assert plt.rcParams["text.parse_math"] is False
+
+
+def test_plain_text_keeps_what_can_be_printed():
+    for text in ("causal", "ümläut", "注意", "a  b", "† »"):
+        assert plain_text(text) == text
+    assert plain_text("a\tb\n") == "a b "
+    assert plain_text("\x1b\udcff") == "\\x1b\\udcff"
+
+
+def test_all_output_goes_through_one_place():
+    for path in (ROOT / "reports").rglob("*.py"):
+        if path.name != "terminal.py":
+            assert not re.search(r"\bprint\(|write_text|write_bytes", path.read_text()), path
+
+
+def test_a_terminal_with_ascii_only_gets_escapes(tmp_path):
+    def change(run):
+        few_cells(run)
+        for cell in all_cells(run):
+            cell["mask"] = "注意"
+
+    run = saved_as(tmp_path / "läuft.json", change)
+    done = subprocess.run(
+        [sys.executable, "-m", "reports", "matrix", str(run), "-o", str(tmp_path / "aus_ü")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        capture_output=True,
+    )
+    assert done.returncode == 0
+    assert b"\\u6ce8\\u610f" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+# --- dates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [0, 9, -11], ids=["UTC", "east", "mixed"])
+def test_runs_of_mixed_zones_have_the_steps_of_utc(hours, save_run, tmp_path):
+    def in_a_zone(day):
+        def change(run):
+            time = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(hours=day)
+            zone = timezone(timedelta(hours=hours if day % 2 else 0))
+            run["datetime"] = time.astimezone(zone).isoformat()
+            few_cells(run)
+
+        return change
+
+    for day in range(10):
+        scale = [(CELL, 1.3)] if day >= 5 else ()
+        folder = save_run(day, scale=scale, change=in_a_zone(day)).parent
+    assert main(["history", str(folder), "-o", str(tmp_path / "out")]) == 0
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    steps = {c["fullname"]: c["steps"] for c in verdict["cells"]}
+    assert [s for name, s in steps.items() if CELL in name] == [[5]]
+
+
+def test_a_run_is_later_by_its_time_and_not_by_its_text(save_run, history, tmp_path):
+    def a_minute_after_the_last(run):
+        run["datetime"] = "2026-01-09T15:01:00-09:00"  # 2026-01-10T00:01 in UTC
+
+    new = save_run(20, "new", change=a_minute_after_the_last)
+    _, verdict = run_gate(new, history, tmp_path)
+    assert not any("saved after" in note for note in verdict["notes"])
+    assert {c["n"] for c in verdict["cells"]} == {10}
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "2026-13-01", "0001-01-01T00:00:00+23:00", "9"])
+def test_a_date_that_is_none_is_refused(date, save_run, tmp_path, capsys):
+    run = save_run(0, change=lambda run: run.update(datetime=date))
+    assert main(["matrix", str(run), "-o", str(tmp_path / "out")]) == 2
+    assert "has no date and time in datetime" in capsys.readouterr().err
+
+
+# --- runs that ended early ---------------------------------------------------------------------
+
+
+def ended_early(run, reason="SIGTERM"):
+    lost = run["benchmarks"].pop()["fullname"]
+    run["maskbench"] |= {"planned": 84, "not_run": [lost], "interrupted": reason, "pieces": 2}
+
+
+@pytest.mark.parametrize("reason", ["SIGTERM", "stopping after 1 failures", None])
+@pytest.mark.parametrize("which", ["new", "confirm"])
+def test_the_gate_refuses_a_run_that_ended_early(
+    which, reason, save_run, history, tmp_path, capsys
+):
+    whole = save_run(20, "new", [(CELL, 1.12)])
+    early = save_run(21, "new", change=lambda run: ended_early(run, reason))
+    runs = [early] if which == "new" else [whole, "--confirm", early]
+    status = main(["gate", *map(str, runs), "--history", str(history), "-o", str(tmp_path / "o")])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert f"{early}: " in error
+    assert "1 of 84 cells are missing" in error
+    assert "--resume" in error
+    assert reason is None or f"ended early ({reason})" in error
+    assert error.count("\n") == 1
+
+
+def test_the_cells_of_a_history_that_ended_early_count(save_run, history, tmp_path):
+    save_run(11, change=ended_early)
+    _, verdict = run_gate(save_run(20, "new"), history, tmp_path)
+    assert {c["n"] for c in verdict["cells"]} == {10, 11}
+    assert any("011.json: ended early (SIGTERM)" in note for note in verdict["notes"])
+
+
+def test_the_other_commands_say_what_a_run_lacks(save_run, tmp_path, capsys):
+    def early(run):
+        few_cells(run)
+        ended_early(run)
+
+    run = save_run(0, change=early)
+    for command in (
+        ["plots", str(run)],
+        ["matrix", str(run)],
+        ["compare", str(run), str(run)],
+        ["history", str(run.parent)],
+    ):
+        assert main([*command, "-o", str(tmp_path / "out")]) == 0
+        note = f"note: {run}: ended early (SIGTERM): 1 of 84 cells are missing"
+        assert note in capsys.readouterr().out
+
+
+# --- how much is drawn -------------------------------------------------------------------------
+
+
+def test_a_history_draws_the_cells_with_steps_first():
+    cells = pd.DataFrame(
+        {
+            "mask": [f"m{i % 20}" for i in range(2000)],
+            "direction": "forward",
+            "status": Status.LEVEL,
+        },
+        [f"c{i}" for i in range(2000)],
+    )
+    cells.loc["c1999", "status"] = Status.STEP
+    drawn = cells_to_draw(cells)
+    assert len(drawn) == MAX_DRAWN
+    assert "c1999" in drawn.index
+    assert drawn.groupby("mask").size().max() <= MAX_PANELS
+    assert len(cells_to_draw(cells[:40])) == 40
+
+
+def test_lengths_are_spread_from_the_shortest_to_the_longest():
+    lengths = list(range(1, 20_001))
+    assert len(spread_out(lengths)) == MAX_LENGTHS
+    assert (spread_out(lengths)[0], spread_out(lengths)[-1]) == (1, 20_000)
+    assert spread_out([512, 4096]) == [512, 4096]
+
+
+def test_cells_can_be_selected_by_their_names(history, tmp_path, capsys):
+    assert main(["history", str(history), "-k", CELL, "-o", str(tmp_path / "out")]) == 0
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert status_of(verdict, "") == status_of(verdict) == {"level"}
+    assert main(["plots", str(RUN), "-k", "causal_padding", "-o", str(tmp_path / "plots")]) == 0
+    folders = [path.name for path in (tmp_path / "plots").iterdir() if path.is_dir()]
+    assert folders == ["causal_padding"]
+    assert main(["plots", str(RUN), "-k", "none", "-o", str(tmp_path / "plots")]) == 2
+    assert "with 'none' in their names" in capsys.readouterr().err
