@@ -55,6 +55,19 @@ class Lock:
         lines = (line.partition(" ") for line in text.splitlines())
         return {int(pid): since for pid, _, since in lines if pid.isdecimal()}
 
+    def has_file(self) -> bool:
+        """Whether the file is still there: `remove` of another process may have taken it away."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Free a lock that this process holds alone, and remove its file."""
+        if self.descriptor >= 0 and self.has_file():
+            self.path.unlink()
+        self.close()
+
     def close(self) -> None:
         """Free the lock."""
         descriptor, self.descriptor = self.descriptor, -1
@@ -70,15 +83,18 @@ def lock_target(option: str, path: Path) -> Lock:
     pytest.UsageError
         If another run holds it, or no lock can be made.
     """
-    lock = _make_lock(f"file {path}")
-    if not lock.try_alone():
-        holder = describe(lock.signed().items())
+    while True:
+        lock = _make_lock(f"file {path}")
+        if not lock.try_alone():
+            holder = describe(lock.signed().items())
+            lock.close()
+            raise pytest.UsageError(
+                f"{option} {path}: {holder} is writing to this file; wait for it, or name another"
+            )
+        if lock.has_file():
+            lock.sign()
+            return lock
         lock.close()
-        raise pytest.UsageError(
-            f"{option} {path}: {holder} is writing to this file; wait for it, or name another"
-        )
-    lock.sign()
-    return lock
 
 
 class DeviceUse:

@@ -15,7 +15,7 @@ from pytest_benchmark.logger import Logger
 from maskbench.backends.registry import BACKENDS
 from maskbench.records import FORMAT
 from maskbench.suite.collection import is_benchmark
-from maskbench.suite.histogram import draw_histogram
+from maskbench.suite.histogram import MAX_BENCHMARKS, draw_histogram
 from maskbench.suite.locks import DeviceUse, Lock, describe, lock_target
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.outcomes import OutcomeCollector, describe_error
@@ -168,32 +168,35 @@ class RunSaver:
         if path is None and storage is None:
             return
         infos = {name: self._info(name) for name in ("machine_info", "commit_info")}
+        lines = []
         if path is not None:
-            self._attempt(str(path), self._write_json, path, infos)
+            lines.append(self._attempt(str(path), self._write_json, path, infos))
         if storage is not None and self.outcomes.timed:
-            self._attempt(str(storage.folder), self._store, storage, infos)
+            lines.append(self._attempt(str(storage.folder), self._store, storage, infos))
         elif storage is not None:
-            self.logger.info(f"Nothing saved in: {storage.folder}: nothing was timed")
+            lines.append(f"Nothing saved in: {storage.folder}: nothing was timed")
+        for line in filter(None, lines):  # after all is written: stderr may be closed
+            self.logger.info(line)
+        for problem in self.problems:
+            self.logger.error(f"maskbench: could not save {problem}")
 
-    def _write_json(self, path: Path, infos: dict[str, dict[str, object]]) -> None:
+    def _write_json(self, path: Path, infos: dict[str, dict[str, object]]) -> str:
         write_whole(path, self._content(infos, include_data=True))
-        self.logger.info(f"Wrote benchmark data in: {path}", purple=True)
+        return f"Wrote benchmark data in: {path}"
 
-    def _store(self, storage: Storage, infos: dict[str, dict[str, object]]) -> None:
+    def _store(self, storage: Storage, infos: dict[str, dict[str, object]]) -> str:
         include_data = self.config.option.benchmark_save_data
-        saved = storage.save(self._content(infos, include_data))
-        self.logger.info(f"Saved benchmark data in: {saved}")
+        return f"Saved benchmark data in: {storage.save(self._content(infos, include_data))}"
 
     def _attempt(
         self, what: str, action: Callable[..., _T], *arguments: Any, **named: Any
     ) -> _T | None:
-        """The result of `action`; None if it raises. Then the problem is reported, with `what`."""
+        """The result of `action`; None if it raises. The problem is then noted, with `what`."""
         try:
             return action(*arguments, **named)
         except Exception as error:  # whatever a hook or the system raises: save the rest
             reason = error.strerror if isinstance(error, OSError) else None
             self.problems.append(f"{what}: {reason or describe_error(error)}")
-            self.logger.error(f"maskbench: could not save {self.problems[-1]}")
             return None
 
     def _info(self, name: str) -> dict[str, object]:
@@ -208,7 +211,7 @@ class RunSaver:
         hook = f"pytest_benchmark_update_{name.removeprefix('output_')}"
         arguments |= {"config": self.config, name: value}
         if self._attempt(name, getattr(self.config.hook, hook), **arguments) is None:
-            getattr(self, hook)(value)
+            self._attempt(name, getattr(self, hook), value)
 
     def _content(self, infos: dict[str, dict[str, object]], include_data: bool) -> bytes:
         benchmarks = self.outcomes.benchmarks
@@ -243,8 +246,10 @@ class RunSaver:
             return
         for group, benchmarks in self.groups:
             name = f"the histogram of {group}"
-            drawn = (draw_histogram, self.config, prefix, group, benchmarks)
-            if path := self._attempt(name, *drawn):
+            path = self._attempt(name, draw_histogram, self.config, prefix, group, benchmarks)
+            if path and len(benchmarks) > MAX_BENCHMARKS:
+                self.logger.info(f"{name} has the {MAX_BENCHMARKS} first of {len(benchmarks)}")
+            if path:
                 self.logger.info(f"Generated histogram: {path}", bold=True)
 
     def _summarize(self, terminal: pytest.TerminalReporter) -> None:
@@ -268,6 +273,7 @@ class RunSaver:
             terminal.write_line(f"Shared device: {describe(others.items())} used it", yellow=True)
 
     def pytest_unconfigure(self) -> None:
-        for held in (self.lock, self.device_use):
-            if held:
-                held.close()
+        if self.lock:
+            self.lock.remove()
+        if self.device_use:
+            self.device_use.close()

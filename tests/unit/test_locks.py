@@ -13,7 +13,7 @@ import pytest
 from maskbench.suite import locks
 from maskbench.suite.locks import DeviceUse, lock_target
 from tests.unit.pytest_process import ROOT, strict_json
-from tests.unit.saving_plugin import GRID, run_inline
+from tests.unit.saving_plugin import GRID, KEEPS_OLDER_FILES, run_inline
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,24 @@ def test_a_run_may_lock_its_file_again(tmp_path):
     for _ in range(2):
         lock = lock_target("--benchmark-json", tmp_path / "run.json")
         assert list(lock.signed()) == [os.getpid()]
-        lock.close()
+        lock.remove()
+    assert not list(lock.path.parent.iterdir())
+
+
+def test_a_lock_file_that_its_holder_removes_at_this_moment_is_made_again(tmp_path, monkeypatch):
+    path, removals = tmp_path / "run.json", []
+    try_alone = locks.Lock.try_alone
+
+    def removed_first(lock):
+        if not removals:
+            removals.append(lock.path.unlink())
+        return try_alone(lock)
+
+    monkeypatch.setattr(locks.Lock, "try_alone", removed_first)
+    lock = lock_target("--benchmark-json", path)
+    assert removals
+    assert lock.has_file()
+    lock.remove()
 
 
 def test_a_child_of_a_killed_run_does_not_hold_its_lock(tmp_path):
@@ -73,6 +90,7 @@ def test_a_child_of_a_killed_run_does_not_hold_its_lock(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
+@KEEPS_OLDER_FILES
 def test_pytest_refuses_a_file_that_another_run_writes(tmp_path):
     path = tmp_path / "run.json"
     path.write_text("older")

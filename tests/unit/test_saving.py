@@ -12,7 +12,14 @@ from maskbench.records import FORMAT
 from maskbench.suite import saving, targets
 from maskbench.suite.targets import Storage
 from tests.unit.pytest_process import strict_json
-from tests.unit.saving_plugin import GRID, SIZE, FailingCells, no_space, run_inline
+from tests.unit.saving_plugin import (
+    GRID,
+    KEEPS_OLDER_FILES,
+    SIZE,
+    FailingCells,
+    no_space,
+    run_inline,
+)
 
 FORWARD = "tests/test_forward.py"
 CELLS = [
@@ -153,6 +160,7 @@ def test_a_run_that_times_nothing_replaces_the_older_file(
     assert "Nothing saved in: " in run.text
 
 
+@KEEPS_OLDER_FILES
 @pytest.mark.parametrize(
     "arguments",
     [("--collect-only",), ("--device=tpu",), ("a_file_that_is_missing.py",), ("--version",)],
@@ -177,6 +185,7 @@ def test_errors_during_collection_are_saved_where_the_rest_is_timed(tmp_path):
 # --- targets that fail ---
 
 
+@KEEPS_OLDER_FILES
 @pytest.mark.parametrize(
     ("failing", "number"),
     [("json", errno.ENOSPC), ("storage", errno.EIO), ("both", errno.EDQUOT)],
