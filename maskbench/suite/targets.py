@@ -203,6 +203,8 @@ def check_file(option: str, given: Path) -> Path:
                 raise IsADirectoryError(0, "Is a directory")
             if not stat.S_ISREG(mode):
                 raise OSError(0, "is a device, a FIFO or a socket, not a file")
+            if os.path.ismount(path):  # as a container may have: it cannot be replaced
+                raise OSError(0, "is a mount point; mount its folder instead")
             if not os.access(path, os.W_OK):
                 raise PermissionError(0, "Permission denied")
         _try_to_write(path.parent)
