@@ -90,6 +90,7 @@ class RunSaver:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self.collection_errors += report.failed
 
+    @pytest.hookimpl(tryfirst=True)  # a second Ctrl-C may end the call of the other hooks
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         error = excinfo.value
         self.interrupt = str(getattr(error, "msg", None) or error) or type(error).__name__
