@@ -15,6 +15,7 @@ from pytest_benchmark.logger import Logger
 from maskbench.backends.registry import BACKENDS
 from maskbench.records import FORMAT
 from maskbench.suite.collection import is_benchmark
+from maskbench.suite.ending import Ending
 from maskbench.suite.histogram import MAX_BENCHMARKS, draw_histogram
 from maskbench.suite.locks import DeviceUse, Lock, describe, lock_target
 from maskbench.suite.options import RUN_CONFIG, benchmarking
@@ -71,8 +72,8 @@ class RunSaver:
         self.outcomes = OutcomeCollector(self.cell_finished)
         config.pluginmanager.register(self.outcomes, "maskbench-outcomes")
         self.problems: list[str] = []  # what could not be saved, and why
-        self.interrupt: str | None = None
-        self.collection_errors = 0
+        self.ending = Ending()
+        config.pluginmanager.register(self.ending, "maskbench-ending")
         self.interrupted: str | None = None  # why the run ended early, set at its end
         self.groups: list[tuple[str | None, list[dict[str, Any]]]] = []
         self.device_use: DeviceUse | None = None
@@ -84,31 +85,6 @@ class RunSaver:
 
     def cell_finished(self, record: dict[str, object]) -> None:
         """Called once for each finished attempt. `OutcomeCollector` describes the record."""
-
-    # --- why a run ends early ---
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        self.collection_errors += report.failed
-
-    @pytest.hookimpl(tryfirst=True)  # a second Ctrl-C may end the call of the other hooks
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        error = excinfo.value
-        self.interrupt = str(getattr(error, "msg", None) or error) or type(error).__name__
-
-    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        self.interrupt = f"internal error: {describe_error(excinfo.value)}"
-
-    def _why_interrupted(self, session: pytest.Session) -> str | None:
-        """Why there are cells without a result; None if every planned cell has one."""
-        outcomes = self.outcomes
-        number = self.collection_errors
-        errors = f"{number} error{'s' * (number > 1)} during collection"
-        if outcomes.planned and not outcomes.not_run:
-            return errors if self.collection_errors else None
-        stopped = session.shouldfail or session.shouldstop
-        reason = self.interrupt or (str(stopped) if stopped else None)
-        reason = reason or (errors if self.collection_errors else None)
-        return reason or ("unknown" if outcomes.planned else "no benchmark was selected")
 
     # --- another run on the device ---
 
@@ -152,7 +128,8 @@ class RunSaver:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         self.outcomes.discard_unfinished()
-        self.interrupted = self._why_interrupted(session)
+        planned, not_run = self.outcomes.planned, self.outcomes.not_run
+        self.interrupted = self.ending.why_early(session, planned, not_run)
         if self.may_save and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
             self._save()
         result = yield
