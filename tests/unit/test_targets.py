@@ -19,7 +19,7 @@ def options(**given):
     defaults = {
         **{"benchmark_json": None, "benchmark_save": None, "benchmark_autosave": None},
         **{"benchmark_storage": "file://./.benchmarks", "benchmark_histogram": []},
-        **{"benchmark_compare": []},
+        **{"benchmark_compare": [], "benchmark_cprofile_dump": []},
     }
     return SimpleNamespace(option=argparse.Namespace(**defaults | given))
 
@@ -187,6 +187,19 @@ def test_another_storage_is_left_to_pytest_benchmark():
     )
     assert take_over_targets(config).storage is None
     assert config.option.benchmark_autosave == "today"
+
+
+def test_a_file_in_place_of_the_folder_of_this_system_is_a_usage_error(tmp_path):
+    (tmp_path / get_machine_id()).touch()
+    with pytest.raises(pytest.UsageError, match=r"--benchmark-storage .*: is not a folder; name"):
+        take_over_targets(options(benchmark_autosave="x", benchmark_storage=str(tmp_path)))
+
+
+def test_profiles_that_cannot_be_written_are_a_usage_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(pytest.UsageError, match=r"^--benchmark-cprofile-dump .*is not a folder"):
+        take_over_targets(options(benchmark_cprofile_dump=[str(tmp_path / "file" / "x")]))
+    take_over_targets(options(benchmark_cprofile_dump=[str(tmp_path / "new" / "x")]))
 
 
 # --- numbered files ---
