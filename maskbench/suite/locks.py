@@ -55,6 +55,19 @@ class Lock:
         lines = (line.partition(" ") for line in text.splitlines())
         return {int(pid): since for pid, _, since in lines if pid.isdecimal()}
 
+    def has_file(self) -> bool:
+        """Whether the file is still there: `remove` of another process may have taken it away."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Free a lock that this process holds alone, and remove its file."""
+        if self.descriptor >= 0 and self.has_file():
+            self.path.unlink()
+        self.close()
+
     def close(self) -> None:
         """Free the lock."""
         descriptor, self.descriptor = self.descriptor, -1
@@ -70,15 +83,18 @@ def lock_target(option: str, path: Path) -> Lock:
     pytest.UsageError
         If another run holds it, or no lock can be made.
     """
-    lock = _make_lock(f"file {path}")
-    if not lock.try_alone():
-        holder = describe(lock.signed().items())
+    while True:
+        lock, alone = _try_lock(f"file {path}")
+        if not alone:
+            holder = describe(lock.signed().items())
+            lock.close()
+            raise pytest.UsageError(
+                f"{option} {path}: {holder} is writing to this file; wait for it, or name another"
+            )
+        if lock.has_file():
+            lock.sign()
+            return lock
         lock.close()
-        raise pytest.UsageError(
-            f"{option} {path}: {holder} is writing to this file; wait for it, or name another"
-        )
-    lock.sign()
-    return lock
 
 
 class DeviceUse:
@@ -89,8 +105,7 @@ class DeviceUse:
     """
 
     def __init__(self, device: str) -> None:
-        lock = _make_lock(f"device {device}")
-        alone = lock.try_alone()
+        lock, alone = _try_lock(f"device {device}")
         before = {} if alone else lock.signed()
         self.lock: Lock | None = lock
         self.before: dict[int, str] = {}
@@ -133,15 +148,19 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def _make_lock(name: str) -> Lock:
-    """The lock of that name on this machine. Raises pytest.UsageError."""
+def _try_lock(name: str) -> tuple[Lock, bool]:
+    """The lock of that name on this machine, and whether this process holds it alone.
+
+    Raises pytest.UsageError if no folder has locks.
+    """
     digest = sha256(f"{platform.node()} {name}".encode(errors="surrogateescape")).hexdigest()
     problems = []
     for folder in _folders():
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _require_own(folder)
-            return Lock(folder / digest)
+            lock = Lock(folder / digest)
+            return lock, lock.try_alone()  # some network file systems have no locks
         except OSError as error:
             problems.append(f"{folder}: {error.strerror}")
     advice = "set XDG_CACHE_HOME to a folder that you may write"

@@ -51,7 +51,8 @@ class Attempt:
         if report.failed:
             self.failure = f"{reason}{place}"
         elif hasattr(report, "wasxfail"):
-            self.failure = f"{reason}{place} (expected to fail: {report.wasxfail})"
+            expected = report.wasxfail.removeprefix("reason: ")  # written by pytest 8
+            self.failure = f"{reason}{place} (expected to fail: {expected})"
         else:
             self.skipped = str(getattr(error, "msg", None) or reason)
 

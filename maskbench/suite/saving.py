@@ -12,7 +12,8 @@ import torch
 from pytest_benchmark.logger import Logger
 
 from maskbench.suite.collection import is_benchmark
-from maskbench.suite.histogram import draw_histogram
+from maskbench.suite.ending import Ending
+from maskbench.suite.histogram import MAX_BENCHMARKS, draw_histogram
 from maskbench.suite.journaling import Journaling
 from maskbench.suite.locks import DeviceUse, Lock, describe, lock_target
 from maskbench.suite.options import RUN_CONFIG, benchmarking
@@ -52,8 +53,8 @@ class RunSaver:
         config.pluginmanager.register(self.outcomes, "maskbench-outcomes")
         self.problems: list[str] = []  # what could not be saved, and why
         self._infos: dict[str, dict[str, object]] = {}
-        self.interrupt = journaling.assignment.stopped_by
-        self.collection_errors = 0
+        self.ending = Ending(journaling.assignment.stopped_by)
+        config.pluginmanager.register(self.ending, "maskbench-ending")
         self.interrupted: str | None = None  # why the run ended early, set at its end
         self.groups: list[tuple[str | None, list[dict[str, Any]]]] = []
         self.device_use: DeviceUse | None = None
@@ -63,29 +64,6 @@ class RunSaver:
         if targets.json and self.may_save:
             self.lock = lock_target("--benchmark-json", targets.json)
 
-    # --- why a run ends early ---
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        self.collection_errors += report.failed
-
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        error = excinfo.value
-        self.interrupt = str(getattr(error, "msg", None) or error) or type(error).__name__
-
-    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        self.interrupt = f"internal error: {describe_error(excinfo.value)}"
-
-    def _why_interrupted(self, session: pytest.Session) -> str | None:
-        """Why there are cells without a result; None if every planned cell has one."""
-        outcomes = self.outcomes
-        number = self.collection_errors
-        errors = f"{number} error{'s' * (number > 1)} during collection"
-        if outcomes.planned and not outcomes.not_run:
-            return errors if self.collection_errors else None
-        stopped = session.shouldfail or session.shouldstop
-        reason = self.interrupt or (str(stopped) if stopped else None)
-        reason = reason or (errors if self.collection_errors else None)
-        return reason or ("unknown" if outcomes.planned else "no benchmark was selected")
 
     # --- another run on the device ---
 
@@ -125,7 +103,8 @@ class RunSaver:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         self.outcomes.discard_unfinished()
-        self.interrupted = self._why_interrupted(session)
+        planned, not_run = self.outcomes.planned, self.outcomes.not_run
+        self.interrupted = self.ending.why_early(session, planned, not_run)
         if self.may_save and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
             self._save()
         has_target = self.targets.json is not None or self.targets.storage is not None
@@ -144,32 +123,35 @@ class RunSaver:
         if path is None and storage is None:
             return
         infos = {name: self.info(name) for name in ("machine_info", "commit_info")}
+        lines = []
         if path is not None:
-            self._attempt(str(path), self._write_json, path, infos)
+            lines.append(self._attempt(str(path), self._write_json, path, infos))
         if storage is not None and self.outcomes.timed:
-            self._attempt(str(storage.folder), self._store, storage, infos)
+            lines.append(self._attempt(str(storage.folder), self._store, storage, infos))
         elif storage is not None:
-            self.logger.info(f"Nothing saved in: {storage.folder}: nothing was timed")
+            lines.append(f"Nothing saved in: {storage.folder}: nothing was timed")
+        for line in filter(None, lines):  # after all is written: stderr may be closed
+            self.logger.info(line)
+        for problem in self.problems:
+            self.logger.error(f"maskbench: could not save {problem}")
 
-    def _write_json(self, path: Path, infos: dict[str, dict[str, object]]) -> None:
+    def _write_json(self, path: Path, infos: dict[str, dict[str, object]]) -> str:
         write_whole(path, self._content(infos, include_data=True))
-        self.logger.info(f"Wrote benchmark data in: {path}", purple=True)
+        return f"Wrote benchmark data in: {path}"
 
-    def _store(self, storage: Storage, infos: dict[str, dict[str, object]]) -> None:
+    def _store(self, storage: Storage, infos: dict[str, dict[str, object]]) -> str:
         include_data = self.config.option.benchmark_save_data
-        saved = storage.save(self._content(infos, include_data))
-        self.logger.info(f"Saved benchmark data in: {saved}")
+        return f"Saved benchmark data in: {storage.save(self._content(infos, include_data))}"
 
     def _attempt(
         self, what: str, action: Callable[..., _T], *arguments: Any, **named: Any
     ) -> _T | None:
-        """The result of `action`; None if it raises. Then the problem is reported, with `what`."""
+        """The result of `action`; None if it raises. The problem is then noted, with `what`."""
         try:
             return action(*arguments, **named)
         except Exception as error:  # whatever a hook or the system raises: save the rest
             reason = error.strerror if isinstance(error, OSError) else None
             self.problems.append(f"{what}: {reason or describe_error(error)}")
-            self.logger.error(f"maskbench: could not save {self.problems[-1]}")
             return None
 
     def info(self, name: str) -> dict[str, object]:
@@ -185,7 +167,7 @@ class RunSaver:
         hook = f"pytest_benchmark_update_{name.removeprefix('output_')}"
         arguments |= {"config": self.config, name: value}
         if self._attempt(name, getattr(self.config.hook, hook), **arguments) is None:
-            getattr(self, hook)(value)
+            self._attempt(name, getattr(self, hook), value)
 
     def _content(self, infos: dict[str, dict[str, object]], include_data: bool) -> bytes:
         benchmarks = self.outcomes.benchmarks
@@ -220,8 +202,10 @@ class RunSaver:
             return
         for group, benchmarks in self.groups:
             name = f"the histogram of {group}"
-            drawn = (draw_histogram, self.config, prefix, group, benchmarks)
-            if path := self._attempt(name, *drawn):
+            path = self._attempt(name, draw_histogram, self.config, prefix, group, benchmarks)
+            if path and len(benchmarks) > MAX_BENCHMARKS:
+                self.logger.info(f"{name} has the {MAX_BENCHMARKS} first of {len(benchmarks)}")
+            if path:
                 self.logger.info(f"Generated histogram: {path}", bold=True)
 
     def _summarize(self, terminal: pytest.TerminalReporter) -> None:
@@ -245,6 +229,7 @@ class RunSaver:
             terminal.write_line(f"Shared device: {describe(others.items())} used it", yellow=True)
 
     def pytest_unconfigure(self) -> None:
-        for held in (self.lock, self.device_use):
-            if held:
-                held.close()
+        if self.lock:
+            self.lock.remove()
+        if self.device_use:
+            self.device_use.close()

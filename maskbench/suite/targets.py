@@ -17,7 +17,7 @@ from pytest_benchmark.utils import get_machine_id
 
 from maskbench.suite.whole_files import complete_file
 
-MIN_FREE_MIB = 32  # the JSON of 10,000 cells with 100 rounds each
+MIN_FREE_MIB = 32  # the JSON of 3,000 cells with 200 rounds each
 STREAMS = ("/dev/fd/", "/dev/std", "/proc/")  # links to whatever a process has open
 FILE_ADVICE = "name a file in an existing folder that you may write"
 FOLDER_ADVICE = "name a folder that you may write"
@@ -137,6 +137,9 @@ def take_over_targets(config: pytest.Config) -> Targets:
     if option.benchmark_histogram:
         histogram = _check_histogram(option.benchmark_histogram)
         option.benchmark_histogram = []
+    for prefix in option.benchmark_cprofile_dump:  # written when each benchmark ends
+        name = "--benchmark-cprofile-dump"
+        check_folder(name, _resolve(name, Path(f"{prefix}-").parent))
     return Targets(json, storage, histogram)
 
 
@@ -206,6 +209,8 @@ def check_file(option: str, given: Path) -> Path:
                 raise IsADirectoryError(0, "Is a directory")
             if not stat.S_ISREG(mode):
                 raise OSError(0, "is a device, a FIFO or a socket, not a file")
+            if os.path.ismount(path):  # as a container may have: it cannot be replaced
+                raise OSError(0, "is a mount point; mount its folder instead")
             if not os.access(path, os.W_OK):
                 raise PermissionError(0, "Permission denied")
         _try_to_write(path.parent)

@@ -1,5 +1,7 @@
 """Two runs into one file, or on one device, are noticed."""
 
+import errno
+import fcntl
 import os
 import signal
 import stat
@@ -13,7 +15,7 @@ import pytest
 from maskbench.suite import locks
 from maskbench.suite.locks import DeviceUse, lock_target
 from tests.unit.pytest_process import ROOT, strict_json
-from tests.unit.saving_plugin import GRID, run_inline
+from tests.unit.saving_plugin import GRID, KEEPS_OLDER_FILES, run_inline
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +59,31 @@ def test_a_run_may_lock_its_file_again(tmp_path):
     for _ in range(2):
         lock = lock_target("--benchmark-json", tmp_path / "run.json")
         assert list(lock.signed()) == [os.getpid()]
-        lock.close()
+        lock.remove()
+    assert not list(lock.path.parent.iterdir())
+
+
+def test_a_lock_file_that_its_holder_removes_at_this_moment_is_made_again(tmp_path, monkeypatch):
+    path, removals = tmp_path / "run.json", []
+    try_alone = locks.Lock.try_alone
+
+    def removed_first(lock):
+        if not removals:
+            removals.append(lock.path.unlink())
+        return try_alone(lock)
+
+    monkeypatch.setattr(locks.Lock, "try_alone", removed_first)
+    lock = lock_target("--benchmark-json", path)
+    assert removals
+    assert lock.has_file()
+    lock.remove()
 
 
 def test_a_child_of_a_killed_run_does_not_hold_its_lock(tmp_path):
     """Such as a process that compiles, forked by a run that was killed."""
-    code = f"{hold(tmp_path / 'run.json')}\npid = os.fork()\nif pid == 0: time.sleep(60)\n"
-    code += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(pid))"
+    code = f"{hold(tmp_path / 'run.json')}\nend, start = os.pipe()\npid = os.fork()\n"
+    code += "if pid == 0: os.write(start, b'x'); time.sleep(60)\n"
+    code += f"os.read(end, 1); open({str(tmp_path / 'pid')!r}, 'w').write(str(pid))"
     with other_process(code):
         child = int((tmp_path / "pid").read_text())
     try:
@@ -73,6 +93,7 @@ def test_a_child_of_a_killed_run_does_not_hold_its_lock(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
+@KEEPS_OLDER_FILES
 def test_pytest_refuses_a_file_that_another_run_writes(tmp_path):
     path = tmp_path / "run.json"
     path.write_text("older")
@@ -125,6 +146,21 @@ def test_without_a_cache_folder_locks_are_in_the_temporary_folder(
     assert lock.path.parent == tmp_path / f"maskbench-locks-{os.getuid()}"
     assert stat.S_IMODE(lock.path.parent.stat().st_mode) == 0o700
     lock.close()
+
+
+def test_a_file_system_without_locks_is_not_used(cache_home, tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def no_locks_at_home(descriptor, operation):
+        if str(cache_home) in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", no_locks_at_home)
+    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
+    lock = lock_target("--benchmark-json", tmp_path / "run.json")
+    assert lock.path.parent == tmp_path / f"maskbench-locks-{os.getuid()}"
+    lock.remove()
 
 
 def test_a_temporary_folder_of_another_user_is_refused(cache_home, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,14 @@ from maskbench.records import FORMAT
 from maskbench.suite import saving, targets
 from maskbench.suite.targets import Storage
 from tests.unit.pytest_process import strict_json
-from tests.unit.saving_plugin import GRID, SIZE, FailingCells, no_space, run_inline
+from tests.unit.saving_plugin import (
+    GRID,
+    KEEPS_OLDER_FILES,
+    SIZE,
+    FailingCells,
+    no_space,
+    run_inline,
+)
 
 FORWARD = "tests/test_forward.py"
 CELLS = [
@@ -153,6 +161,7 @@ def test_a_run_that_times_nothing_replaces_the_older_file(
     assert "Nothing saved in: " in run.text
 
 
+@KEEPS_OLDER_FILES
 @pytest.mark.parametrize(
     "arguments",
     [("--collect-only",), ("--device=tpu",), ("a_file_that_is_missing.py",), ("--version",)],
@@ -177,6 +186,32 @@ def test_errors_during_collection_are_saved_where_the_rest_is_timed(tmp_path):
 # --- targets that fail ---
 
 
+class Removes:
+    """Puts something in the way of the targets while the last cell is timed."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def pytest_runtest_logfinish(self, nodeid):
+        if nodeid == CELLS[-1]:
+            (self.folder / "run.json").mkdir()
+            shutil.rmtree(self.folder / "storage")
+            (self.folder / "storage").touch()
+
+
+def test_targets_that_become_unwritable_are_named(tmp_path):
+    status, text = run_inline(
+        *(f"--benchmark-json={tmp_path / 'run.json'}", "--benchmark-autosave"),
+        *(f"--benchmark-storage={tmp_path / 'storage'}", *GRID, FORWARD),
+        plugins=(Removes(tmp_path),),
+    )
+    assert status == 1
+    assert f"could not save {tmp_path / 'run.json'}: Is a directory" in text
+    assert re.search(rf"could not save {tmp_path / 'storage'}/.*: Not a directory", text)
+    assert text.count("Name (time in") == 2
+
+
+@KEEPS_OLDER_FILES
 @pytest.mark.parametrize(
     ("failing", "number"),
     [("json", errno.ENOSPC), ("storage", errno.EIO), ("both", errno.EDQUOT)],

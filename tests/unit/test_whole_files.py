@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import resource
+import signal
 import stat
 from decimal import Decimal
 from pathlib import Path
@@ -47,6 +49,41 @@ def test_a_file_that_cannot_be_renamed_leaves_the_older_one(error, tmp_path, mon
         write_whole(path, b"newer")
     assert path.read_text() == "older"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_becomes_too_large_leaves_the_older_one(tmp_path):
+    """A limit of the system, as a full disk or a quota."""
+    path = tmp_path / "run.json"
+    path.write_text("older")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(path, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_kill_while_a_file_is_written_leaves_the_older_one(step, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text("older")
+    pid = os.fork()
+    if pid == 0:
+
+        def kill(*arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        os.fsync = Path.replace = kill
+        if step == "replace":
+            os.fsync = lambda descriptor: None
+        write_whole(path, b"newer")
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert path.read_text() == "older"
 
 
 def test_what_is_there_in_the_meantime_is_not_removed(tmp_path):

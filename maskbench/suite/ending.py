@@ -1,0 +1,46 @@
+"""Why a session ended before all of its cells had a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from maskbench.suite.outcomes import describe_error
+
+
+class Ending:
+    """A plugin that notes what ends the session early.
+
+    `stopped_by` is what ended it in an earlier process of the run.
+    """
+
+    def __init__(self, stopped_by: str | None) -> None:
+        self.interrupt = stopped_by
+        self.collection_errors = 0
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.collection_errors += report.failed
+
+    @pytest.hookimpl(tryfirst=True)  # a second Ctrl-C may end the call of the other hooks
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Ctrl-C, another KeyboardInterrupt, pytest.exit() or session.shouldstop."""
+        error = excinfo.value
+        self.interrupt = str(getattr(error, "msg", None) or error) or type(error).__name__
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.interrupt = f"internal error: {describe_error(excinfo.value)}"
+
+    def why_early(
+        self, session: pytest.Session, planned: Sequence[str], not_run: Sequence[str]
+    ) -> str | None:
+        """A short text; None if every planned cell has a result and all files were collected."""
+        errors, number = None, self.collection_errors
+        if number:
+            errors = f"{number} error{'s' * (number > 1)} during collection"
+        if planned and not not_run:
+            return errors
+        stopped = session.shouldfail or session.shouldstop
+        reason = self.interrupt or (str(stopped) if stopped else None) or errors
+        return reason or ("unknown" if planned else "no benchmark was selected")
