@@ -103,3 +103,13 @@ def stamp_path(workload: Workload, mask: Mask, backend: str) -> Path:
     for file in sorted(_sources(mask, backend)):
         digest.update(Path(file).read_bytes())
     return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", digest.hexdigest())
+
+
+def write_stamp(stamp: Path, text: str) -> str | None:
+    """Write a stamp; return why it cannot be written, in which case a later run compiles again."""
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(text)
+    except OSError as error:
+        return f"its stamp cannot be written: {error}"
+    return None
