@@ -14,6 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.backends import registry
+from maskbench.suite.cache_folders import unusable_folder
 from maskbench.suite.cell import Cell, CellStatus
 from maskbench.suite.collection import (
     CELL_KEY,
@@ -23,7 +24,6 @@ from maskbench.suite.collection import (
     parametrize,
     uses_clock,
 )
-from maskbench.suite.kernel_cache import unwritable_cache
 from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking, parse_config
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.progress import ProgressReporter
@@ -111,7 +111,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     tasks = [task for key in cell_keys(session.items) if (task := compile_task(*key))]
     timed = any(map(uses_clock, session.items))
     uses_cache = tasks or (timed and run.device == "cuda")
-    if uses_cache and (problem := unwritable_cache()):
+    if uses_cache and (problem := unusable_folder()):
         raise pytest.UsageError(problem)
     if timed and (problem := start_clock(config)):
         write_line(config, f"times include a kernel's launch and completion: {problem}")
