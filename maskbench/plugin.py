@@ -16,6 +16,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.backends import registry
+from maskbench.suite.cache_folders import unusable_folder
 from maskbench.suite.cell import Cell, CellStatus
 from maskbench.suite.collection import (
     CELL_KEY,
@@ -26,7 +27,6 @@ from maskbench.suite.collection import (
     uses_clock,
 )
 from maskbench.suite.journaling import JOURNALING, Journaling
-from maskbench.suite.kernel_cache import unwritable_cache
 from maskbench.suite.options import (
     RUN_CONFIG,
     add_options,
@@ -169,7 +169,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
     timed = any(map(uses_clock, pending))
     uses_cache = tasks or (timed and run.device == "cuda")
-    if uses_cache and (problem := unwritable_cache()):
+    if uses_cache and (problem := unusable_folder()):
         raise pytest.UsageError(problem)
     if timed and (problem := start_clock(config)):
         write_line(config, f"times include a kernel's launch and completion: {problem}")

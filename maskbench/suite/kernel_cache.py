@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
@@ -19,20 +18,12 @@ import torch
 from maskbench.backends import registry
 from maskbench.backends.flex import cpp_compiler
 from maskbench.masks import Mask
+from maskbench.suite.cache_folders import CACHE_VARIABLES, INDUCTOR, STAMPS, set_folders
 from maskbench.suite.workload import Workload
 
 # FlashAttention-4 writes what it compiles to disk only if this is set.
 os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
-# torch's cache folder, unless the user has chosen one. It is set here because the stamps are
-# stored in it, so that deleting the folder deletes them too.
-os.environ.setdefault(
-    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"maskbench_inductor_{os.getuid()}"))
-)
-CACHE_VARIABLES = (
-    "TORCHINDUCTOR_CACHE_DIR",
-    "TRITON_CACHE_DIR",
-    "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR",
-)
+set_folders()
 COMPILER_PACKAGES = {"torch", "triton", "nvidia-cutlass-dsl"}  # and those of compiling backends
 REPOSITORY = Path(__file__).parents[2]
 KERNEL_SOURCES = (  # this suite's code that decides what is compiled
@@ -43,19 +34,6 @@ KERNEL_SOURCES = (  # this suite's code that decides what is compiled
     "maskbench/suite/mask_mod_variants.py",
     "maskbench/suite/block_masks.py",
 )
-
-
-def unwritable_cache() -> str | None:
-    """Which cache folder cannot be written, and why; None if all can."""
-    for name in CACHE_VARIABLES:
-        folder = os.environ.get(name)
-        try:
-            if folder:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            return f"{name}: {folder} cannot be written: {error.strerror}; name another folder"
-    return None
 
 
 @cache
@@ -102,4 +80,14 @@ def stamp_path(workload: Workload, mask: Mask, backend: str) -> Path:
     digest = sha256(key.encode())
     for file in sorted(_sources(mask, backend)):
         digest.update(Path(file).read_bytes())
-    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "maskbench", digest.hexdigest())
+    return Path(os.environ[INDUCTOR], STAMPS, digest.hexdigest())
+
+
+def write_stamp(stamp: Path, text: str) -> str | None:
+    """Write a stamp; return why it cannot be written, in which case a later run compiles again."""
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(text)
+    except OSError as error:
+        return f"its stamp cannot be written: {error}; a later run compiles it again"
+    return None

@@ -12,15 +12,10 @@ import os
 import pickle
 import sys
 import warnings
-from concurrent.futures import Future, as_completed
-from concurrent.futures import TimeoutError as WorkerTimeout
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import NoReturn
 
 import torch
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from maskbench.attention import Unsupported
@@ -29,7 +24,8 @@ from maskbench.masks import Mask
 from maskbench.records import Phase
 from maskbench.suite.block_masks import BUILDERS
 from maskbench.suite.cell import get_bind, run_attention
-from maskbench.suite.kernel_cache import stamp_path
+from maskbench.suite.kernel_cache import stamp_path, write_stamp
+from maskbench.suite.workers import Lost, PoolBroken, WorkerPool
 from maskbench.suite.workload import Workload, make_inputs
 
 WORKER_TIMEOUT_S = 300  # for one cell
@@ -105,19 +101,12 @@ def compile_cell(task: CompileTask) -> CompileResult:
     return CompileResult(True, "compiled")
 
 
-class TaskNotReceived(Exception):
-    """A worker cannot unpickle its task, such as a mask whose module it cannot import."""
-
-
-def receive_task(pickled: bytes) -> CompileResult:
-    """`compile_cell` on a pickled task.
-
-    The pool would unpickle a task outside of any handler: one bad task would end every worker.
-    """
+def receive_task(pickled: bytes) -> CompileResult | Lost:
+    """`compile_cell` on a pickled task; `Lost` if its worker cannot unpickle it."""
     try:
         task: CompileTask = pickle.loads(pickled)
     except Exception as error:  # importing the mask's module may raise any
-        raise TaskNotReceived(f"its worker cannot load it ({error})") from None
+        return Lost(f"its worker cannot load it ({error})", alive=True)
     return compile_cell(task)
 
 
@@ -167,55 +156,32 @@ def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
 
 
 def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]) -> list[str]:
-    failures = []
-    workers = ProcessPool(
-        min(jobs, len(tasks)),
-        initializer=init_worker,
-        initargs=(registry.BACKENDS,),
-        context=get_context("spawn"),
-    )
+    failures, pickled = [], []
+    for task in tasks:
+        try:
+            pickled.append((task, pickle.dumps(task)))
+        except Exception as error:  # a mask's class may raise any
+            failures.append(f"{task}: it cannot be sent to a worker ({error})")
+            bar.update()
+    backends = (registry.BACKENDS,)
     try:
-        with workers as pool:
-            futures: dict[Future[CompileResult], CompileTask] = {}
-            for task in tasks:
-                try:
-                    pickled = pickle.dumps(task)
-                except Exception as error:  # a mask's class may raise any
-                    failures.append(f"{task}: it cannot be sent to a worker ({error})")
-                    bar.update()
-                    continue
-                scheduled = pool.schedule(receive_task, args=(pickled,), timeout=WORKER_TIMEOUT_S)
-                futures[scheduled] = task
-            for future in as_completed(futures):
-                task = futures[future]
+        with WorkerPool(jobs, init_worker, backends, receive_task, WORKER_TIMEOUT_S) as pool:
+            for index, result in pool.run([data for _, data in pickled]):
+                task = pickled[index][0]
                 bar.set_postfix_str(str(task), refresh=False)  # the last one the run waited for
-                if failure := _record(task, future):
+                if failure := _record(task, result):
                     failures.append(f"{task}: {failure}")
                 bar.update()
-    except BrokenProcessPool as error:  # no worker could start; the timing process compiles all
+    except PoolBroken as error:
         failures.append(f"all that was not compiled yet: {error}")
-    except BaseException:
-        # An interrupt would otherwise wait for the whole list. pebble has no annotation here.
-        workers.stop()  # type: ignore[no-untyped-call]
-        raise
     return failures
 
 
-def _record(task: CompileTask, future: Future[CompileResult]) -> str | None:
+def _record(task: CompileTask, result: CompileResult | Lost) -> str | None:
     """Write the stamp of a finished task; else return why the timing process compiles it."""
-    error = future.exception()
-    if isinstance(error, ProcessExpired):
-        return f"its worker died (exit code {error.exitcode})"
-    if isinstance(error, WorkerTimeout):
-        return f"its worker took more than {WORKER_TIMEOUT_S} s"
-    if isinstance(error, TaskNotReceived):
-        return str(error)
-    if error is not None:
-        raise error
-    result = future.result()
+    if isinstance(result, Lost):
+        return result.reason
     if result.finished:
-        stamp = stamp_path(task.workload, task.mask, task.variant)
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(result.detail)
-    out_of_memory = not result.finished and "out of memory" in result.detail
+        return write_stamp(stamp_path(task.workload, task.mask, task.variant), result.detail)
+    out_of_memory = "out of memory" in result.detail
     return result.detail.splitlines()[0] if out_of_memory else None

@@ -102,8 +102,7 @@ def measure_launch_overhead() -> float:
 def cache_path() -> Path:
     """The file of the result for this GPU, driver, torch and code, beside the compiled kernels.
 
-    `maskbench.suite.kernel_cache` sets TORCHINDUCTOR_CACHE_DIR when it is imported, unless the user
-    has set it.
+    `maskbench.suite.cache_folders` sets TORCHINDUCTOR_CACHE_DIR, unless the user has set it.
     """
     code = sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
     driver = pynvml.nvmlSystemGetDriverVersion()

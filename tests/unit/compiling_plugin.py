@@ -7,6 +7,8 @@ process, the backends compile, fail, exit or hang.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from maskbench.attention import BoundAttention, Unsupported
+from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import dense, registry
 from maskbench.masks import Causal, Mask
 from masks import PATTERNS, MaskFamily
@@ -66,12 +68,61 @@ def unsupporting(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     raise Unsupported("takes no mask")
 
 
+def raising(error: BaseException) -> Callable[[], None]:
+    def leave() -> None:
+        raise error
+
+    return leave
+
+
+def fork_then_exit() -> None:
+    """A forked child keeps the worker's pipe open, as a compiler's helper may."""
+    if os.fork() == 0:
+        time.sleep(5)
+    os._exit(0)
+
+
+WAYS_TO_LEAVE: dict[str, Callable[[], None]] = {
+    "system_exit": raising(SystemExit(3)),
+    "keyboard_interrupt": raising(KeyboardInterrupt()),
+    "generator_exit": raising(GeneratorExit()),
+    "exit_0": lambda: os._exit(0),
+    "exit_3": lambda: os._exit(3),
+    "abort": os.abort,
+    "sigkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "close_all_files": lambda: os.closerange(3, 256),
+    "fork_then_exit": fork_then_exit,
+}
+
+
+def leaving(way: str) -> Bind:
+    """A backend that leaves its worker in one of the ways above."""
+
+    def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
+        if in_worker():
+            WAYS_TO_LEAVE[way]()
+        return dense.bind(mask, q, k, v)
+
+    return bind
+
+
+def compiler_started(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
+    """Waits for a compiler, whose process id and its own it writes beside the kernels."""
+    compiler = subprocess.Popen(["sleep", "61"])
+    file = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "processes")
+    with file.open("a") as processes:
+        processes.write(f"{os.getpid()} {compiler.pid}\n")
+    compiler.wait()
+    raise AssertionError("nobody stopped the compiler")
+
+
 def hanging(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     time.sleep(60)
     raise AssertionError("nobody stopped this worker")
 
 
 BACKENDS = {f.__name__: f for f in (recording, failing, dying, unsupporting, hanging)}
+BACKENDS |= {way: leaving(way) for way in WAYS_TO_LEAVE} | {"compiler_started": compiler_started}
 SPECS = [registry.BackendSpec(name, __name__, compiles=True) for name in BACKENDS]
 
 

@@ -1,0 +1,250 @@
+"""A pool of worker processes that survives its workers and does not outlive this process.
+
+pebble's and concurrent.futures' pools do not notice a worker that exits with status 0, and leave
+the compilers of a killed worker at work. Here each worker leads a session of its own, so that it
+and the compilers that it starts are killed together: when it exceeds its time, when the pool is
+closed, and by a guard process when this process dies.
+
+This module imports the standard library only. A worker leaves the terminal's process group before
+it imports torch, so Ctrl-C reaches the pool alone.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import Any
+
+POLL_S = 0.2  # a process that a dead worker has forked can keep the worker's pipe open
+JOIN_S = 1.0  # a killed process may wait for the GPU's driver
+
+# Started with -I -S, which takes about 20 ms. It reads "+PID" when a worker starts, "-PID" when it
+# has ended, and the end of the file when this process has died in any way.
+GUARD = """
+import os, signal, sys
+workers = set()
+for line in sys.stdin:
+    (workers.add if line[0] == "+" else workers.discard)(int(line[1:]))
+for worker in workers:
+    for kill in (os.killpg, os.kill):  # a worker that is just starting leads no group yet
+        try:
+            kill(worker, signal.SIGKILL)
+        except OSError:
+            pass
+"""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Instead of a result: why a worker gave none, and whether it can do the next task."""
+
+    reason: str
+    alive: bool = False
+
+
+class Ready:
+    """A worker's first message."""
+
+
+class PoolBroken(Exception):
+    """No worker could start."""
+
+
+def work(connection: Connection) -> None:
+    """The main function of a worker."""
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        initialize, arguments, handle = pickle.loads(connection.recv_bytes())
+        initialize(*arguments)
+    except BaseException as error:
+        connection.send(Lost(f"{type(error).__name__}: {error}"))
+        return
+    connection.send(Ready())
+    while True:
+        try:
+            task = connection.recv_bytes()
+        except EOFError:
+            return
+        try:
+            result = handle(task)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt concern one task, too
+            text = f"its worker raised {type(error).__name__}: {error}".rstrip(": ")
+            result = Lost(text, alive=True)
+        connection.send(result)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Deliver signals that end a run afterwards. A process that is started inherits the mask."""
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Worker:
+    """A process, its pipe and the task that it works on."""
+
+    def __init__(self, guard: subprocess.Popen[str], setup: bytes, timeout_s: float) -> None:
+        self.guard, self.timeout_s = guard, timeout_s
+        self.ready = False
+        self.task: int | None = None  # its index
+        context = get_context("spawn")
+        self.connection, other = context.Pipe()
+        with other:
+            self.process: BaseProcess = context.Process(target=work, args=(other,))
+            self.process.start()
+            self._tell_guard("+")
+        self.deadline = monotonic() + timeout_s
+        with suppress(OSError):  # it died already, which the pool notices
+            self.connection.send_bytes(setup)
+
+    def _tell_guard(self, sign: str) -> None:
+        assert self.guard.stdin is not None
+        with suppress(OSError):  # somebody killed the guard
+            self.guard.stdin.write(f"{sign}{self.process.pid}\n")
+            self.guard.stdin.flush()
+
+    def give(self, index: int, task: bytes) -> None:
+        self.task, self.deadline = index, monotonic() + self.timeout_s
+        with suppress(OSError):
+            self.connection.send_bytes(task)
+
+    def receive(self) -> Any:
+        """What the worker sent, `Lost` if it died or took too long, None while it is at work."""
+        try:
+            if self.connection.poll():
+                return self.connection.recv()
+        except Exception:  # the end of the pipe, or not a whole pickled result
+            return self._lost()
+        if not self.process.is_alive():
+            return self._lost()
+        if monotonic() > self.deadline and (self.task is not None or not self.ready):
+            return Lost(f"its worker took more than {self.timeout_s:g} s")
+        return None
+
+    def _lost(self) -> Lost:
+        self.process.join(JOIN_S)
+        return Lost(f"its worker died (exit code {self.process.exitcode})")
+
+    def kill(self) -> None:
+        """Kill the worker and the processes that it has started."""
+        assert self.process.pid is not None
+        for kill in (os.killpg, os.kill):  # one that is just starting leads no group yet
+            if kill is os.killpg or self.process.is_alive():
+                with suppress(OSError):
+                    kill(self.process.pid, signal.SIGKILL)
+
+    def bury(self) -> None:
+        self.process.join(JOIN_S)
+        self._tell_guard("-")
+        self.connection.close()
+
+
+class WorkerPool:
+    """Runs `handle(task)` for pickled tasks in `jobs` processes; a context manager.
+
+    Parameters
+    ----------
+    initialize, arguments
+        What each worker calls first.
+    handle
+        What it calls with each task. The function must be importable, its result picklable.
+    timeout_s
+        The time that a worker has to start, and then for each task, in seconds.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        initialize: Callable[..., None],
+        arguments: Sequence[object],
+        handle: Callable[[bytes], object],
+        timeout_s: float,
+    ) -> None:
+        self.setup = pickle.dumps((initialize, tuple(arguments), handle))
+        self.jobs, self.timeout_s = jobs, timeout_s
+        self.workers: list[_Worker] = []
+
+    def __enter__(self) -> WorkerPool:
+        self.guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", GUARD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            worker.bury()
+        assert self.guard.stdin is not None
+        with suppress(OSError):
+            self.guard.stdin.close()
+        self.guard.wait()
+
+    def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, Any]]:
+        """Yield (index of a task, its result or `Lost`) as tasks end.
+
+        Raises
+        ------
+        PoolBroken
+            If tasks remain and no worker can start. It says what the last one met.
+        """
+        waiting = deque(range(len(tasks)))
+        to_start = min(self.jobs, len(tasks))
+        while waiting or any(worker.task is not None for worker in self.workers):
+            for _ in range(to_start):
+                self._start_worker()
+            to_start = 0
+            wait([worker.connection for worker in self.workers], POLL_S)
+            for worker in list(self.workers):
+                message = worker.receive()
+                if message is None:
+                    continue
+                lost = message if isinstance(message, Lost) else None
+                if lost and not lost.alive:
+                    self._remove(worker)
+                if worker.task is not None:
+                    yield worker.task, message
+                    worker.task = None
+                elif lost and not worker.ready:  # not replaced: the next would meet the same
+                    if waiting and not self.workers:
+                        raise PoolBroken(f"no worker can start: {lost.reason}")
+                    continue
+                worker.ready = True
+                if lost and not lost.alive:
+                    to_start += len(waiting) > len(self.workers)
+                elif waiting:
+                    index = waiting.popleft()
+                    worker.give(index, tasks[index])
+
+    def _start_worker(self) -> None:
+        with _signals_blocked():
+            try:
+                self.workers.append(_Worker(self.guard, self.setup, self.timeout_s))
+            except OSError as error:  # no memory, or too many processes or open files
+                if not self.workers:
+                    raise PoolBroken(f"no worker can start: {error}") from error
+
+    def _remove(self, worker: _Worker) -> None:
+        worker.kill()
+        worker.bury()
+        self.workers.remove(worker)
