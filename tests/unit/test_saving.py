@@ -199,6 +199,7 @@ class Removes:
             (self.folder / "storage").touch()
 
 
+@KEEPS_OLDER_FILES
 def test_targets_that_become_unwritable_are_named(tmp_path):
     status, text = run_inline(
         *(f"--benchmark-json={tmp_path / 'run.json'}", "--benchmark-autosave"),
