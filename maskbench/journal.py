@@ -22,6 +22,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -176,14 +177,14 @@ class JournalFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def append(self, kind: str, **values: object) -> None:
-        """Append one line. Raises OSError, after which the file has no part of the line."""
-        line = json.dumps({"kind": kind, **values}, default=str) + "\n"
+        """Append one line of JSON values. Raises OSError; the file then has no part of the line."""
+        line = json.dumps({"kind": kind, **values}) + "\n"
         data = line.encode()
         size = os.fstat(self._file).st_size
         written = os.write(self._file, data)
         if written < len(data):  # the disk is full
             os.ftruncate(self._file, size)
-            raise OSError(28, os.strerror(28), str(self.path))
+            raise OSError(ENOSPC, os.strerror(ENOSPC), str(self.path))
 
     def close(self) -> None:
         os.close(self._file)

@@ -28,6 +28,7 @@ from maskbench.suite.kernel_cache import environment_fingerprint
 from maskbench.suite.options import NEWEST_JOURNAL, RUN_CONFIG
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import time_breakdown
+from maskbench.suite.whole_files import plain
 
 KEPT_JOURNALS = 20
 DEFAULT_FOLDER = ".benchmarks"
@@ -162,7 +163,8 @@ class RunJournal:
                 drop_cut_off_line(self.path)
             self._file = JournalFile(self.path, exclusive=not self.is_shared)
             if self.earlier is None:
-                self._file.append("run", journal=JOURNAL_FORMAT, grid=self.grid, **header)
+                first = {name: plain(value) for name, value in header.items()}
+                self._file.append("run", journal=JOURNAL_FORMAT, grid=self.grid, **first)
             if worker is not None:
                 self._file.append("piece", pid=os.getpid(), datetime=now(), worker=worker)
         except OSError as error:
@@ -176,7 +178,8 @@ class RunJournal:
         if self._file is None or self.problem:
             return
         try:
-            self._file.append(kind, **values, pid=os.getpid(), seconds=time_breakdown())
+            line = {name: plain(value) for name, value in values.items()}
+            self._file.append(kind, **line, pid=os.getpid(), seconds=time_breakdown())
         except OSError as error:
             self.problem = f"{self.path}: {error.strerror}: later cells are not in the journal"
 

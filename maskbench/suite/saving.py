@@ -64,7 +64,6 @@ class RunSaver:
         if targets.json and self.may_save:
             self.lock = lock_target("--benchmark-json", targets.json)
 
-
     # --- another run on the device ---
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
