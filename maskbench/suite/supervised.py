@@ -17,7 +17,7 @@ import pytest
 from maskbench.suite.collection import CELL_KEY, is_benchmark
 from maskbench.suite.device_health import device_is_lost
 from maskbench.suite.outcomes import NOT_RUN
-from maskbench.supervision.link import TIME, SupervisorLink
+from maskbench.supervision.link import TIME, SupervisorLink, signals_to_handle
 
 RESTART_STATUS = 75  # os.EX_TEMPFAIL
 SAME_SIGNAL_S = 1.0  # Ctrl-C reaches the child twice: from the terminal and from the supervisor
@@ -44,8 +44,7 @@ def end_on_signals() -> Callable[[], None]:
 
     if threading.current_thread() is not threading.main_thread():
         return lambda: None  # only the main thread may set handlers
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in handled}
+    before = {number: signal.signal(number, interrupt) for number in signals_to_handle()}
 
     def restore() -> None:
         for number, handler in before.items():

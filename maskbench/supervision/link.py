@@ -71,6 +71,12 @@ class SupervisorLink:
             os.write(self._messages, (json.dumps({"event": event, **values}) + "\n").encode())
 
 
+def signals_to_handle() -> list[signal.Signals]:
+    """The signals that end a run early. nohup and a shell's background jobs ignore some of them."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+
+
 def _end_with_supervisor(alive: int) -> None:
     """Wait until the supervisor ends; then end this process, with some time to save."""
     os.read(alive, 1)  # returns at the end of the file only: nothing is ever written

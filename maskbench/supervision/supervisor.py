@@ -20,13 +20,12 @@ from types import FrameType
 
 from maskbench.journal import JournalFile
 from maskbench.records import Outcome
-from maskbench.supervision.link import REPORT, Assignment, ChildProcess
+from maskbench.supervision.link import REPORT, Assignment, ChildProcess, signals_to_handle
 
 POLL_S = 0.5
 MAX_COUNTED_S = 2.0  # of a poll; a longer one means that this process was stopped or asleep
 STOP_GRACE_S = 20.0  # for a child that was asked to end
 KILL_GRACE_S = 5.0  # for a child to print where it hangs
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Supervisor:
@@ -130,7 +129,7 @@ class Supervisor:
             for child in self.children:
                 child.process.send_signal(number)
 
-        before = {number: signal.signal(number, forward) for number in SIGNALS}
+        before = {number: signal.signal(number, forward) for number in signals_to_handle()}
         try:
             yield
         finally:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from maskbench.journal import parse_journal
+from maskbench.reading import read_run
 from tests.unit.pytest_process import CELLS, PYTEST_PROGRAM, ROOT, pytest_run, strict_json
 
 GRID = ("--benchmark-only", "--device=cpu", "--masks=causal", "--benchmark-max-time=0.01")
@@ -83,7 +85,9 @@ def test_two_gpus_share_one_run(tmp_path):
 class RunningGrid:
     """pytest on a grid of slow cells, started in the background."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, preexec_fn: Callable[[], None] | None = None
+    ) -> None:
         self.folder, self.target = folder, folder / "run.json"
         storage = f"--benchmark-storage=file://{folder}"
         grid = ("--seq-lens=256,512,1024,2048", "--backends=sdpa,dense", storage, CELLS[0])
@@ -98,6 +102,7 @@ class RunningGrid:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=preexec_fn,
         )
 
     def journal(self) -> Path | None:
@@ -166,6 +171,11 @@ def test_kill_loses_the_cell_in_hand_only(running):
     running.process.communicate()
     finished = running.finished_cells()
     assert not running.target.exists()
+    read = read_run(running.journal())  # as the reports do
+    assert len(read.timed) == finished
+    assert read.incomplete == (
+        f"ended early (the run has not ended): {8 - finished} of 8 cells are missing"
+    )
     resumed = RunningGrid(running.folder, "--resume")
     text = resumed.wait(0)
     assert f"{finished} of 8 cells are there" in text
@@ -184,3 +194,15 @@ def test_the_child_ends_with_its_supervisor(running):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert strict_json(running.target)["maskbench"]["interrupted"] == "SIGTERM"
+
+
+@pytest.mark.slow
+def test_a_run_under_nohup_survives_its_terminal(tmp_path):
+    def ignore_hangup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    grid = RunningGrid(tmp_path, "--benchmark-max-time=0.1", preexec_fn=ignore_hangup)
+    grid.wait_for_cells(1)
+    os.killpg(grid.process.pid, signal.SIGHUP)
+    grid.wait(0)
+    assert strict_json(grid.target)["maskbench"]["interrupted"] is None
