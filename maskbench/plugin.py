@@ -23,6 +23,7 @@ from maskbench.suite.collection import (
     parametrize,
     uses_clock,
 )
+from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.kernel_cache import unwritable_cache
 from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking, parse_config
 from maskbench.suite.precompile import compile_task, precompile
@@ -173,8 +174,8 @@ def cell_status(request: pytest.FixtureRequest, workload: Workload) -> Iterator[
     item: pytest.Item = request.node
     record = {**workload.fields(), "backend": item.stash[CELL_KEY].variant}
     item.stash[CELL_RECORD] = record
-    yield CellStatus(record)
-    if workload.device == "cuda":
+    yield CellStatus(record, workload.device)
+    if workload.device == "cuda" and not device_is_lost("cuda"):
         total_bytes = torch.cuda.get_device_properties(0).total_memory
         if torch.cuda.memory_reserved() > total_bytes / 3:
             gc.collect()  # takes 0.3 s, so only when memory may run short
