@@ -24,9 +24,11 @@ from maskbench.suite.collection import (
     uses_clock,
 )
 from maskbench.suite.device_errors import device_is_lost
+from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.kernel_cache import unwritable_cache
 from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking, parse_config
 from maskbench.suite.precompile import compile_task, precompile
+from maskbench.suite.process_state import restored_after_import
 from maskbench.suite.progress import ProgressReporter
 from maskbench.suite.saving import CELL_RECORD, RunSaver, require_writable_output
 from maskbench.suite.session_clock import get_clock, start_clock
@@ -45,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN_CONFIG] = parse_config(config.option)
     require_writable_output(config)
     config.pluginmanager.register(RunSaver(config), "maskbench-saving")
+    config.pluginmanager.register(CellIsolation(), "maskbench-isolation")
     # pytest-benchmark's folder names the system but not the GPU: two GPUs would share a history.
     if config.option.benchmark_storage == DEFAULT_STORAGE:
         config.option.benchmark_storage = f"{DEFAULT_STORAGE}/{device_name(run.device)}"
@@ -68,12 +71,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     found, missing = [], []
-    for name in registry.BACKENDS:
-        try:
-            registry.load(name)
-            found.append(name)
-        except registry.BackendUnavailable as error:  # its cells are skipped with this reason
-            missing.append(f"{name} ({error})")
+    with restored_after_import():
+        for name in registry.BACKENDS:
+            try:
+                registry.load(name)
+                found.append(name)
+            except registry.BackendUnavailable as error:  # its cells are skipped with this reason
+                missing.append(f"{name} ({error})")
     device = device_name(config.stash[RUN_CONFIG].device)
     line = f"maskbench: device {device}, torch {torch.__version__}"
     line += f", backends found: {', '.join(found)}"
