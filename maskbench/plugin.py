@@ -30,6 +30,7 @@ from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking, parse
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.process_state import restored_after_import
 from maskbench.suite.progress import ProgressReporter
+from maskbench.suite.refused_options import refuse_options
 from maskbench.suite.saving import CELL_RECORD, RunSaver, require_writable_output
 from maskbench.suite.session_clock import get_clock, start_clock
 from maskbench.suite.stages import stage_timer
@@ -45,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN_CONFIG] = parse_config(config.option)
+    refuse_options(config)
     require_writable_output(config)
     config.pluginmanager.register(RunSaver(config), "maskbench-saving")
     config.pluginmanager.register(CellIsolation(), "maskbench-isolation")
