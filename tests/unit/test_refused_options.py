@@ -103,3 +103,12 @@ def test_a_timer_is_said_in_a_run():
     text = pytest_inline("-q", *GRID, "--benchmark-timer=time.time", CELLS[0])
     assert "--benchmark-timer does not change" in text
     assert "1 passed" in text
+
+
+@pytest.mark.parametrize("option", ["--numprocesses=2", "--forked"])
+def test_an_option_of_another_plugin_is_refused(option):
+    plugin = ("-p", "tests.unit.parallel_options", option, *GRID, CELLS[0])
+    text = pytest_inline("-q", *plugin, expect=4)
+    assert "use --benchmark-skip to run only the tests with it" in text
+    assert "Traceback" not in text
+    pytest_inline("-q", *plugin, "--benchmark-skip", expect=5)  # no test is left
