@@ -12,10 +12,16 @@ from maskbench.suite.process_state import ProcessState, ProcessStateChanged, sam
 
 
 def void_time(funcargs: dict[str, object]) -> None:
-    """Mark the test's benchmark: pytest-benchmark saves no time of one with an error."""
+    """Void the time of a test that failed.
+
+    pytest-benchmark saves no time of a fixture with an error. But its table, its histogram and
+    --benchmark-compare-fail use the rounds that were recorded before the error, so these go.
+    """
     benchmark = funcargs.get("benchmark")
     if isinstance(benchmark, BenchmarkFixture):
         benchmark.has_error = True
+        if benchmark.stats is not None:
+            benchmark.stats.stats.data.clear()
 
 
 class CellIsolation:

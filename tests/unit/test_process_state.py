@@ -5,6 +5,7 @@ import json
 import locale
 import os
 import random
+import re
 import signal
 import sys
 import warnings
@@ -162,6 +163,11 @@ def test_cells_and_tests_of_users(tmp_path):
     options = (f"--rootdir={ROOT}", "--benchmark-max-time=0.01", f"--benchmark-json={path}")
     plugin = ("-p", "tests.unit.leaking_backends", f"--backends={names},draws,sets_new")
     text = pytest_run(*plugin, *grid, *options, CELLS[0], own, expect=2)
+    table = text[text.rindex("Legend:") - 8000 :] if "Legend:" in text else text
+    table = "\n".join(line for line in table.splitlines() if re.match(r"test_\w+.* \d", line))
+    assert "test_right" in table
+    for name in ("teardown_fails", "assertion_after_timing", "setting_is_changed", "interrupt"):
+        assert f"test_{name} " not in table
     run = json.loads(path.read_text())
     failed = {c["backend"]: c["reason"] for c in run["maskbench"]["untimed"]}
     assert failed.keys() == LEAKS.keys(), text
