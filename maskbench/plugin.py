@@ -26,6 +26,8 @@ from maskbench.suite.collection import (
     parametrize,
     uses_clock,
 )
+from maskbench.suite.device_errors import device_is_lost
+from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.journaling import JOURNALING, Journaling
 from maskbench.suite.options import (
     RUN_CONFIG,
@@ -37,7 +39,9 @@ from maskbench.suite.options import (
 )
 from maskbench.suite.outcomes import CELL_RECORD
 from maskbench.suite.precompile import compile_task, precompile
+from maskbench.suite.process_state import restored_after_import
 from maskbench.suite.progress import ProgressReporter
+from maskbench.suite.refused_options import refuse_options
 from maskbench.suite.replay import Replay
 from maskbench.suite.saving import RUN_SAVER, RunSaver
 from maskbench.suite.session_clock import get_clock, start_clock
@@ -85,6 +89,8 @@ def can_be_supervised(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     run = config.stash[RUN_CONFIG] = parse_config(config.option)
+    refuse_options(config)
+    config.pluginmanager.register(CellIsolation(), "maskbench-isolation")
     # pytest-benchmark's folder names the system but not the GPU: two GPUs would share a history.
     if config.option.benchmark_storage == DEFAULT_STORAGE:
         config.option.benchmark_storage = f"{DEFAULT_STORAGE}/{device_name(run.device)}"
@@ -123,12 +129,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     found, missing = [], []
-    for name in registry.BACKENDS:
-        try:
-            registry.load(name)
-            found.append(name)
-        except registry.BackendUnavailable as error:  # its cells are skipped with this reason
-            missing.append(f"{name} ({error})")
+    with restored_after_import():
+        for name in registry.BACKENDS:
+            try:
+                registry.load(name)
+                found.append(name)
+            except registry.BackendUnavailable as error:  # its cells are skipped with this reason
+                missing.append(f"{name} ({error})")
     device = device_name(config.stash[RUN_CONFIG].device)
     line = f"maskbench: device {device}, torch {torch.__version__}"
     line += f", backends found: {', '.join(found)}"
@@ -238,8 +245,8 @@ def cell_status(request: pytest.FixtureRequest, workload: Workload) -> Iterator[
     item: pytest.Item = request.node
     record = {**workload.fields(), "backend": item.stash[CELL_KEY].variant}
     item.stash[CELL_RECORD] = record
-    yield CellStatus(record)
-    if workload.device == "cuda":
+    yield CellStatus(record, workload.device)
+    if workload.device == "cuda" and not device_is_lost("cuda"):
         total_bytes = torch.cuda.get_device_properties(0).total_memory
         if torch.cuda.memory_reserved() > total_bytes / 3:
             gc.collect()  # takes 0.3 s, so only when memory may run short

@@ -16,7 +16,8 @@ from maskbench.attention import Unsupported
 from maskbench.backends import registry
 from maskbench.masks import Full, Mask
 from maskbench.records import Outcome
-from maskbench.suite.cell import CellStatus, run_attention
+from maskbench.suite.attention_call import run_attention
+from maskbench.suite.cell import CellStatus
 from maskbench.suite.kernel_cache import CACHE_VARIABLES
 from maskbench.suite.stages import stage_timer
 from maskbench.suite.workload import Inputs, Workload, make_inputs, mask_statistics

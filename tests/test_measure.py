@@ -11,7 +11,7 @@ import pytest
 
 from maskbench.backends import registry
 from maskbench.records import Phase
-from maskbench.suite.cell import run_attention
+from maskbench.suite.attention_call import require_within_tolerance, run_attention
 from maskbench.suite.workload import Shape, Workload, cached_inputs
 from maskbench.timing import runner
 from maskbench.timing.calibration import (
@@ -93,7 +93,7 @@ def test_device_time_is_cuptis(
         pytest.skip(str(error))
     bound = bind(PATTERNS[mask](seq_len=seq_len, batch=SHAPE.batch), inputs.q, inputs.k, inputs.v)
     results, call = run_attention(bound, inputs.dout)
-    assert checked.reference.compare(results).within_tolerance
+    require_within_tolerance(checked.reference.compare(results), "its first call")
     benchmark.extra_info |= {**workload.fields(), "direction": f"fidelity_{direction}"}
     benchmark.extra_info |= {
         "backend": backend,
@@ -105,4 +105,5 @@ def test_device_time_is_cuptis(
     difference_us = (events_s - cupti_s) * 1e6
     row = f"{mask} {backend} {direction} S={seq_len}"
     print(f"{row:60} {events_s * 1e6:9.1f} {cupti_s * 1e6:9.1f} {difference_us:+7.2f} us")
-    assert abs(events_s - cupti_s) <= max(1e-6, 0.01 * cupti_s)
+    if not abs(events_s - cupti_s) <= max(1e-6, 0.01 * cupti_s):
+        pytest.fail(f"the clock and CUPTI differ by {difference_us:+.2f} us")

@@ -86,13 +86,13 @@ def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
 def listed_blocks(block_mask: BlockMask) -> Iterator[Tensor]:
     """The partial blocks, then the full blocks, that a BlockMask lists.
 
-    Both are bool [1 or B, 1, query blocks, key blocks].
+    Both are bool [1 or B, 1, query blocks, key blocks]. Raises ValueError if a list is missing.
     """
     for count, order in (
         (block_mask.kv_num_blocks, block_mask.kv_indices),
         (block_mask.full_kv_num_blocks, block_mask.full_kv_indices),
     ):
-        assert count is not None, "a BlockMask of this suite has full blocks"
-        assert order is not None
+        if count is None or order is None:
+            raise ValueError("the BlockMask has no list of full blocks")
         listed = torch.arange(order.shape[-1], device=order.device) < count[..., None]
         yield torch.zeros_like(listed).scatter_(-1, order.long(), listed)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import gc
-import re
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import registry
 from maskbench.masks import Mask
 from maskbench.records import Outcome, Phase
 from maskbench.reference import Comparison
+from maskbench.suite.attention_call import TimedCall, check_result, discard_changed_inputs
+from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
+from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs, mask_statistics
 from maskbench.timing import runner
 from maskbench.timing.clock import Clock
@@ -28,68 +29,30 @@ MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless na
 BACKWARD_FLOPS = 2.5  # relative to the forward: five matrix products (one is recomputed) to two
 
 
-class WrongResult(Exception):
-    """A backend's result is further from the reference than its bound."""
-
-
-def run_attention(
-    call: BoundAttention, dout: Tensor | None
-) -> tuple[dict[str, Tensor], Callable[[], object]]:
-    """Run `call` once; return its results and the function to be timed.
-
-    The results are "out", and with `dout` also "dq", "dk" and "dv", each
-    [B, heads or kv_heads, S, head_dim]. This is the first call, so it includes compilation.
-    """
-    out = call.forward(*call.inputs)
-    results = {"out": call.unpack(out)}
-    if dout is None:
-        return results, lambda: call.forward(*call.inputs)
-    packed_dout = call.pack(dout)
-
-    def backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(out, call.inputs, packed_dout, retain_graph=True)
-
-    names = ("dq", "dk", "dv")
-    gradients = {n: call.unpack(g) for n, g in zip(names, backward(), strict=True)}
-    return results | gradients, backward
-
-
-def check_attention(
-    call: BoundAttention, checked: CheckedInputs
-) -> tuple[Comparison, Callable[[], object]]:
-    """Compare one run of `call` with the reference; also return the function to be timed."""
-    results, timed = run_attention(call, checked.inputs.dout)
-    return checked.reference.compare(results), timed
-
-
 def time_call(
-    benchmark: BenchmarkFixture, call: Callable[[], object], clock: Clock, config: pytest.Config
+    benchmark: BenchmarkFixture,
+    call: Callable[[], object],
+    clock: Clock,
+    config: pytest.Config,
+    check: Callable[[object], None],
 ) -> dict[str, object]:
-    """Time `call` on a warm device; return the fields to save beside the time."""
+    """Time `call` on a warm device; return the fields to save beside the time.
+
+    `check` gets the result of the last round. If it raises, the cell has no time.
+    """
     if benchmark.enabled and not clock.warm:
         with stage_timer("warm up"):
             clock.warm_up()
     with stage_timer("time"):
-        measured: dict[str, object] = runner.measure(benchmark, call, clock, config)
+        measured: dict[str, object] = runner.measure(benchmark, call, clock, config, check)
         return measured
 
 
-def out_of_memory(error: Exception) -> str | None:
-    """The size that was requested, in torch's words; None if the error is another one."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return text.split(" GPU ")[0].strip()
-    if "you tried to allocate" in text:  # on a CPU torch raises a plain RuntimeError
-        return text[text.index("you tried") :].splitlines()[0]
-    is_cuda = re.search(r"out of memory|ALLOC_FAILED", text)  # errors of CUDA and cuBLAS
-    return text.split("\n")[0] if is_cuda or isinstance(error, MemoryError) else None
-
-
 class CellStatus:
-    """Records in `fields` why a cell was not timed."""
+    """Records in `fields` why a cell on `device` was not timed."""
 
-    def __init__(self, fields: dict[str, object]) -> None:
-        self.fields = fields
+    def __init__(self, fields: dict[str, object], device: str) -> None:
+        self.fields, self.device = fields, device
 
     def skip(self, outcome: Outcome, reason: str) -> NoReturn:
         """Skip the test and record the reason."""
@@ -103,7 +66,7 @@ class CellStatus:
             work()
         except (RuntimeError, MemoryError) as error:
             reason = out_of_memory(error)
-            if reason is None:
+            if reason is None or device_is_lost(self.device):
                 raise
         if reason is not None:  # outside the except block, whose traceback holds the tensors
             cached_inputs.cache_clear()
@@ -188,41 +151,50 @@ class Cell:
     def _run(self, mask: Mask, bind: Bind) -> None:
         with stage_timer("check"):
             checked = cached_inputs(self.workload)
+        try:
+            self._check_and_time(mask, bind, checked)
+        except BaseException:
+            discard_changed_inputs(checked)  # the next backend needs the right ones
+            raise
+
+    def _check_and_time(self, mask: Mask, bind: Bind, checked: CheckedInputs) -> None:
         before = STAGE_SECONDS["compile"]
         with stage_timer("compile"):
+            inputs = checked.inputs.aliases()
             try:
-                call = bind(mask, *checked.inputs[:3])
+                call = bind(mask, *inputs[:3])
             except Unsupported as reason:
                 self.status.skip(Outcome.UNSUPPORTED, str(reason))
-            results, timed = run_attention(call, checked.inputs.dout)
+            timed = TimedCall.prepare(call, inputs.dout)
+            result = timed.run()
         with stage_timer("check"):
-            comparison = checked.reference.compare(results)
-            del results
-            if not comparison.within_tolerance:
-                raise WrongResult(
-                    f"{comparison.tensor} differs from the reference: "
-                    f"error {comparison.error:.3g}, "
-                    f"bound {comparison.bound:.3g} ({comparison.checked})"
-                )
+            comparison = check_result(timed, result, checked, "its first call")
+            del result
+            watched = Unchanged(checked.originals.without_aliases(timed.tensors))
             info = self.benchmark.extra_info
             info |= self._metadata(call, comparison)
             info["first_call_s"] = STAGE_SECONDS["compile"] - before
-        measured = time_call(self.benchmark, timed, self.clock, self.config)
+
+        def check_last_round(result: object) -> None:
+            watched.require("the timed rounds")
+            check_result(timed, result, checked, "the timed rounds")
+
+        measured = time_call(self.benchmark, timed.run, self.clock, self.config, check_last_round)
         info |= measured
         if measured:
-            assert self.benchmark.stats is not None
-            info["tflops"] = info["flops"] / self.benchmark.stats["median"] / 1e12
+            median_s = statistics.median(runner.recorded_seconds(self.benchmark))
+            info["tflops"] = info["flops"] / median_s / 1e12
 
     def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
         shape = self.workload.shape
-        statistics = mask_statistics(self.workload.mask, self.workload.seq_len, shape.batch)
-        flops = 4 * statistics["area"] * shape.heads * shape.head_dim
+        sparsity = mask_statistics(self.workload.mask, self.workload.seq_len, shape.batch)
+        flops = 4 * sparsity["area"] * shape.heads * shape.head_dim
         return {
             **self.workload.fields(),
             "backend": self.backend,
             "form": call.formulation.text,
             "formulation": call.formulation.id,
-            **statistics,
+            **sparsity,
             "flops": flops * (BACKWARD_FLOPS if self.workload.phase.needs_gradients else 1),
             "error": comparison.error,
             "error_bound": comparison.bound,

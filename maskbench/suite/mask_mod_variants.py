@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from maskbench.masks import Causal, Documents, GlobalLocalSlidingWindow, LocalAt
 from maskbench.masks.base import DeviceLike, MaskMod
 from maskbench.suite.block_masks import blocks_by_brute_force
 
+M = TypeVar("M", bound=Mask)
 MakeMaskMod: TypeAlias = Callable[[Mask, DeviceLike], MaskMod]
 
 TILE = (3, 4)  # bits of a tile's rows and columns: 8 x 16 pixels are 128 tokens, one block
@@ -45,9 +46,16 @@ class WithMaskMod(Mask):
         return self.mask.area(batch)
 
 
+def require(mask: Mask, kind: type[M]) -> M:
+    """`mask`, whose variant is written for masks of `kind` only. Raises TypeError for others."""
+    if not isinstance(mask, kind):
+        raise TypeError(f"this mask_mod is for {kind.__name__}, not for {type(mask).__name__}")
+    return mask
+
+
 def by_lookup(dtype: torch.dtype, mask: Mask, device: DeviceLike) -> MaskMod:
     """The global tokens looked up in a table of `dtype`, bool or integer."""
-    assert isinstance(mask, GlobalLocalSlidingWindow)
+    mask = require(mask, GlobalLocalSlidingWindow)
     window, table = mask.window, torch.zeros(mask.seq_len, dtype=dtype)
     table[list(mask.tokens)] = 1
     table = table.to(device)
@@ -58,7 +66,7 @@ def by_lookup(dtype: torch.dtype, mask: Mask, device: DeviceLike) -> MaskMod:
 
 def by_comparisons(mask: Mask, device: DeviceLike) -> MaskMod:
     """Query and key compared with each global token."""
-    assert isinstance(mask, GlobalLocalSlidingWindow)
+    mask = require(mask, GlobalLocalSlidingWindow)
     window, tokens = mask.window, mask.tokens
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -70,9 +78,9 @@ def by_comparisons(mask: Mask, device: DeviceLike) -> MaskMod:
 
 def by_document(mask: Mask, device: DeviceLike) -> MaskMod:
     """The documents of query and key looked up and compared."""
-    assert isinstance(mask, Documents)
-    assert isinstance(mask.inner, Causal)
-    lengths = torch.tensor(mask.lengths)
+    documents = require(mask, Documents)
+    require(documents.inner, Causal)
+    lengths = torch.tensor(documents.lengths)
     document = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths).to(device)
     return lambda b, h, q, k: (document[q] == document[k]) & (q >= k)
 
@@ -125,7 +133,7 @@ def tiled(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
 
     The tokens are reordered before and after the call, like a change of layout. This is not timed.
     """
-    assert isinstance(mask, LocalAttention2D)
+    mask = require(mask, LocalAttention2D)
     tiles = Tiled(mask.width, mask.radius, seq_len=mask.seq_len)
     row, column = tiles.pixel(torch.arange(mask.seq_len))
     order = (row * mask.width + column).to(q.device)

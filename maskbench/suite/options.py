@@ -34,6 +34,8 @@ SEQ_LENS = {"cuda": (1024, 4096, 16384), "cpu": (512, 1024, 2048)}
 DEFAULT_LENGTH = {"cuda": 4096, "cpu": 512}  # for benchmarks that depend little on the length
 CELL_TIMEOUT_S = 600.0  # the longest cells, compilations of 131072 tokens, take minutes
 NEWEST_JOURNAL = "newest"  # of --resume without a file
+MAX_NUMBER = 2**31 - 1  # masks compute with int32
+MAX_SHOWN = 40  # characters of a wrong value in a message
 MAX_GPU_JOBS = 16  # each compile worker takes some GPU memory
 
 
@@ -98,15 +100,14 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--seq-lens", type=split, help=f"Sequence lengths, comma-separated. Default: {lengths}."
     )
-    group.addoption("--batch", type=int, help=f"Batch size. Default: {batch}.")
-    group.addoption("--heads", type=int, help=f"Query heads. Default: {heads}.")
+    group.addoption("--batch", help=f"Batch size. Default: {batch}.")
+    group.addoption("--heads", help=f"Query heads. Default: {heads}.")
     group.addoption(
-        "--kv-heads", type=int, help="Key/value heads, a divisor of --heads. Default: as --heads."
+        "--kv-heads", help="Key/value heads, a divisor of --heads. Default: as --heads."
     )
-    group.addoption("--head-dim", type=int, help=f"Head dimension. Default: {head_dim}.")
+    group.addoption("--head-dim", help=f"Head dimension. Default: {head_dim}.")
     group.addoption(
         "--jobs",
-        type=int,
         help="Processes that compile before anything is timed. Default: one per CPU, "
         f"on a GPU at most {MAX_GPU_JOBS}.",
     )
@@ -165,10 +166,16 @@ def select_device(requested: str | None) -> str:
 
 
 def positive_int(option: str, value: object) -> int:
-    """`value` as a positive whole number. Raises pytest.UsageError if it is not one."""
-    if not str(value).isdecimal() or int(str(value)) < 1:
-        raise pytest.UsageError(f"{option}: {value} is not a whole number of 1 or more")
-    return int(str(value))
+    """`value` as a whole number from 1 to MAX_NUMBER. Raises pytest.UsageError for others."""
+    text = str(value)
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    digits = text.lstrip("0")
+    if not text.isdecimal() or not digits:
+        raise pytest.UsageError(f"{option}: {shown} is not a whole number of 1 or more")
+    # The length comes first: int() raises ValueError for a string of more than 4300 digits.
+    if len(digits) > len(str(MAX_NUMBER)) or int(digits) > MAX_NUMBER:
+        raise pytest.UsageError(f"{option}: {shown} is more than {MAX_NUMBER}")
+    return int(digits)
 
 
 def default_jobs(device: str) -> int:

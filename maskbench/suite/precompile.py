@@ -22,8 +22,9 @@ from maskbench.attention import Unsupported
 from maskbench.backends import registry
 from maskbench.masks import Mask
 from maskbench.records import Phase
+from maskbench.suite.attention_call import run_attention
 from maskbench.suite.block_masks import BUILDERS
-from maskbench.suite.cell import get_bind, run_attention
+from maskbench.suite.cell import get_bind
 from maskbench.suite.kernel_cache import stamp_path, write_stamp
 from maskbench.suite.workers import Lost, PoolBroken, WorkerPool
 from maskbench.suite.workload import Workload, make_inputs

@@ -15,7 +15,7 @@ from types import FrameType
 import pytest
 
 from maskbench.suite.collection import CELL_KEY, is_benchmark
-from maskbench.suite.device_health import device_is_lost
+from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.outcomes import NOT_RUN
 from maskbench.supervision.link import TIME, SupervisorLink, signals_to_handle
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from maskbench.masks import Mask
 from maskbench.records import Phase
 from maskbench.reference import Reference
+from maskbench.suite.unchanged import Unchanged
 from masks import PATTERNS
 
 
@@ -64,6 +65,15 @@ class Inputs(NamedTuple):
     v: Tensor
     dout: Tensor | None
 
+    def aliases(self) -> Inputs:
+        """New tensors with the same memory: a backend's hooks, .grad and flags stay its own."""
+        q, k, v = (t.detach().requires_grad_(t.requires_grad) for t in self[:3])
+        return Inputs(q, k, v, None if self.dout is None else self.dout.detach())
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by name, without a missing dout."""
+        return {name: t for name, t in self._asdict().items() if t is not None}
+
 
 def make_inputs(mask: Mask, shape: Shape, dtype: str, device: str, backward: bool) -> Inputs:
     """Draw normal tensors with a fixed seed; q, k and v require gradients if `backward`."""
@@ -81,10 +91,11 @@ def make_inputs(mask: Mask, shape: Shape, dtype: str, device: str, backward: boo
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """Inputs with the reference results for them."""
+    """Inputs with the reference results for them, and copies that show whether they changed."""
 
     inputs: Inputs
     reference: Reference
+    originals: Unchanged
 
 
 def make_inputs_with_reference(
@@ -92,7 +103,7 @@ def make_inputs_with_reference(
 ) -> CheckedInputs:
     """`make_inputs` with the reference results for them."""
     inputs = make_inputs(mask, shape, dtype, device, backward)
-    return CheckedInputs(inputs, Reference(mask, *inputs))
+    return CheckedInputs(inputs, Reference(mask, *inputs), Unchanged(inputs.named()))
 
 
 @lru_cache(maxsize=1)  # the backends of one workload run one after the other

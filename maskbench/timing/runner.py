@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -68,8 +69,32 @@ def choose_pilot(
     return pilot
 
 
+class InvalidTime(Exception):
+    """The clock returned a time that no call can take."""
+
+
+def recorded_seconds(benchmark: BenchmarkFixture) -> list[float]:
+    """The times of the rounds in seconds. Raises InvalidTime if one is not above 0 and finite."""
+    if benchmark.stats is None:
+        raise InvalidTime("pytest-benchmark recorded no rounds")
+    seconds: list[float] = benchmark.stats["data"]
+    invalid = [s for s in seconds if not (math.isfinite(s) and s > 0)]
+    if invalid or not seconds:
+        found = f"{len(invalid)} of {len(seconds)} rounds took {invalid[:1] or 'no'} s"
+        raise InvalidTime(f"the clock is wrong: {found}")
+    return seconds
+
+
+def accept(result: object) -> None:
+    """The check of a call whose result needs none."""
+
+
 def measure(
-    benchmark: BenchmarkFixture, call: Callable[[], object], clock: Clock, config: pytest.Config
+    benchmark: BenchmarkFixture,
+    call: Callable[[], object],
+    clock: Clock,
+    config: pytest.Config,
+    check: Callable[[object], None] = accept,
 ) -> dict[str, object]:
     """Time `call` with pytest-benchmark.
 
@@ -83,6 +108,8 @@ def measure(
         The clock of the device, warmed up.
     config
         Its --benchmark-min-rounds and --benchmark-max-time bound the number of rounds.
+    check
+        Called with the result of the last round; raises if it is wrong.
 
     Returns
     -------
@@ -93,10 +120,10 @@ def measure(
     Raises
     ------
     BaseException
-        Whatever `call` raises. pytest-benchmark then saves no time.
+        Whatever `call` or `check` raises, or InvalidTime. pytest-benchmark then saves no time.
     """
     if not benchmark.enabled:
-        benchmark.pedantic(call)  # type: ignore[no-untyped-call]  # it has no annotations
+        check(benchmark.pedantic(call))  # type: ignore[no-untyped-call]  # it has no annotations
         return {}
     max_seconds = float(config.getoption("benchmark_max_time")) * clock.time_budget_share
     min_rounds = max(MIN_ROUNDS, config.getoption("benchmark_min_rounds"))
@@ -106,21 +133,21 @@ def measure(
     clock.reset_counters(rounds)
     before = clock.clock_state()
     try:
-        benchmark.pedantic(  # type: ignore[no-untyped-call]
+        result = benchmark.pedantic(  # type: ignore[no-untyped-call]
             call, setup=clock.flush_and_block, rounds=rounds
         )
         after = clock.clock_state()
+        seconds = recorded_seconds(benchmark)
+        check(result)
     except BaseException:
         benchmark.has_error = True  # pytest-benchmark then saves no time
         raise
-    assert benchmark.stats is not None  # set by pedantic
-    seconds: list[float] = benchmark.stats["data"]
     host_s = statistics.median(pilot.host_s)
     return {
         "interval": relative_median_ci(seconds),
         "two_modes": is_bimodal(seconds),
         "host_us": host_s * 1e6,
-        "host_bound": clock.is_device_time and host_s > benchmark.stats["median"],
+        "host_bound": clock.is_device_time and host_s > statistics.median(seconds),
         "late_rounds": clock.late_rounds,
         "peak_memory_bytes": dry_run and dry_run.peak_bytes,
         "sm_clock_mhz": [before.sm_clock_mhz, after.sm_clock_mhz],

@@ -26,7 +26,7 @@ from maskbench.masks import (
     PrefixLM,
     SlidingWindow,
 )
-from maskbench.suite.cell import check_attention
+from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import CheckedInputs, Inputs, Shape, make_inputs_with_reference
 from masks import PATTERNS
 

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from maskbench.backends import registry
 from maskbench.masks import Causal, Padded
-from maskbench.suite.cell import check_attention
+from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Inputs
 from tests.unit.conformance import (
     DTYPES,

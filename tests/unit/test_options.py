@@ -93,6 +93,12 @@ def options(**given):
         ({"seq_lens": ["512", "1k"]}, "--seq-lens: 1k is not a whole number"),
         ({"seq_lens": []}, "--seq-lens: names no length"),
         ({"jobs": 0}, "--jobs: 0 is not a whole number of 1 or more"),
+        ({"jobs": "9" * 5000}, f"--jobs: {'9' * 40}... is more than 2147483647"),
+        ({"batch": str(2**31)}, "--batch: 2147483648 is more than 2147483647"),
+        ({"heads": "1.5"}, "--heads: 1.5 is not a whole number of 1 or more"),
+        ({"head_dim": "x" * 5000}, f"--head-dim: {'x' * 40}... is not a whole number"),
+        ({"seq_lens": ["1" * 5000]}, f"--seq-lens: {'1' * 40}... is more than 2147483647"),
+        ({"seq_lens": ["000"]}, "--seq-lens: 000 is not a whole number of 1 or more"),
     ],
 )
 def test_a_wrong_option_says_what_is_valid(given, message):

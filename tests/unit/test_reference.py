@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from maskbench.masks import Causal, Documents, PrefixLM, SlidingWindow
 from maskbench.reference import ieee_matmul
-from maskbench.suite.cell import check_attention
+from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Shape, make_inputs_with_reference
 from tests.unit.conformance import (
     DTYPES,

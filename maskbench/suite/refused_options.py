@@ -1,0 +1,105 @@
+"""Options of pytest-benchmark and of other plugins that would lose times or make wrong ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+from dataclasses import dataclass
+
+import pytest
+
+from maskbench.suite.options import benchmarking
+
+WITHOUT_BENCHMARKS = "use --benchmark-skip to run only the tests with it"
+IN_PARALLEL = (
+    "cells that are timed in parallel disturb each other; use --gpus to time on several GPUs, "
+    f"or {WITHOUT_BENCHMARKS}"
+)
+IN_CHILDREN = (
+    "the times of a cell stay in its own process and are lost; the suite itself goes on in a new "
+    f"process after a cell that crashes; {WITHOUT_BENCHMARKS}"
+)
+
+
+@dataclass(frozen=True)
+class RefusedOption:
+    """An option of another plugin that benchmarks cannot have.
+
+    Parameters
+    ----------
+    option, attribute
+        Its name on the command line and in `config.option`.
+    reason
+        Why it is refused and what to do.
+    harmless
+        The values with which it does nothing.
+    """
+
+    option: str
+    attribute: str
+    reason: str
+    harmless: Container[object] = (None, False, 0, "0", "")
+
+
+REFUSED = (
+    RefusedOption("-n (pytest-xdist)", "numprocesses", IN_PARALLEL),
+    RefusedOption("--tx (pytest-xdist)", "tx", IN_PARALLEL, harmless=(None, [])),
+    RefusedOption("--dist (pytest-xdist)", "dist", IN_PARALLEL, harmless=(None, "no")),
+    RefusedOption("--forked (pytest-forked)", "forked", IN_CHILDREN),
+    RefusedOption("--boxed (pytest-xdist)", "boxed", IN_CHILDREN),
+    RefusedOption("--workers (pytest-parallel)", "workers", IN_PARALLEL),
+    RefusedOption("--tests-per-worker (pytest-parallel)", "tests_per_worker", IN_PARALLEL),
+    RefusedOption("--mp (pytest-mp)", "use_mp", IN_PARALLEL),
+    RefusedOption(
+        "--parallel-threads (pytest-run-parallel)",
+        "parallel_threads",
+        IN_PARALLEL,
+        harmless=(None, 1, "1"),
+    ),
+    RefusedOption(
+        "--count (pytest-repeat)",
+        "count",
+        "a cell is timed once in a run, under one name; run pytest again for a second run",
+        harmless=(None, 0, 1),
+    ),
+)
+
+
+def refuse_options(config: pytest.Config) -> None:
+    """Refuse what would lose times, and numbers that make no sense, before anything is timed.
+
+    Raises
+    ------
+    pytest.UsageError
+        With the option, the reason and what to do instead.
+    """
+    option = config.option
+    if option.benchmark_only and option.benchmark_skip:
+        raise pytest.UsageError(
+            "--benchmark-only and --benchmark-skip exclude each other: "
+            "the first runs only benchmarks, the second runs none"
+        )
+    max_seconds = float(option.benchmark_max_time)
+    if not (math.isfinite(max_seconds) and max_seconds > 0):
+        raise pytest.UsageError(
+            f"--benchmark-max-time: {option.benchmark_max_time} is not a time above 0 s"
+        )
+    if not benchmarking(config):
+        return
+    for refused in REFUSED:
+        if getattr(option, refused.attribute, None) not in refused.harmless:
+            raise pytest.UsageError(f"{refused.option}: {refused.reason}")
+    if timer_given(config):
+        config.issue_config_time_warning(
+            pytest.PytestConfigWarning(
+                "--benchmark-timer does not change how maskbench's cells are timed: they have the "
+                "suite's clock. It times only benchmarks of your own that do not use the clock."
+            ),
+            stacklevel=2,
+        )
+
+
+def timer_given(config: pytest.Config) -> bool:
+    """Whether --benchmark-timer names another timer than pytest-benchmark's default."""
+    timer = config.option.benchmark_timer
+    return str(timer).rpartition(".")[2] != "perf_counter"
