@@ -192,6 +192,7 @@ def _timed_cell(bench: schema.Benchmark, path: Path, may_be_thinned: bool) -> Ce
     extra, stats = bench.extra_info, bench.stats
     fields = _plain_fields(_items(extra)) | {
         "fullname": plain_text(bench.fullname),
+        "form": plain_text(extra.form or ""),
         "outcome": Outcome.TIMED,
         "reason": "",
         "median_s": stats.median,
@@ -204,7 +205,7 @@ def _timed_cell(bench: schema.Benchmark, path: Path, may_be_thinned: bool) -> Ce
         "throttle": [plain_text(reason) for reason in extra.throttle],
         "clock_mhz": _clock_mhz(extra),
     }
-    if fields["formulation"] is None and isinstance(extra.form, str):
+    if fields["formulation"] is None and extra.form:
         fields["formulation"] = legacy_formulation(fields["form"])
     if stats.data is not UNSET:
         fields["data"] = _rounds(stats, f"{path}: {fields['fullname']}", may_be_thinned)
