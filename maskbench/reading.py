@@ -109,7 +109,7 @@ def saved_at(path: Path) -> str:
 
 def _require_format(text: bytes | bytearray, path: Path) -> None:
     """Refuse JSON that this suite did not save, or saved in an unknown format."""
-    if not text.strip():
+    if not text or text.isspace():
         raise unreadable(path, "is empty; was the run that saved it cut off?")
     head = _decoded(text, schema.FileHead, path)
     if head.benchmarks is UNSET:
@@ -232,7 +232,7 @@ def _rounds(stats: schema.Stats, cell: str, may_be_thinned: bool) -> array[float
     if count > stats.rounds or (count < stats.rounds and not may_be_thinned):
         raise UnreadableRun(plain_text(f"{cell} has {stats.rounds} rounds, but times of {count}"))
     try:
-        return array("d", msgspec.json.decode(raw, type=list[schema.SignedSeconds]))
+        return array("d", msgspec.json.decode(raw, type=list[float]))
     except msgspec.ValidationError as error:
         raise UnreadableRun(plain_text(f"{cell}: data: {error}")) from error
 
