@@ -119,7 +119,7 @@ def saved_at(path: Path) -> str:
 
 def _require_format(text: bytes | bytearray, path: Path) -> None:
     """Refuse JSON that this suite did not save, or saved in an unknown format."""
-    if not text.strip():
+    if not text or text.isspace():
         raise unreadable(path, "is empty; was the run that saved it cut off?")
     head = _decoded(text, schema.FileHead, path)
     if head.benchmarks is UNSET:
@@ -202,6 +202,7 @@ def _timed_cell(bench: schema.Benchmark, path: Path, may_be_thinned: bool) -> Ce
     extra, stats = bench.extra_info, bench.stats
     fields = _plain_fields(_items(extra)) | {
         "fullname": plain_text(bench.fullname),
+        "form": plain_text(extra.form or ""),
         "outcome": Outcome.TIMED,
         "reason": "",
         "median_s": stats.median,
@@ -214,7 +215,7 @@ def _timed_cell(bench: schema.Benchmark, path: Path, may_be_thinned: bool) -> Ce
         "throttle": [plain_text(reason) for reason in extra.throttle],
         "clock_mhz": _clock_mhz(extra),
     }
-    if fields["formulation"] is None and isinstance(extra.form, str):
+    if fields["formulation"] is None and extra.form:
         fields["formulation"] = legacy_formulation(fields["form"])
     if stats.data is not UNSET:
         fields["data"] = _rounds(stats, f"{path}: {fields['fullname']}", may_be_thinned)
@@ -241,7 +242,7 @@ def _rounds(stats: schema.Stats, cell: str, may_be_thinned: bool) -> array[float
     if count > stats.rounds or (count < stats.rounds and not may_be_thinned):
         raise UnreadableRun(plain_text(f"{cell} has {stats.rounds} rounds, but times of {count}"))
     try:
-        return array("d", msgspec.json.decode(raw, type=list[schema.SignedSeconds]))
+        return array("d", msgspec.json.decode(raw, type=list[float]))
     except msgspec.ValidationError as error:
         raise UnreadableRun(plain_text(f"{cell}: data: {error}")) from error
 

@@ -7,7 +7,9 @@ import re
 # A key with its value if that is a string; another string; or the start or end of an object.
 # Nothing else matters, and the numbers between are skipped at the speed of a search.
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-_TOKEN = re.compile(rb"(%b)\s*:\s*(?:%b)?|%b|[{}]" % (_STRING, _STRING, _STRING), re.DOTALL)
+_TOKEN = re.compile(
+    rb'[^"{}]*(?:(%b)\s*:\s*(?:%b)?|%b|([{}])|\Z)' % (_STRING, _STRING, _STRING), re.DOTALL
+)
 
 
 def repeated_key(text: bytes | bytearray) -> tuple[str, int] | None:
@@ -16,10 +18,10 @@ def repeated_key(text: bytes | bytearray) -> tuple[str, int] | None:
     for token in _TOKEN.finditer(text):
         if key := token[1]:
             if key in objects[-1]:
-                return key.decode(errors="replace")[1:-1], token.start()
+                return key.decode(errors="replace")[1:-1], token.start(1)
             objects[-1].add(key)
-        elif token[0] == b"{":
+        elif token[2] == b"{":
             objects.append(set())
-        elif token[0] == b"}":
+        elif token[2] == b"}":
             objects.pop()
     return None

@@ -56,7 +56,7 @@ class TimedCell(Cell, kw_only=True):
     """The `extra_info` of a timed cell."""
 
     # What was computed.
-    form: Text | UnsetType | None = UNSET  # how it was computed, in words
+    form: Text | None = None  # how it was computed, in words
     formulation: Text | None = None  # an identifier of the same; None where the cell has no form
     area: Count | UnsetType = UNSET  # attended pairs
     density: Number | UnsetType = UNSET  # share of all pairs

@@ -48,6 +48,8 @@ def draw_speed_up(cells: pd.DataFrame, direction: str) -> Figure | None:
     ratios = wide.div(wide["flex"], axis=0).drop(columns="flex").dropna(how="all")
     with_ratio = set(ratios.index.get_level_values("mask"))
     found = [mask for mask in cells["mask"].unique() if mask in with_ratio]
+    if not found:
+        return None
     masks, note = first(found, MAX_PANELS, "masks")
     columns = min(4, len(masks))
     rows = -(-len(masks) // columns)

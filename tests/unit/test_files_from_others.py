@@ -229,6 +229,17 @@ def test_a_key_that_is_there_twice_is_refused(field, tmp_path, capsys, small_run
     assert end > 0
 
 
+@pytest.mark.parametrize("form", [None, "removed"])
+def test_a_run_without_the_texts_of_its_formulations_is_drawn(form, small_run, tmp_path, capsys):
+    del small_run["benchmarks"][1:]
+    small_run["benchmarks"][0]["extra_info"]["form"] = form
+    if form:
+        del small_run["benchmarks"][0]["extra_info"]["form"]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(small_run))
+    assert main(["plots", str(path), "-o", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+
+
 def test_text_that_looks_like_a_key_is_none(small_run):
     small_run["machine_info"]["note"] = 'a "x": {"x": 1, "x": \\'
     assert parse_run(json.dumps(small_run).encode(), RUN).timed

@@ -184,9 +184,11 @@ def test_usual_text_needs_no_escapes():
         assert markdown_text(text) == text
 
 
+CODES = ("\x1b[31m", "\x9b31m", "\x1b]0;x\x07", "\r", "\b", "\u202e", "\u2066", "\0", "\u2028")
+
+
 @pytest.mark.parametrize(
-    "code",
-    ["\x1b[31m", "\x9b31m", "\x1b]0;title\x07", "\r", "\b", "\u202e", "\u2066", "\0", "\u2028"],
+    "code", ["\x1b", *(pytest.param(code, marks=pytest.mark.slow) for code in CODES)]
 )
 def test_no_text_of_a_run_controls_a_terminal_or_a_page(code, tmp_path, capsys):
     hostile = f"x{code}<b>|$y$"
