@@ -62,8 +62,8 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
         else:
             registry.load(variant)
             compiles = registry.BACKENDS[variant].compiles
-    except (ValueError, registry.BackendUnavailable):
-        return None  # the cell is skipped with this reason
+    except Exception:  # of the user's mask or of a library
+        return None  # the cell is skipped or fails with this reason
     return CompileTask(workload, mask, variant) if compiles else None
 
 
@@ -135,7 +135,10 @@ def init_worker(backends: dict[str, registry.BackendSpec]) -> None:
 
 def is_compiled(task: CompileTask) -> bool:
     """Whether an earlier run has compiled the task into the current cache folders."""
-    return stamp_path(task.workload, task.mask, task.variant).exists()
+    try:
+        return stamp_path(task.workload, task.mask, task.variant).exists()
+    except Exception:  # of the mask's class or its module; the cell meets it again
+        return False
 
 
 def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
@@ -184,6 +187,10 @@ def _record(task: CompileTask, result: CompileResult | Lost) -> str | None:
     if isinstance(result, Lost):
         return result.reason
     if result.finished:
-        return write_stamp(stamp_path(task.workload, task.mask, task.variant), result.detail)
+        try:
+            stamp = stamp_path(task.workload, task.mask, task.variant)
+        except Exception as error:  # of the mask's class or its module
+            return f"it has no stamp ({type(error).__name__}: {error})"
+        return write_stamp(stamp, result.detail)
     out_of_memory = "out of memory" in result.detail
     return result.detail.splitlines()[0] if out_of_memory else None

@@ -181,13 +181,16 @@ class WorkerPool:
         self.workers: list[_Worker] = []
 
     def __enter__(self) -> WorkerPool:
-        self.guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", GUARD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
+        try:
+            self.guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", GUARD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
+        except OSError as error:
+            raise PoolBroken(f"no worker can start: {error}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
