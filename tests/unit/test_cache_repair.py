@@ -168,7 +168,8 @@ def test_torchs_own_damaged_files_are_built_again(monkeypatch, tmp_path):
     few = (*few, "--heads", 2, "--head-dim", 16, "--benchmark-only", "tests/test_forward.py")
     few = (*few, "--benchmark-max-time=0.01", f"--benchmark-json={tmp_path / 'run.json'}")
     text = pytest_run(*few)
-    assert "damaged" not in text
+    assert "damaged cache file" not in text
+    assert "leaked semaphore" not in text, "the workers have ended by themselves"
     monkeypatch.setattr(cache_repair, "SETTLED_S", -1)
     assert cache_repair.damaged_files() == []
     kinds = {
@@ -185,4 +186,4 @@ def test_torchs_own_damaged_files_are_built_again(monkeypatch, tmp_path):
     text = pytest_run(*few)
     assert text.count("damaged cache file deleted") >= 3
     assert len(strict_json(tmp_path / "run.json")["benchmarks"]) == 1
-    assert "damaged" not in pytest_run(*few)
+    assert "damaged cache file" not in pytest_run(*few)
