@@ -17,6 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.backends import registry
 from maskbench.suite.cache_folders import unusable_folder
+from maskbench.suite.cache_repair import repair
 from maskbench.suite.cell import Cell, CellStatus
 from maskbench.suite.collection import (
     CELL_KEY,
@@ -178,6 +179,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     uses_cache = tasks or (timed and run.device == "cuda")
     if uses_cache and (problem := unusable_folder()):
         raise pytest.UsageError(problem)
+    for line in repair() if uses_cache else []:
+        write_line(config, line)
     if timed and (problem := start_clock(config)):
         write_line(config, f"times include a kernel's launch and completion: {problem}")
     for item in filter(is_benchmark, session.items):

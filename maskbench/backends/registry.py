@@ -69,7 +69,8 @@ def _import_backend(name: str) -> Bind | str:
     """The backend's `bind`, or the import error as text."""
     try:
         bind: Bind = importlib.import_module(BACKENDS[name].module).BACKENDS[name]
-    except Exception as error:  # a broken package may raise anything; the user reads it
+    # A broken package may raise anything; the user reads it.
+    except (Exception, SystemExit) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         return f"{type(error).__name__}: {error}{cause}"
     return bind

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskbench.attention import BoundAttention
+from maskbench.attention import Bind, BoundAttention
+from maskbench.masks import Mask
 from maskbench.reference import Comparison
-from maskbench.suite.workload import CheckedInputs, cached_inputs
+from maskbench.suite.workload import CheckedInputs, Inputs, cached_inputs
 
 NAMES = ("q", "k", "v")
 
@@ -59,6 +60,15 @@ class TimedCall:
             return {"out": call.unpack(out), **{n: call.unpack(g) for n, g in named}}
 
         return TimedCall(backward, results, {**tensors, "out": out, "dout (packed)": packed_dout})
+
+
+def bind_and_run(
+    bind: Bind, mask: Mask, inputs: Inputs
+) -> tuple[BoundAttention, TimedCall, object]:
+    """The bound call, what is timed of it, and the result of its first run, with compilation."""
+    call = bind(mask, *inputs[:3])
+    timed = TimedCall.prepare(call, inputs.dout)
+    return call, timed, timed.run()
 
 
 def run_attention(

@@ -113,7 +113,9 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def full_folder() -> str | None:
     """Which cache folder or temporary folder has no room, and what to do; None if all have."""
+    set_folders()
     folders = {name: os.environ[name] for name in CACHE_VARIABLES}
+    folders = {name: folder for name, folder in folders.items() if os.path.isdir(folder)}
     try:
         folders["TMPDIR"] = tempfile.gettempdir()
     except OSError as error:

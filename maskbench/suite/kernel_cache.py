@@ -45,7 +45,7 @@ def environment_fingerprint() -> str:
     """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     packages = {s.package for s in registry.BACKENDS.values() if s.compiles} | COMPILER_PACKAGES
-    installed = {(d.name.replace("_", "-").lower(), d.version) for d in distributions()}
+    installed = {((d.name or "").replace("_", "-").lower(), d.version) for d in distributions()}
     versions = sorted(pair for pair in installed if pair[0] in packages)
     code = sha256()
     for pattern in KERNEL_SOURCES:

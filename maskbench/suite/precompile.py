@@ -22,8 +22,9 @@ from maskbench.attention import Unsupported
 from maskbench.backends import registry
 from maskbench.masks import Mask
 from maskbench.records import Phase
-from maskbench.suite.attention_call import run_attention
+from maskbench.suite.attention_call import bind_and_run
 from maskbench.suite.block_masks import BUILDERS
+from maskbench.suite.cache_repair import first_call
 from maskbench.suite.cell import get_bind
 from maskbench.suite.kernel_cache import stamp_path, write_stamp
 from maskbench.suite.workers import Lost, PoolBroken, WorkerPool
@@ -62,8 +63,8 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
         else:
             registry.load(variant)
             compiles = registry.BACKENDS[variant].compiles
-    except (ValueError, registry.BackendUnavailable):
-        return None  # the cell is skipped with this reason
+    except Exception:  # of the user's mask or of a library
+        return None  # the cell is skipped or fails with this reason
     return CompileTask(workload, mask, variant) if compiles else None
 
 
@@ -92,7 +93,8 @@ def compile_cell(task: CompileTask) -> CompileResult:
             return CompileResult(True, "compiled")
         needs_gradients = workload.phase.needs_gradients
         inputs = make_inputs(mask, workload.shape, workload.dtype, workload.device, needs_gradients)
-        run_attention(get_bind(workload, task.variant)(mask, *inputs[:3]), inputs.dout)
+        bind = get_bind(workload, task.variant)
+        first_call(lambda: bind_and_run(bind, mask, inputs))
         if workload.device == "cuda":
             torch.cuda.empty_cache()  # the workers share the GPU
     except Unsupported as reason:
@@ -134,7 +136,10 @@ def init_worker(backends: dict[str, registry.BackendSpec]) -> None:
 
 def is_compiled(task: CompileTask) -> bool:
     """Whether an earlier run has compiled the task into the current cache folders."""
-    return stamp_path(task.workload, task.mask, task.variant).exists()
+    try:
+        return stamp_path(task.workload, task.mask, task.variant).exists()
+    except Exception:  # of the mask's class or its module; the cell meets it again
+        return False
 
 
 def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
@@ -183,6 +188,10 @@ def _record(task: CompileTask, result: CompileResult | Lost) -> str | None:
     if isinstance(result, Lost):
         return result.reason
     if result.finished:
-        return write_stamp(stamp_path(task.workload, task.mask, task.variant), result.detail)
+        try:
+            stamp = stamp_path(task.workload, task.mask, task.variant)
+        except Exception as error:  # of the mask's class or its module
+            return f"it has no stamp ({type(error).__name__}: {error})"
+        return write_stamp(stamp, result.detail)
     out_of_memory = "out of memory" in result.detail
     return result.detail.splitlines()[0] if out_of_memory else None

@@ -27,6 +27,7 @@ from time import monotonic
 from typing import Any
 
 POLL_S = 0.2  # a process that a dead worker has forked can keep the worker's pipe open
+EXIT_S = 5.0  # a worker that leaves by itself frees the GPU's memory first
 JOIN_S = 1.0  # a killed process may wait for the GPU's driver
 
 # Started with -I -S, which takes about 20 ms. It reads "+PID" when a worker starts, "-PID" when it
@@ -181,16 +182,25 @@ class WorkerPool:
         self.workers: list[_Worker] = []
 
     def __enter__(self) -> WorkerPool:
-        self.guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", GUARD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
+        try:
+            self.guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", GUARD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                text=True,
+            )
+        except OSError as error:
+            raise PoolBroken(f"no worker can start: {error}") from error
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:  # the workers end by themselves, and clean up
+            for worker in self.workers:
+                worker.connection.close()
+            deadline = monotonic() + EXIT_S
+            for worker in self.workers:
+                worker.process.join(max(0.0, deadline - monotonic()))
         for worker in self.workers:
             worker.kill()
         for worker in self.workers:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -124,17 +125,25 @@ def launch_overhead() -> tuple[float | None, str]:
         path = cache_path()
     except pynvml.NVMLError as error:
         return None, f"NVML: {error}"
-    if not path.exists():
-        # From the top of the repository, where Python finds the package without installing it.
-        command = [sys.executable, "-m", "maskbench.timing.calibration"]
+    with suppress(OSError, ValueError):  # there is none, or a damaged one
+        stored = float(path.read_text())
+        if 0 <= stored <= MAX_LAUNCH_OVERHEAD_S:
+            return stored, ""
+    # From the top of the repository, where Python finds the package without installing it.
+    command = [sys.executable, "-m", "maskbench.timing.calibration"]
+    try:
         process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-        if process.returncode:
-            return None, (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+    except OSError as error:
+        return None, f"its process cannot be started: {error}"
+    if process.returncode:
+        return None, (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+    overhead_s = float(process.stdout.split()[-1])
+    with suppress(OSError):  # it is measured again in the next run
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(process.stdout.split()[-1])
+            file.write(str(overhead_s))
         os.replace(file.name, path)  # atomic: another process never reads half a number
-    return float(path.read_text()), ""
+    return overhead_s, ""
 
 
 if __name__ == "__main__":

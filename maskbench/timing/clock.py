@@ -115,6 +115,27 @@ class HostClock:
         return {"device": "cpu", "torch_threads": torch.get_num_threads()}
 
 
+class ClockUnavailable(Exception):
+    """The device's clock could not be made. The message says why."""
+
+
+class UnavailableClock(HostClock):
+    """In the place of a clock that could not be made: whatever is to be timed fails."""
+
+    warm = False
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def warm_up(self) -> None:
+        """Raise ClockUnavailable."""
+        raise ClockUnavailable(f"the clock of the GPU cannot be made: {self.reason}")
+
+    def machine_info(self) -> dict[str, object]:
+        """Nothing: no time was measured."""
+        return {}
+
+
 def make_clock(device: torch.device, launch_overhead_s: float | None = None) -> Clock:
     """The clock of a device; `launch_overhead_s` is for CUDA, None if unknown (`DeviceClock`)."""
     return DeviceClock(device, launch_overhead_s) if device.type == "cuda" else HostClock()

@@ -121,3 +121,35 @@ def test_launch_overhead_is_what_events_read_beyond_cupti(fake_gpu, monkeypatch)
 def test_implausible_launch_overhead_is_refused(fake_gpu, monkeypatch):
     with pytest.raises(RuntimeError, match=r"events and CUPTI are 6\.00 us apart"):
         overhead_of(6e-6, fake_gpu, monkeypatch)
+
+
+@pytest.mark.usefixtures("gpu_by_name")
+@pytest.mark.parametrize("text", ["", "text", "nan", "-1", "5e9"])
+def test_a_damaged_stored_overhead_is_measured_again(monkeypatch, text):
+    path = calibration.cache_path()
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    process = subprocess.CompletedProcess([], 0, "1.2e-06\n", "")
+    first, second, started = launch_overhead_twice(monkeypatch, process)
+    assert first == second == (1.2e-6, "")
+    assert len(started) == 1
+
+
+@pytest.mark.usefixtures("gpu_by_name")
+def test_an_overhead_that_cannot_be_stored_is_used(monkeypatch, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "maskbench").touch()  # in the place of the folder
+    process = subprocess.CompletedProcess([], 0, "1.2e-06\n", "")
+    first, second, _ = launch_overhead_twice(monkeypatch, process)
+    assert first == second == (1.2e-6, "")
+
+
+@pytest.mark.usefixtures("gpu_by_name")
+def test_a_measurement_that_cannot_start_gives_its_reason(monkeypatch):
+    def refuse(command, **options):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(calibration.subprocess, "run", refuse)
+    overhead_s, reason = calibration.launch_overhead()
+    assert overhead_s is None
+    assert "Resource temporarily unavailable" in reason

@@ -286,6 +286,10 @@ def test_a_dead_workers_cell_is_compiled_where_it_is_timed(plugin_run):
     assert backends == ["dying", "failing", "recording", "sdpa"]
 
 
+def test_the_workers_clean_up(plugin_run):
+    assert "leaked" not in plugin_run.text
+
+
 def test_the_time_of_a_run_is_broken_down(plugin_run):
     assert "maskbench: where the time went" in plugin_run.text
     seconds = plugin_run.saved["maskbench"]["seconds"]
