@@ -78,12 +78,17 @@ def _make(folder: Path) -> str | None:
         return (
             f"is a symbolic link; name the folder that it leads to ({target}), or remove the link"
         )
-    for path in (*reversed(folder.parents), folder):
-        if not path.exists():
-            path.mkdir(mode=0o700, exist_ok=True)
+    make_private(folder)
     if not folder.is_dir():
         return "cannot be written: Not a directory; name another folder, or remove the file"
     return None
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder and those above it that do not exist, each with mode 0700. Raises OSError."""
+    for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
 
 
 def unsafe(folder: Path) -> str | None:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from maskbench.suite.cache_folders import default_folder, make_private
+
 
 class Lock:
     """A lock file that this process holds, or shares with others.
@@ -157,7 +159,7 @@ def _try_lock(name: str) -> tuple[Lock, bool]:
     problems = []
     for folder in _folders():
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             _require_own(folder)
             lock = Lock(folder / digest)
             return lock, lock.try_alone()  # some network file systems have no locks
@@ -169,11 +171,8 @@ def _try_lock(name: str) -> tuple[Lock, bool]:
 
 def _folders() -> list[Path]:
     """Where locks may be: the user's cache folder, else the folder for temporary files."""
-    cache_home = os.environ.get("XDG_CACHE_HOME", "")
-    folders = [Path(tempfile.gettempdir(), f"maskbench-locks-{os.getuid()}")]
-    if not os.path.isabs(cache_home):  # the standard says that others are ignored
-        cache_home = os.path.expanduser("~/.cache")
-    return [Path(cache_home, "maskbench", "locks"), *folders]
+    in_temporary_folder = Path(tempfile.gettempdir(), f"maskbench-locks-{os.getuid()}")
+    return [default_folder() / "locks", in_temporary_folder]
 
 
 def _require_own(folder: Path) -> None:

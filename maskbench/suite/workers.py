@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 
 POLL_S = 0.2  # a process that a dead worker has forked can keep the worker's pipe open
 EXIT_S = 5.0  # a worker that leaves by itself frees the GPU's memory first
@@ -97,6 +97,13 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def input_of(guard: subprocess.Popen[str]) -> IO[str]:
+    """The pipe that the guard reads. Raises PoolBroken if it has none."""
+    if guard.stdin is None:
+        raise PoolBroken("the process that guards the workers has no pipe")
+    return guard.stdin
+
+
 class _Worker:
     """A process, its pipe and the task that it works on."""
 
@@ -115,10 +122,10 @@ class _Worker:
             self.connection.send_bytes(setup)
 
     def _tell_guard(self, sign: str) -> None:
-        assert self.guard.stdin is not None
+        pipe = input_of(self.guard)
         with suppress(OSError):  # somebody killed the guard
-            self.guard.stdin.write(f"{sign}{self.process.pid}\n")
-            self.guard.stdin.flush()
+            pipe.write(f"{sign}{self.process.pid}\n")
+            pipe.flush()
 
     def give(self, index: int, task: bytes) -> None:
         self.task, self.deadline = index, monotonic() + self.timeout_s
@@ -144,7 +151,8 @@ class _Worker:
 
     def kill(self) -> None:
         """Kill the worker and the processes that it has started."""
-        assert self.process.pid is not None
+        if self.process.pid is None:  # it never started
+            return
         for kill in (os.killpg, os.kill):  # one that is just starting leads no group yet
             if kill is os.killpg or self.process.is_alive():
                 with suppress(OSError):
@@ -205,9 +213,8 @@ class WorkerPool:
             worker.kill()
         for worker in self.workers:
             worker.bury()
-        assert self.guard.stdin is not None
         with suppress(OSError):
-            self.guard.stdin.close()
+            input_of(self.guard).close()
         self.guard.wait()
 
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, Any]]:

@@ -71,7 +71,7 @@ def break_even(cells: pd.DataFrame) -> pd.DataFrame:
 def _needs_no_setup(cells: pd.DataFrame) -> pd.Series:
     """Whether each cell needs neither a compilation nor a dense mask."""
     compiling = [name for name, spec in BACKENDS.items() if spec.compiles]
-    last_part = cells["formulation"].astype(str).str.split(":").str[-1]
+    last_part = cells["formulation"].map(lambda name: str(name).rpartition(":")[2])
     needs_any: pd.Series = cells["backend"].isin(compiling) | last_part.isin(DENSE_FORMULATIONS)
     return ~needs_any
 
