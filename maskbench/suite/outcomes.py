@@ -11,11 +11,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.stats import Metadata
 
 from maskbench.records import Outcome
 from maskbench.suite.collection import CELL_KEY, is_benchmark
+from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.replay import REPLAYED_CELL
 
 CELL_RECORD = pytest.StashKey[dict[str, object]]()  # of an item: the saved fields of its cell
@@ -100,10 +102,12 @@ class OutcomeCollector:
         Called once for each finished attempt at a benchmark with its record:
         `{"benchmark": ...}` as pytest-benchmark saves it with all times, else the fields of a cell
         that was not timed. The record of a later attempt replaces that of an earlier one.
+    device
+        "cuda" or "cpu".
     """
 
-    def __init__(self, finished: Callable[[dict[str, object]], None]) -> None:
-        self.finished = finished
+    def __init__(self, finished: Callable[[dict[str, object]], None], device: str) -> None:
+        self.finished, self.device = finished, device
         self.planned: list[str] = []  # node ids
         self.timed: dict[str, Attempt] = {}  # node id -> its last attempt
         self.untimed: dict[str, dict[str, object]] = {}  # node id -> its fields
@@ -153,11 +157,20 @@ class OutcomeCollector:
         attempt = self.current
         if attempt is not None and attempt.item is item:
             attempt.add_phase(report, call)
+            if report.failed and (lost := device_is_lost(self.device)):
+                # The error that the cell met may be another library's word for it.
+                attempt.failure = f"{attempt.failure}; {lost}"
             if report.when == "teardown":
                 self.current = None
                 if attempt.fixture or is_benchmark(item) or CELL_KEY in item.stash:
                     self._finish(attempt)
         return report
+
+    def _card(self) -> dict[str, object]:
+        """The GPU that this process uses: a run on several has one for each cell."""
+        if self.device != "cuda":
+            return {}
+        return {"gpu_uuid": str(torch.cuda.get_device_properties(0).uuid)}
 
     def discard_unfinished(self) -> None:
         """Drop the times of an item that an interrupt has ended."""
@@ -174,12 +187,14 @@ class OutcomeCollector:
         self.attempts[item.nodeid] += 1
         attempts = self.attempts[item.nodeid]
         counted: dict[str, object] = {"attempts": attempts} if attempts > 1 else {}
+        counted |= self._card()
         if earlier := self.timed.pop(item.nodeid, None):
             earlier.discard_times()
         self.untimed.pop(item.nodeid, None)
         why = attempt.why_untimed()
         if why is None and attempt.benchmark:
-            attempt.benchmark.extra_info.update(counted)
+            # A replayed cell has them already, of the card that it was timed on.
+            attempt.benchmark.extra_info |= {**counted, **attempt.benchmark.extra_info}
             self.timed[item.nodeid] = attempt
             saved = attempt.benchmark.as_dict(include_data=True)  # type: ignore[no-untyped-call]
             self.finished({"benchmark": saved})

@@ -49,7 +49,8 @@ class RunSaver:
     def __init__(self, config: pytest.Config, targets: Targets, journaling: Journaling) -> None:
         self.config, self.targets, self.journaling = config, targets, journaling
         self.logger = make_logger(config)
-        self.outcomes = OutcomeCollector(journaling.write)
+        device = config.stash[RUN_CONFIG].device
+        self.outcomes = OutcomeCollector(journaling.write, device)
         config.pluginmanager.register(self.outcomes, "maskbench-outcomes")
         self.problems: list[str] = []  # what could not be saved, and why
         self._infos: dict[str, dict[str, object]] = {}
