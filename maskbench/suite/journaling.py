@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from maskbench.suite.replay import Replay
 from maskbench.suite.run_journal import RunJournal, grid
 from maskbench.suite.session_clock import get_clock
 from maskbench.suite.stages import time_breakdown
+from maskbench.supervision.all_gpus import wait_for_first
 from maskbench.supervision.link import REPORT, TIME, Assignment
 
 JOURNALING = pytest.StashKey["Journaling"]()
@@ -35,10 +37,12 @@ class Journaling:
         self.planned = [item.nodeid for item in session.items if is_benchmark(item)]
         if not benchmarking(self.config) or not self.planned:
             return
+        assigned, claims = self.assignment.journal, self.assignment.claims
+        if claims and assigned is None and self.assignment.worker > 0:
+            assigned = wait_for_first(Path(claims))
         is_shared = self.assignment.role == TIME
-        self.journal, self.note = RunJournal.choose(
-            self.config, grid(self.config, self.planned), self.assignment.journal, is_shared
-        )
+        wanted = grid(self.config, self.planned)
+        self.journal, self.note = RunJournal.choose(self.config, wanted, assigned, is_shared)
         if self.journal.earlier:
             self.replay = Replay(self.journal.earlier)
             self.config.pluginmanager.register(self.replay, "maskbench-replay")

@@ -2,12 +2,14 @@
 
 The children walk through the same tests in the same order. Before the first test of a problem (a
 mask, a length and a direction) a child claims it by creating a file, which only one child can do.
-All append to one journal. The first child compiles ahead; the others start when that is done.
+All append to one journal. The first child opens it and compiles ahead. The others wait for that in
+`wait_for_first`.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +19,7 @@ from maskbench.supervision.link import REPORT, TIME, Assignment, ChildProcess
 from maskbench.supervision.supervisor import Supervisor, exit_status, say
 
 LOG_TAIL_LINES = 40
+READY = "journal"  # a file beside the claims, with the path of the journal
 
 
 class GpuWorkers:
@@ -48,21 +51,24 @@ class GpuWorkers:
         """The file with the output of a GPU's children."""
         return self.folder / f"gpu{worker}.log"
 
-    def log_tail(self, worker: int) -> str:
-        """The last lines of that file."""
+    def say_output(self, child: ChildProcess) -> None:
+        """Show the end of the output of a child that did not finish."""
+        worker = child.assignment.worker
         lines = self.log(worker).read_text(errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+        tail = "\n".join(lines[-LOG_TAIL_LINES:])
+        say(f"the process of GPU {self.gpus[worker]} ended early:\n{tail}")
 
     def run(self) -> ChildProcess:
         """Time everything. Returns the child that ended last, or the first that failed to start."""
-        first = self.start(0, None)
+        first, *_ = [self.start(worker, None) for worker in range(len(self.gpus))]
         while first.planned is None and first in self.supervisor.children:
-            self.supervisor.poll()
+            for child in self.supervisor.poll():
+                self.say_output(child)
         if first.planned is None or first.journal is None:
-            say(f"the process of GPU {self.gpus[0]} did not start:\n{self.log_tail(0)}")
             return first
-        for worker in range(1, len(self.gpus)):
-            self.start(worker, first.journal)
+        complete = self.claims / READY
+        complete.with_suffix(".new").write_text(first.journal)
+        complete.with_suffix(".new").rename(complete)
         title = f"timing on {len(self.gpus)} GPUs"
         with tqdm(desc=title, total=first.planned, unit="cell", mininterval=1) as bar:
             return self._wait_for_all(first, bar)
@@ -76,10 +82,17 @@ class GpuWorkers:
                 if self.supervisor.should_go_on(child):
                     self.start(worker, child.journal)
                 elif not child.is_over:
-                    say(f"the process of GPU {self.gpus[worker]} ended:\n{self.log_tail(worker)}")
+                    self.say_output(child)
             done = finished + sum(child.tests_done for child in self.supervisor.children)
             bar.update(done - bar.n)
         return last
+
+
+def wait_for_first(claims: Path) -> str:
+    """Wait until the first child has opened the journal and compiled; return the journal's path."""
+    while not (claims / READY).exists():
+        time.sleep(0.1)  # the supervisor ends this process if the first child does not get there
+    return (claims / READY).read_text()
 
 
 def run_on_all_gpus(supervisor: Supervisor, gpus: list[str]) -> int:

@@ -46,3 +46,8 @@ def history(save_run):
     for day in range(10):
         save_run(day)
     return save_run(0).parent
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """With --benchmark-only do not import this folder: it has no benchmarks, and takes seconds."""
+    return True if config.option.benchmark_only else None

@@ -62,11 +62,18 @@ def test_benchmark_disable_runs_each_cell_once():
     assert "cells to time" not in text
 
 
-def test_benchmark_only_chooses_the_benchmarks():
+def test_benchmark_only_chooses_the_benchmarks(tmp_path):
     grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
-    text = pytest_inline(
-        "--benchmark-only", "--collect-only", *grid, CELLS[0], "tests/unit/test_statistics.py"
-    )
-    assert "test_rounds" not in text
-    assert "1/" in text
-    assert "deselected" in text
+    plain = tmp_path / "test_plain.py"
+    plain.write_text("def test_that_times_nothing():\n    pass\n")
+    text = pytest_inline("--benchmark-only", "--collect-only", *grid, CELLS[0], plain)
+    assert "test_that_times_nothing" not in text
+    assert "1/2 tests collected (1 deselected)" in text
+
+
+def test_benchmark_only_does_not_import_the_unit_tests():
+    grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa")
+    text = pytest_inline("--benchmark-only", "--collect-only", "-q", *grid, "tests")
+    assert "tests/test_forward.py" in text
+    collected = re.search(r"/(\d+) tests collected", text)
+    assert int(collected[1]) < 100
