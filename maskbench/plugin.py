@@ -96,6 +96,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.benchmark_storage == DEFAULT_STORAGE:
         config.option.benchmark_storage = f"{DEFAULT_STORAGE}/{device_name(run.device)}"
     link = config.stash.get(LINK, None)  # None in workers of pytest-xdist, too
+    if config.option.gpus and benchmarking(config) and not link:
+        raise pytest.UsageError("--gpus: needs pytest as a command, without --pdb and --trace")
     assignment = link.assignment if link else Assignment()
     plugins = config.pluginmanager
     if benchmarking(config):

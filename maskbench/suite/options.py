@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -217,6 +218,10 @@ def parse_config(option: argparse.Namespace) -> RunConfig:
     kv_heads = number("kv_heads", heads)
     if heads % kv_heads:
         raise pytest.UsageError(f"--kv-heads: {kv_heads} does not divide --heads {heads}")
+    if not 0 <= option.cell_timeout < math.inf:
+        raise pytest.UsageError(
+            f"--cell-timeout: {option.cell_timeout} is not a time of 0 s or more"
+        )
     lengths = SEQ_LENS[device] if option.seq_lens is None else option.seq_lens
     if not lengths:
         raise pytest.UsageError("--seq-lens: names no length")

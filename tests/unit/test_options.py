@@ -76,7 +76,9 @@ def options(**given):
     """What pytest parses from the command line, with `given` set and the rest not."""
     names = ("device", "masks", "backends", "seq_lens", "batch", "heads")
     names += ("kv_heads", "head_dim", "dtype", "jobs")
-    return SimpleNamespace(**{**dict.fromkeys(names), "device": "cpu", **given})
+    return SimpleNamespace(
+        **{**dict.fromkeys(names), "device": "cpu", "cell_timeout": 600.0, **given}
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,9 @@ def options(**given):
     [
         ({"masks": ["causal", "casual"]}, "--masks: unknown casual; valid are full, causal,"),
         ({"masks": []}, "--masks: names nothing"),
+        ({"cell_timeout": -1.0}, "--cell-timeout: -1.0 is not a time of 0 s or more"),
+        ({"cell_timeout": float("nan")}, "--cell-timeout: nan is not a time of 0 s or more"),
+        ({"cell_timeout": float("inf")}, "--cell-timeout: inf is not a time of 0 s or more"),
         ({"backends": ["flash9"]}, "--backends: unknown flash9; valid are dense, flex, sdpa"),
         ({"dtype": "int8"}, "--dtype: unknown int8; valid are float16, bfloat16, float32"),
         ({"device": "tpu"}, "--device: unknown tpu; valid are cuda, cpu"),
