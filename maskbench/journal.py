@@ -50,6 +50,10 @@ class Journal:
         The number of processes that have timed it one after another, by the number of the GPU.
     seconds_of
         Wall time by stage, in seconds, by process.
+    piece_of_pid
+        The process that wrote with this process id last.
+    shared_device
+        Whether another run used the device when a process of this one started.
     is_finished, interrupted
         Whether the run came to its end; why not, if it ended early.
     """
@@ -60,11 +64,18 @@ class Journal:
     died: dict[str, dict[str, Any]] = field(default_factory=dict)
     pieces_of: dict[str, int] = field(default_factory=dict)
     seconds_of: dict[str, dict[str, float]] = field(default_factory=dict)
+    piece_of_pid: dict[str, str] = field(default_factory=dict)
+    shared_device: bool = False
     is_finished: bool = False
     interrupted: str | None = None
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self.timed or node_id in self.untimed or node_id in self.died
+
+    @property
+    def number_finished(self) -> int:
+        """The number of tests that have ended."""
+        return len(self.timed) + len(self.untimed) + len(self.died)
 
     @property
     def not_run(self) -> list[str]:
@@ -98,6 +109,7 @@ class Journal:
                 "not_run": self.not_run,
                 "interrupted": self.interrupted if ended else "the run has not ended",
                 "pieces": self.pieces,
+                "shared_device": self.shared_device,
             },
         }
 
@@ -114,9 +126,13 @@ def parse_journal(text: str) -> Journal:
             else:
                 _add(journal, entry)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UnreadableJournal(f"line {number} is not one of a journal ({error!r})") from None
+            raise UnreadableJournal(
+                f"line {number} is not a valid journal line ({error!r})"
+            ) from None
     if journal is None:
-        raise UnreadableJournal("has no complete line; was the run killed before its first cell?")
+        raise UnreadableJournal(
+            "has no complete line; the run may have been killed before its first cell"
+        )
     return journal
 
 
@@ -124,21 +140,22 @@ def _start(entry: dict[str, Any]) -> Journal:
     """The journal that begins with this line."""
     if entry["kind"] != "run" or entry["journal"] != JOURNAL_FORMAT:
         raise UnreadableJournal(f"does not begin with a run of journal format {JOURNAL_FORMAT}")
-    lists = [entry["planned"]]
     mappings = [entry[n] for n in ("machine_info", "commit_info", "maskbench", "grid")]
-    if not all(isinstance(v, list) for v in lists) or not all(
-        isinstance(v, dict) for v in mappings
-    ):
-        raise TypeError("a field of the wrong type")
+    texts = [entry["datetime"], *entry["planned"]]
+    if not all(isinstance(m, dict) for m in mappings) or not all(isinstance(t, str) for t in texts):
+        raise TypeError("a field has the wrong type")
     return Journal(entry)
 
 
 def _add(journal: Journal, entry: dict[str, Any]) -> None:
     """Apply one line."""
-    kind, piece = entry["kind"], str(entry.get("pid"))
+    kind, pid = entry["kind"], str(entry.get("pid"))
     if kind == "piece":
         worker = str(entry["worker"])
         journal.pieces_of[worker] = journal.pieces_of.get(worker, 0) + 1
+        # In a container, two processes of a run can have the same number.
+        journal.piece_of_pid[pid] = f"{worker}.{journal.pieces_of[worker]}"
+        journal.shared_device |= bool(entry.get("shared_device"))
         journal.is_finished, journal.interrupted = False, None
     elif kind == "end":
         journal.interrupted = entry["interrupted"]
@@ -156,25 +173,26 @@ def _add(journal: Journal, entry: dict[str, Any]) -> None:
     else:
         raise ValueError(f"kind {kind!r}")
     if "seconds" in entry:
-        journal.seconds_of[piece] = dict(entry["seconds"])
+        seconds = {str(stage): float(value) for stage, value in entry["seconds"].items()}
+        journal.seconds_of[journal.piece_of_pid.get(pid, pid)] = seconds
 
 
 class JournalFile:
     """A journal that is open for appending.
 
-    Each line is written by one call, so that several processes can append to one journal.
+    Each line is written by one call, so that the children of one run on several GPUs can share it.
 
     Raises
     ------
     OSError
-        If the file cannot be opened; BlockingIOError if `exclusive` and another run writes to it.
+        If the file cannot be opened; BlockingIOError if another run writes to it.
     """
 
-    def __init__(self, path: Path, exclusive: bool = False) -> None:
+    def __init__(self, path: Path, is_shared: bool = True) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        if exclusive:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+        fcntl.flock(self._file, lock | fcntl.LOCK_NB)
 
     def append(self, kind: str, **values: object) -> None:
         """Append one line of JSON values. Raises OSError; the file then has no part of the line."""
@@ -201,7 +219,7 @@ def is_locked(path: Path) -> bool:
     """Whether a run is writing to the journal."""
     with path.open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False

@@ -30,6 +30,7 @@ from maskbench.suite.collection import (
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.journaling import JOURNALING, Journaling
+from maskbench.suite.locks import lock_target
 from maskbench.suite.options import (
     RUN_CONFIG,
     add_options,
@@ -51,7 +52,7 @@ from maskbench.suite.supervised import Supervised, end_on_signals
 from maskbench.suite.targets import NO_TARGETS, take_over_targets
 from maskbench.suite.workload import Shape, Workload
 from maskbench.supervision.all_gpus import run_on_all_gpus
-from maskbench.supervision.link import TIME, Assignment, SupervisorLink
+from maskbench.supervision.link import REPORT, TIME, Assignment, SupervisorLink
 from maskbench.supervision.supervisor import Supervisor
 from maskbench.timing.clock import Clock
 
@@ -66,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Run a session that times in a child process, which may die."""
+    """Run a session with benchmarks in a child process, so that a crash does not end it."""
     link = config.stash[LINK] = SupervisorLink.connect()
     if link or not can_be_supervised(config):
         return None  # pytest goes on in this process
@@ -108,7 +109,12 @@ def pytest_configure(config: pytest.Config) -> None:
         supervised = Supervised(link, run.device, journaling.is_finished)
         plugins.register(supervised, "maskbench-supervised")
     targets = take_over_targets(config)
-    targets = NO_TARGETS if assignment.role == TIME else targets
+    if assignment.role == TIME:  # the last child saves; until then the first holds its target
+        if targets.json and assignment.worker == 0:
+            config.add_cleanup(lock_target("--benchmark-json", targets.json).remove)
+        targets = NO_TARGETS
+    elif assignment.role == REPORT:
+        config.option.maxfail = 0  # -x has ended the children that time, not this one
     saver = config.stash[RUN_SAVER] = RunSaver(config, targets, journaling)
     plugins.register(saver, "maskbench-saving")
 
@@ -176,7 +182,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     run = config.stash[RUN_CONFIG]
     journaling = config.stash[JOURNALING]
     pending = [item for item in session.items if not journaling.is_finished(item)]
-    tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
+    with restored_after_import():
+        tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
     timed = any(map(uses_clock, pending))
     uses_cache = tasks or (timed and run.device == "cuda")
     if uses_cache and (problem := unusable_folder()):
@@ -187,7 +194,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         write_line(config, f"times include a kernel's launch and completion: {problem}")
     for item in filter(is_benchmark, session.items):
         set_benchmark_options(item, journaling.replay)
-    journaling.begin(config.stash[RUN_SAVER].info)
+    saver = config.stash[RUN_SAVER]
+    journaling.begin(saver.info, saver.shares_device())
     if tasks:
         with stage_timer("compile ahead"):
             failures = precompile(tasks, run.jobs)
@@ -248,7 +256,7 @@ def workload(request: pytest.FixtureRequest, mask: str, seq_len: int) -> Workloa
 def cell_status(request: pytest.FixtureRequest, workload: Workload) -> Iterator[CellStatus]:
     """Records why a cell was not timed; afterwards frees GPU memory if it may run short."""
     item: pytest.Item = request.node
-    record = {**workload.fields(), "backend": item.stash[CELL_KEY].variant}
+    record = item.stash[CELL_KEY].fields()
     item.stash[CELL_RECORD] = record
     yield CellStatus(record, workload.device)
     if workload.device == "cuda" and not device_is_lost("cuda"):

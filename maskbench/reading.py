@@ -78,7 +78,7 @@ def _journal_as_run(text: bytes | bytearray, path: Path) -> bytes:
     try:
         return msgspec.json.encode(parse_journal(text.decode("utf-8")).as_saved_run())
     except (UnreadableJournal, UnicodeDecodeError) as error:
-        raise unreadable(path, f"is no journal of a run: {error}") from error
+        raise unreadable(path, f"is not a journal: {error}") from error
 
 
 def parse_run(text: bytes | bytearray, path: Path) -> SavedRun:

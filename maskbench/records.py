@@ -49,10 +49,6 @@ class Phase(TextEnum):
         """Whether the result of a timed cell was compared with the reference."""
         return not self.value.startswith(("compile_", "fidelity_"))
 
-    @property
-    def is_fidelity(self) -> bool:
-        return self.value.startswith("fidelity_")
-
 
 class Outcome(TextEnum):
     """How a cell ended."""

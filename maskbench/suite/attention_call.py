@@ -30,8 +30,8 @@ class TimedCall:
     run
         The function to be timed. Its first call includes compilation.
     results
-        From what `run` returned to "out", and for a backward also "dq", "dk" and "dv", each
-        [B, heads or kv_heads, S, head_dim].
+        Maps the result of `run` to tensors by name: "out", and for a backward also "dq", "dk" and
+        "dv". Each is [B, heads or kv_heads, S, head_dim].
     tensors
         What `run` reads and must not change, by name: the inputs in the library's layout, and
         for a backward the output and dout.
@@ -65,7 +65,10 @@ class TimedCall:
 def bind_and_run(
     bind: Bind, mask: Mask, inputs: Inputs
 ) -> tuple[BoundAttention, TimedCall, object]:
-    """The bound call, what is timed of it, and the result of its first run, with compilation."""
+    """Bind the backend and run it once, which compiles it.
+
+    Returns the bound call, the timed call and its first result.
+    """
     call = bind(mask, *inputs[:3])
     timed = TimedCall.prepare(call, inputs.dout)
     return call, timed, timed.run()

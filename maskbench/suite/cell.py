@@ -72,7 +72,7 @@ class CellStatus:
         if reason is not None:  # outside the except block, whose traceback holds the tensors
             cached_inputs.cache_clear()
             gc.collect()
-            self.skip(Outcome.OUT_OF_MEMORY, reason or "MemoryError")
+            self.skip(Outcome.OUT_OF_MEMORY, reason)
 
 
 def get_bind(workload: Workload, name: str) -> Bind:

@@ -1,4 +1,4 @@
-"""A pytest plugin: no benchmark takes the settings of the process along to the next one."""
+"""A pytest plugin that restores the settings of the process after each benchmark."""
 
 from __future__ import annotations
 

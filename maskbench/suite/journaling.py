@@ -61,10 +61,11 @@ class Journaling:
         earlier = self.journal.earlier if self.journal else None
         return earlier is not None and item.nodeid in earlier
 
-    def begin(self, info: Callable[[str], dict[str, Any]]) -> None:
+    def begin(self, info: Callable[[str], dict[str, Any]], shared_device: bool) -> None:
         """Open the journal: from now on every cell is written. Raises pytest.UsageError.
 
-        `info` returns `machine_info` and `commit_info`.
+        `info` returns `machine_info` and `commit_info`. `shared_device` says whether another run
+        uses the device.
         """
         if self.journal is None:
             return
@@ -78,7 +79,7 @@ class Journaling:
                 "commit_info": info("commit_info"),
                 "maskbench": self._static_fields(),
             }
-        self.journal.begin(worker, **header)
+        self.journal.begin(worker, shared_device, header)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a finished attempt, as `OutcomeCollector` describes it."""
@@ -97,8 +98,12 @@ class Journaling:
         if self.journal is None or self.assignment.role == TIME:
             return
         self.journal.append("end", interrupted=interrupted)
-        if interrupted is None and is_saved:
-            self.journal.remove()
+        self.journal.close(delete=interrupted is None and is_saved)
+
+    @property
+    def shared_device(self) -> bool:
+        """Whether another run used the device when an earlier process of this one started."""
+        return bool(self.journal and self.journal.earlier and self.journal.earlier.shared_device)
 
     def run_fields(self) -> dict[str, Any]:
         """The fields of the block "maskbench" that concern the whole run."""

@@ -1,4 +1,4 @@
-"""Two runs into one file, or on one device, are noticed.
+"""Locks that show whether another run uses the same file or device.
 
 A lock is a file in the user's cache folder that is locked with flock(2). The system frees it when
 the process ends, however it ends. Runs of other users, and of machines that share the home, have
@@ -35,7 +35,7 @@ class Lock:
         os.register_at_fork(after_in_child=self.close)
 
     def try_alone(self) -> bool:
-        """Whether no other process holds the lock; then this one does."""
+        """Try to lock without waiting. Returns whether this process now holds the lock alone."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

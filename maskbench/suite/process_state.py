@@ -78,8 +78,13 @@ PYTHON_SETTINGS = (
 
 
 def environment() -> dict[str, str]:
-    """The environment variables, without those of pytest."""
-    return {name: value for name, value in os.environ.items() if name not in OF_PYTEST}
+    """The environment variables, without those of pytest and the private ones of libraries.
+
+    torch's compiler, for example, keeps an address in _TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR,
+    which a child process inherits and then changes.
+    """
+    variables = os.environ.items()
+    return {n: v for n, v in variables if n not in OF_PYTEST and not n.startswith("_")}
 
 
 @dataclass(frozen=True)

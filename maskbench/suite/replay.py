@@ -20,7 +20,7 @@ SKIPPED_OUTCOMES = (Outcome.SKIPPED, Outcome.UNSUPPORTED, Outcome.OUT_OF_MEMORY)
 
 
 def replay_timer(name: str, seconds: list[float]) -> Callable[[], float]:
-    """A timer with the name of the one that measured `seconds`, which it returns again."""
+    """A timer that returns `seconds` again, under the name of the timer that measured them."""
     readings = [reading for duration in seconds for reading in (0.0, duration)]
     remaining = iter(readings)
 

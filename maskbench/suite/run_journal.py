@@ -24,10 +24,11 @@ from maskbench.journal import (
     parse_journal,
     prune,
 )
-from maskbench.suite.kernel_cache import environment_fingerprint
+from maskbench.suite.kernel_cache import REPOSITORY, environment_fingerprint
 from maskbench.suite.options import NEWEST_JOURNAL, RUN_CONFIG
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import time_breakdown
+from maskbench.suite.targets import storage_folder
 from maskbench.suite.whole_files import plain
 
 KEPT_JOURNALS = 20
@@ -36,9 +37,7 @@ DEFAULT_FOLDER = ".benchmarks"
 
 def journal_folder(config: pytest.Config) -> Path:
     """The folder of the journals: in pytest-benchmark's storage, if that is a folder."""
-    storage = str(config.option.benchmark_storage)
-    is_folder = storage.startswith("file://")
-    return Path(storage.removeprefix("file://") if is_folder else DEFAULT_FOLDER, "journals")
+    return (storage_folder(config.option.benchmark_storage) or Path(DEFAULT_FOLDER)) / "journals"
 
 
 def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
@@ -54,8 +53,17 @@ def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
         "machine": platform.node(),
         "gpu": torch.cuda.get_device_name() if run.device == "cuda" else None,
         **software_versions(),
-        "code": sha256(environment_fingerprint().encode()).hexdigest()[:12],
+        "code": code_digest(),
     }
+
+
+def code_digest() -> str:
+    """A digest of the suite's code: cells of two versions of it must not be mixed."""
+    digest = sha256(environment_fingerprint().encode())
+    for pattern in ("masks.py", "maskbench/**/*.py", "tests/*.py"):
+        for file in sorted(REPOSITORY.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def read(path: Path) -> Journal:
@@ -73,7 +81,9 @@ def named_journal(path: Path, wanted: dict[str, Any]) -> Path:
     if is_locked(path):
         raise pytest.UsageError(f"--resume {path}: the run that writes it has not ended")
     if found := differences(journal.run["grid"], wanted):
-        raise pytest.UsageError(f"--resume {path}: is of another run ({'; '.join(found)})")
+        raise pytest.UsageError(
+            f"--resume {path}: this journal belongs to another run ({'; '.join(found)})"
+        )
     return path
 
 
@@ -91,7 +101,7 @@ def newest_unfinished(folder: Path, wanted: dict[str, Any]) -> tuple[Path | None
         if not found:
             return path, ""
         if reason.startswith("no unfinished"):
-            reason = f"the unfinished run {path} is another one ({'; '.join(found)})"
+            reason = f"{path} differs from this run ({'; '.join(found)})"
     return None, reason
 
 
@@ -145,8 +155,8 @@ class RunJournal:
             )
         return journal, note
 
-    def begin(self, worker: int | None, **header: object) -> None:
-        """Open the file, and write its first line if it is new.
+    def begin(self, worker: int | None, shared_device: bool, header: dict[str, object]) -> None:
+        """Open the file, and write its first line, with `header`, if it is new.
 
         `worker` is the number of the process among those that time at once; None if it times
         nothing.
@@ -158,15 +168,16 @@ class RunJournal:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            prune(self.path.parent, KEPT_JOURNALS - 1)
             if self.earlier and not self.is_shared:
                 drop_cut_off_line(self.path)
-            self._file = JournalFile(self.path, exclusive=not self.is_shared)
+            self._file = JournalFile(self.path, is_shared=self.is_shared)
+            prune(self.path.parent, KEPT_JOURNALS)  # this one is locked now, and stays
             if self.earlier is None:
                 first = {name: plain(value) for name, value in header.items()}
                 self._file.append("run", journal=JOURNAL_FORMAT, grid=self.grid, **first)
             if worker is not None:
-                self._file.append("piece", pid=os.getpid(), datetime=now(), worker=worker)
+                piece = {"pid": os.getpid(), "worker": worker, "shared_device": shared_device}
+                self._file.append("piece", **piece)
         except OSError as error:
             raise pytest.UsageError(
                 f"{self.path}: the journal of the run cannot be written: {error.strerror}; "
@@ -183,15 +194,15 @@ class RunJournal:
         except OSError as error:
             self.problem = f"{self.path}: {error.strerror}: later cells are not in the journal"
 
-    def remove(self) -> None:
-        """Delete the journal of a run that is saved elsewhere."""
-        self.path.unlink(missing_ok=True)
+    def close(self, delete: bool) -> None:
+        """Close the file, and delete it if the run is saved elsewhere."""
+        if self._file:
+            self._file.close()
+            self._file = None
+        if delete:
+            self.path.unlink(missing_ok=True)
 
 
 def new_path(folder: Path) -> Path:
     """A path whose name begins with the time, so that names sort by it."""
     return folder / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}_{os.getpid()}{JOURNAL_SUFFIX}"
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat()

@@ -60,7 +60,7 @@ class RunSaver:
         self.groups: list[tuple[str | None, list[dict[str, Any]]]] = []
         self.device_use: DeviceUse | None = None
         self.lock: Lock | None = None
-        # Else nothing is run here.
+        # A session that only collects, and a worker of pytest-xdist, save nothing.
         self.may_save = not (config.option.collectonly or hasattr(config, "workerinput"))
         if targets.json and self.may_save:
             self.lock = lock_target("--benchmark-json", targets.json)
@@ -95,8 +95,12 @@ class RunSaver:
             "planned": len(self.outcomes.planned),
             "not_run": self.outcomes.not_run,
             "interrupted": self.interrupted,
-            "shared_device": bool(self.device_use and self.device_use.others()),
+            "shared_device": self.shares_device() or self.journaling.shared_device,
         }
+
+    def shares_device(self) -> bool:
+        """Whether another run has used the device since this process started."""
+        return bool(self.device_use and self.device_use.others())
 
     # First, so that the files are written before pytest-benchmark makes its tables, and the exit
     # status is set after all else.
@@ -105,10 +109,10 @@ class RunSaver:
         self.outcomes.discard_unfinished()
         planned, not_run = self.outcomes.planned, self.outcomes.not_run
         self.interrupted = self.ending.why_early(session, planned, not_run)
+        is_saved = False
         if self.may_save and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
-            self._save()
-        has_target = self.targets.json is not None or self.targets.storage is not None
-        self.journaling.end(self.interrupted, is_saved=has_target and not self.problems)
+            is_saved = self._save()
+        self.journaling.end(self.interrupted, is_saved=is_saved and not self.problems)
         result = yield
         if self.problems and session.exitstatus in (
             pytest.ExitCode.OK,
@@ -117,11 +121,14 @@ class RunSaver:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return result
 
-    def _save(self) -> None:
-        """Write each target. One that fails does not keep the others from being written."""
+    def _save(self) -> bool:
+        """Write each target; return whether the run is in one of them.
+
+        One that fails does not keep the others from being written.
+        """
         path, storage = self.targets.json, self.targets.storage
         if path is None and storage is None:
-            return
+            return False
         infos = {name: self.info(name) for name in ("machine_info", "commit_info")}
         lines = []
         if path is not None:
@@ -134,6 +141,7 @@ class RunSaver:
             self.logger.info(line)
         for problem in self.problems:
             self.logger.error(f"maskbench: could not save {problem}")
+        return path is not None or bool(self.outcomes.timed)
 
     def _write_json(self, path: Path, infos: dict[str, dict[str, object]]) -> str:
         write_whole(path, self._content(infos, include_data=True))

@@ -75,7 +75,7 @@ class Supervised:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what this child does not run. It is not an outcome of the cell."""
         reason = self._why_not_here(item)
-        self.ran = reason is None
+        self.ran = reason is None and not self.is_finished(item)
         if reason:
             item.stash[NOT_RUN] = True
             pytest.skip(reason)
@@ -96,8 +96,10 @@ class Supervised:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
         self.link.send("phase", phase="call")
-        yield
-        self.link.send("phase", phase="teardown")
+        try:
+            return (yield)
+        finally:
+            self.link.send("phase", phase="teardown")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and self.lost is None:

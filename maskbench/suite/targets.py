@@ -126,7 +126,7 @@ def take_over_targets(config: pytest.Config) -> Targets:
     if option.benchmark_json is not None:
         json = check_file("--benchmark-json", _json_path(option.benchmark_json))
         option.benchmark_json = None
-    if folder := _storage_folder(option.benchmark_storage):
+    if folder := storage_folder(option.benchmark_storage):
         if name := option.benchmark_save or option.benchmark_autosave:
             storage = Storage(folder, name)
             check_folder("--benchmark-storage", storage.folder)
@@ -151,7 +151,7 @@ def _json_path(option: object) -> Path:
     return Path(str(option))
 
 
-def _storage_folder(uri: str) -> Path | None:
+def storage_folder(uri: str) -> Path | None:
     """The folder of a storage; None if the storage is not a folder."""
     if "://" in uri and not uri.startswith("file://"):
         return None

@@ -59,7 +59,7 @@ class GpuWorkers:
         say(f"the process of GPU {self.gpus[worker]} ended early:\n{tail}")
 
     def run(self) -> ChildProcess:
-        """Time everything. Returns the child that ended last, or the first that failed to start."""
+        """Time all problems. Returns the child that ended last, or the first if it failed."""
         first, *_ = [self.start(worker, None) for worker in range(len(self.gpus))]
         while first.planned is None and first in self.supervisor.children:
             for child in self.supervisor.poll():

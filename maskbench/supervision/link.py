@@ -47,7 +47,7 @@ class Assignment:
 
 
 class SupervisorLink:
-    """The child's end."""
+    """The child's side of the connection."""
 
     def __init__(self, assignment: Assignment, messages: int, alive: int) -> None:
         self.assignment = assignment
@@ -87,7 +87,7 @@ def _end_with_supervisor(alive: int) -> None:
 
 @dataclass
 class ChildProcess:
-    """The supervisor's end.
+    """The supervisor's side of the connection.
 
     Parameters
     ----------
@@ -104,6 +104,8 @@ class ChildProcess:
         Whether its last test has ended.
     restart_reason
         Why it asked to be replaced by a new process.
+    timed_out
+        Whether the supervisor ended it because a test ran for too long.
     """
 
     assignment: Assignment
@@ -132,7 +134,9 @@ class ChildProcess:
         messages, messages_end = os.pipe()
         alive_end, alive = os.pipe()
         settings = {
-            **{"assignment": asdict(assignment), "messages": messages_end, "alive": alive_end}
+            "assignment": asdict(assignment),
+            "messages": messages_end,
+            "alive": alive_end,
         }
         process = subprocess.Popen(
             [sys.executable, *sys.orig_argv[1:]],
@@ -174,7 +178,7 @@ class ChildProcess:
         elif event == "over":
             self.test, self.is_over = None, True
         elif event == "restart":
-            self.test, self.restart_reason = None, message["reason"]
+            self.restart_reason = message["reason"]
 
     def close(self) -> None:
         """Kill the process if it still runs."""

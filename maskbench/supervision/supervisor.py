@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from maskbench.journal import JournalFile
+from maskbench.journal import Journal, JournalFile, parse_journal
 from maskbench.records import Outcome
 from maskbench.supervision.link import REPORT, Assignment, ChildProcess, signals_to_handle
 
@@ -42,6 +42,7 @@ class Supervisor:
         self.children: list[ChildProcess] = []  # that have not ended
         self.stopped_by: str | None = None  # the name of a signal
         self.stopping_s = 0.0  # seconds since then
+        self.finished = 0  # tests in the journal when a process last died between two tests
 
     def run(self) -> int:
         """Run the command in one child at a time. Returns the exit status of pytest."""
@@ -109,16 +110,26 @@ class Supervisor:
             if child.process.returncode < 0:
                 say(f"pytest {death(child)}{where(child)}")
             return False
-        if child.restart_reason:
-            say(f"{child.restart_reason}; going on in a fresh process")
-            return True
+        journal = Path(child.journal)
         if child.test is None:  # it died between two tests, or before the first
             say(f"pytest {death(child)}{where(child)}")
-            return child.tests_done > 0
-        name, reason = child.test["fullname"], death(child)
-        record_death(Path(child.journal), child, reason)
-        say(f"{name} {reason}; going on in a fresh process")
+            return child.tests_done > 0 and self._has_grown(journal)
+        name = child.test["fullname"]
+        reason = child.restart_reason or f"{name} {death(child)}"
+        try:
+            if name not in read_journal(journal):  # a cell that failed has recorded itself
+                record_death(journal, child, child.restart_reason or death(child))
+        except OSError as error:
+            say(f"{reason}. It cannot be recorded, so the run ends: {journal}: {error.strerror}")
+            return False
+        say(f"{reason}; going on in a fresh process")
         return True
+
+    def _has_grown(self, journal: Path) -> bool:
+        """Whether a test has ended since the last call: else a fresh process would die, too."""
+        finished = read_journal(journal).number_finished
+        has_grown, self.finished = finished > self.finished, finished
+        return has_grown
 
     @contextmanager
     def forwarding_signals(self) -> Iterator[None]:
@@ -179,6 +190,11 @@ def record_death(journal: Path, child: ChildProcess, reason: str) -> None:
     else:
         file.append("died", **details)
     file.close()
+
+
+def read_journal(path: Path) -> Journal:
+    """What the children have written so far."""
+    return parse_journal(path.read_text(encoding="utf-8"))
 
 
 def exit_status(child: ChildProcess) -> int:

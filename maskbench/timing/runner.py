@@ -80,7 +80,9 @@ def recorded_seconds(benchmark: BenchmarkFixture) -> list[float]:
     seconds: list[float] = benchmark.stats["data"]
     invalid = [s for s in seconds if not (math.isfinite(s) and s > 0)]
     if invalid or not seconds:
-        found = f"{len(invalid)} of {len(seconds)} rounds took {invalid[:1] or 'no'} s"
+        found = (
+            f"{len(invalid)} of {len(seconds)} rounds took {invalid[0]} s" if invalid else "none"
+        )
         raise InvalidTime(f"the clock is wrong: {found}")
     return seconds
 

@@ -92,13 +92,17 @@ def test_a_line_that_was_cut_off_is_ignored_and_removed(path, cut):
         '{"kind": "timed"}\n',
         '{"kind": "run", "journal": 2}\n',
         json.dumps({"kind": "run", **HEADER, "planned": 3}) + "\n",
+        json.dumps({"kind": "run", **HEADER, "planned": [{}]}) + "\n",
+        json.dumps({"kind": "run", **HEADER, "datetime": None}) + "\n",
         json.dumps({"kind": "run", **HEADER}) + '\n{"kind": "new"}\n',
         json.dumps({"kind": "run", **HEADER}) + '\n{"kind": "timed", "benchmark": 3}\n',
         json.dumps({"kind": "run", **HEADER}) + "\n" + "[" * 100_000 + "\n",
     ],
 )
 def test_what_is_no_journal_has_a_reason(text):
-    with pytest.raises(UnreadableJournal, match=r"line \d|does not begin|no complete line"):
+    with pytest.raises(
+        UnreadableJournal, match=r"line \d+ is not a valid|does not begin|no complete line"
+    ):
         parse_journal(text)
 
 
@@ -119,7 +123,8 @@ def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
 
 def test_a_journal_that_cannot_be_written_says_so_once(path, monkeypatch):
     journal = RunJournal(path, GRID, is_shared=False)
-    journal.begin(0, **{k: v for k, v in HEADER.items() if k not in ("journal", "grid")})
+    header = {name: value for name, value in HEADER.items() if name not in ("journal", "grid")}
+    journal.begin(0, False, header)
 
     def fail(*_, **__):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
@@ -147,9 +152,10 @@ def test_resume_does_not_mix_versions(tmp_path):
     assert "torch: 2.13.0 and 2.14.1" in reason
 
 
-def test_resume_leaves_a_running_run_alone(path, tmp_path):
+@pytest.mark.parametrize("is_shared", [False, True], ids=["one GPU", "all GPUs"])
+def test_resume_leaves_a_running_run_alone(is_shared, path, tmp_path):
     write(path)
-    running = JournalFile(path, exclusive=True)
+    running = JournalFile(path, is_shared)
     assert is_locked(path)
     assert newest_unfinished(tmp_path, GRID)[0] is None
     running.close()
@@ -188,7 +194,7 @@ def test_without_a_journal_a_run_begins_anew(tmp_path):
 def test_the_newest_journals_are_kept(tmp_path):
     for name in ("1", "2", "3", "4"):
         write(tmp_path / f"{name}.jsonl")
-    running = JournalFile(tmp_path / "1.jsonl", exclusive=True)
+    running = JournalFile(tmp_path / "1.jsonl", is_shared=False)
     prune(tmp_path, keep=2)
     running.close()
     assert sorted(p.stem for p in tmp_path.iterdir()) == ["1", "3", "4"]
@@ -221,3 +227,31 @@ def test_the_replay_timer_gives_the_exact_durations():
     starts_and_ends = [(timer(), timer()) for _ in durations]
     assert [end - start for start, end in starts_and_ends] == durations
     assert timer.__name__ == "cuda_kernel_timer"
+
+
+def test_an_old_journal_survives_being_resumed(tmp_path):
+    for number in range(25):
+        write(tmp_path / f"{number:02}.jsonl", ("timed", {"benchmark": timed("a")}))
+    journal = RunJournal(tmp_path / "00.jsonl", GRID, is_shared=False)
+    journal.begin(0, False, {})
+    journal.append("timed", benchmark=timed("b"))
+    journal.close(delete=False)
+    assert list(parse_journal((tmp_path / "00.jsonl").read_text()).timed) == ["a", "b"]
+
+
+def test_processes_with_one_number_each_have_their_seconds(path):
+    write(path, ("timed", {"benchmark": timed("a"), "pid": 1, "seconds": {"time": 1.0}}))
+    again = [
+        ("piece", {"pid": 1, "worker": 0}),
+        ("end", {"interrupted": None, "seconds": {"time": 2.0}}),
+    ]
+    file = JournalFile(path)
+    for kind, values in again:
+        file.append(kind, **{"pid": 1, **values})
+    file.close()
+    assert parse_journal(path.read_text()).seconds == {"time": 3.0}
+
+
+def test_a_shared_device_stays_noted(path):
+    write(path, ("piece", {"pid": 2, "worker": 0, "shared_device": True}))
+    assert parse_journal(path.read_text()).as_saved_run()["maskbench"]["shared_device"] is True

@@ -206,3 +206,57 @@ def test_a_run_under_nohup_survives_its_terminal(tmp_path):
     os.killpg(grid.process.pid, signal.SIGHUP)
     grid.wait(0)
     assert strict_json(grid.target)["maskbench"]["interrupted"] is None
+
+
+DYING_TESTS = """
+import os
+import pytest
+
+@pytest.fixture
+def dies_in_setup():
+    os._exit(3)
+
+@pytest.fixture
+def dies_in_teardown():
+    yield
+    os._exit(4)
+
+def test_setup(dies_in_setup):
+    pass
+
+def test_teardown(dies_in_teardown):
+    pass
+
+def test_failed_and_teardown(dies_in_teardown):
+    raise ValueError
+
+def test_benchmark_and_teardown(benchmark, dies_in_teardown):
+    benchmark(lambda: None)
+
+def test_benchmark(benchmark):
+    benchmark(lambda: None)
+
+def test_call():
+    os.abort()
+
+def test_that_passes():
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_death_in_a_fixture_or_in_a_users_test_costs_one_test(tmp_path):
+    (tmp_path / "test_dying.py").write_text(DYING_TESTS)
+    target = tmp_path / "run.json"
+    text = pytest_run(
+        *("--device=cpu", "--masks=causal", "--seq-lens=256", "--backends=sdpa", CELLS[0]),
+        *(f"--benchmark-storage=file://{tmp_path}", f"--benchmark-json={target}"),
+        tmp_path / "test_dying.py",
+        expect=1,
+        is_supervised=True,
+    )
+    assert text.count("going on in a fresh process") == 5
+    saved = strict_json(target)
+    names = [name.rpartition("::")[2].partition("[")[0] for name in saved_cells(saved)]
+    assert names == ["test_forward", "test_benchmark"]
+    assert "3 passed" in text
