@@ -17,6 +17,7 @@ def test_code_that_times_has_no_assert(path: Path):
     assert not lines, f"{path}: python -O removes the assert in lines {lines}; raise an exception"
 
 
+@pytest.mark.slow
 def test_a_wrong_backend_fails_with_optimized_python(monkeypatch):
     monkeypatch.setenv("PYTHONOPTIMIZE", "1")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

@@ -155,6 +155,7 @@ def test_interrupt(benchmark):
 """
 
 
+@pytest.mark.slow
 def test_cells_and_tests_of_users(tmp_path):
     own, path = tmp_path / "test_own.py", tmp_path / "run.json"
     own.write_text(OWN_TESTS)

@@ -144,14 +144,8 @@ def saved_cells(run: dict) -> list[str]:
     return [bench["fullname"] for bench in run["benchmarks"]]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_what_it_has(number, running):
     running.process.send_signal(number)
     text = running.wait(2)
