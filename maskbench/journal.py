@@ -185,14 +185,17 @@ class JournalFile:
     Raises
     ------
     OSError
-        If the file cannot be opened; BlockingIOError if another run writes to it.
+        If the file cannot be opened; BlockingIOError if another run writes to it. A process of
+        the same run that is writing is allowed with `is_shared`.
     """
 
     def __init__(self, path: Path, is_shared: bool = True) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        lock = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
-        fcntl.flock(self._file, lock | fcntl.LOCK_NB)
+        if not is_shared:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The processes of one run hold this lock together: `is_locked` sees any of them.
+        fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def append(self, kind: str, **values: object) -> None:
         """Append one line of JSON values. Raises OSError; the file then has no part of the line."""

@@ -80,13 +80,14 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def can_be_supervised(config: pytest.Config) -> bool:
     """Whether the session times, and the command of this process can be run again as a child.
 
-    A debugger needs the process that it was started for.
+    A debugger needs the process that it was started for, and a profile the one that was profiled.
     """
     program = Path(sys.argv[0])
     is_pytest = program.stem in ("pytest", "py.test") or program.parts[-2:] == PYTEST_MODULE
     is_command = is_pytest and [*config.invocation_params.args] == sys.argv[1:]
-    debugs = config.option.usepdb or config.option.trace
-    return benchmarking(config) and is_command and not debugs
+    option = config.option
+    needs_one_process = option.usepdb or option.trace or option.benchmark_cprofile
+    return benchmarking(config) and is_command and not needs_one_process
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,9 +106,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(end_on_signals())
     journaling = config.stash[JOURNALING] = Journaling(config, assignment)
     plugins.register(journaling, "maskbench-journaling")
-    if link:
-        supervised = Supervised(link, run.device, journaling.is_finished)
-        plugins.register(supervised, "maskbench-supervised")
     targets = take_over_targets(config)
     if assignment.role == TIME:  # the last child saves; until then the first holds its target
         if targets.json and assignment.worker == 0:
@@ -117,6 +115,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.maxfail = 0  # -x has ended the children that time, not this one
     saver = config.stash[RUN_SAVER] = RunSaver(config, targets, journaling)
     plugins.register(saver, "maskbench-saving")
+    if link:
+        has_all = saver.has_all_of_the_journal
+        supervised = Supervised(link, run.device, journaling.is_finished, has_all)
+        plugins.register(supervised, "maskbench-supervised")
 
 
 def device_name(device: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Journaling:
         assigned, claims = self.assignment.journal, self.assignment.claims
         if claims and assigned is None and self.assignment.worker > 0:
             assigned = wait_for_first(Path(claims))
-        is_shared = self.assignment.role == TIME
+        is_shared = assigned is not None  # a process of this run has opened it before
         wanted = grid(self.config, self.planned)
         self.journal, self.note = RunJournal.choose(self.config, wanted, assigned, is_shared)
         if self.journal.earlier:
@@ -55,6 +55,13 @@ class Journaling:
             terminalreporter.write_line(f"maskbench: {self.journal.problem}", red=True)
         elif self.journal and self.journal.path.exists():
             terminalreporter.write_line(f"maskbench: the cells are in {self.journal.path}")
+
+    def not_yet_replayed(self, known: Container[str]) -> bool:
+        """Whether the journal has cells that are not among the node ids in `known`."""
+        earlier = self.journal.earlier if self.journal else None
+        return earlier is not None and any(
+            n not in known for n in (*earlier.timed, *earlier.untimed)
+        )
 
     def is_finished(self, item: pytest.Item) -> bool:
         """Whether an earlier process of the run has ended this test."""

@@ -86,6 +86,10 @@ def refuse_options(config: pytest.Config) -> None:
         )
     if not benchmarking(config):
         return
+    if option.benchmark_cprofile and option.resume:
+        raise pytest.UsageError(
+            "--resume: cells that are not run again have no --benchmark-cprofile"
+        )
     for refused in REFUSED:
         if getattr(option, refused.attribute, None) not in refused.harmless:
             raise pytest.UsageError(f"{refused.option}: {refused.reason}")

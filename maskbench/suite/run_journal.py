@@ -6,12 +6,14 @@ import os
 import platform
 from datetime import datetime, timezone
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from maskbench.backends.registry import BACKENDS
 from maskbench.journal import (
     JOURNAL_FORMAT,
     JOURNAL_SUFFIX,
@@ -30,6 +32,7 @@ from maskbench.suite.software import software_versions
 from maskbench.suite.stages import time_breakdown
 from maskbench.suite.targets import storage_folder
 from maskbench.suite.whole_files import plain
+from masks import PATTERNS
 
 KEPT_JOURNALS = 20
 DEFAULT_FOLDER = ".benchmarks"
@@ -37,7 +40,8 @@ DEFAULT_FOLDER = ".benchmarks"
 
 def journal_folder(config: pytest.Config) -> Path:
     """The folder of the journals: in pytest-benchmark's storage, if that is a folder."""
-    return (storage_folder(config.option.benchmark_storage) or Path(DEFAULT_FOLDER)) / "journals"
+    folder = storage_folder(config.option.benchmark_storage) or Path(DEFAULT_FOLDER)
+    return folder.absolute() / "journals"  # a test may change the current folder
 
 
 def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
@@ -49,6 +53,8 @@ def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
         "device": run.device,
         "dtype": run.dtype,
         "shape": str(run.shape),
+        "threads": torch.get_num_threads() if run.device == "cpu" else None,
+        "gc": f"disabled {option.benchmark_disable_gc}, warmup {option.benchmark_warmup}",
         "rounds": f"max-time {option.benchmark_max_time} min-rounds {option.benchmark_min_rounds}",
         "machine": platform.node(),
         "gpu": torch.cuda.get_device_name() if run.device == "cuda" else None,
@@ -60,9 +66,13 @@ def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
 def code_digest() -> str:
     """A digest of the suite's code: cells of two versions of it must not be mixed."""
     digest = sha256(environment_fingerprint().encode())
-    for pattern in ("masks.py", "maskbench/**/*.py", "tests/*.py"):
-        for file in sorted(REPOSITORY.glob(pattern)):
-            digest.update(file.read_bytes())
+    patterns = ("masks.py", "maskbench/**/*.py", "tests/*.py")
+    files = {file for pattern in patterns for file in REPOSITORY.glob(pattern)}
+    modules = (find_spec(spec.module) for spec in BACKENDS.values())
+    files |= {Path(m.origin) for m in modules if m and m.origin}  # plugins have theirs elsewhere
+    files |= {Path(family.build.__code__.co_filename) for family in PATTERNS.values()}
+    for file in sorted(filter(Path.is_file, files)):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -179,6 +189,8 @@ class RunJournal:
                 piece = {"pid": os.getpid(), "worker": worker, "shared_device": shared_device}
                 self._file.append("piece", **piece)
         except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise pytest.UsageError(f"{self.path}: another run goes on with it") from None
             raise pytest.UsageError(
                 f"{self.path}: the journal of the run cannot be written: {error.strerror}; "
                 "name another folder with --benchmark-storage"

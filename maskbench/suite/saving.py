@@ -98,6 +98,10 @@ class RunSaver:
             "shared_device": self.shares_device() or self.journaling.shared_device,
         }
 
+    def has_all_of_the_journal(self) -> bool:
+        """Whether every cell of the journal is among this session's."""
+        return not self.journaling.not_yet_replayed({*self.outcomes.timed, *self.outcomes.untimed})
+
     def shares_device(self) -> bool:
         """Whether another run has used the device since this process started."""
         return bool(self.device_use and self.device_use.others())
@@ -110,7 +114,9 @@ class RunSaver:
         planned, not_run = self.outcomes.planned, self.outcomes.not_run
         self.interrupted = self.ending.why_early(session, planned, not_run)
         is_saved = False
-        if self.may_save and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+        if not self.has_all_of_the_journal():
+            self._say("maskbench: nothing is saved yet: cells of the journal were not read")
+        elif self.may_save and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
             is_saved = self._save()
         self.journaling.end(self.interrupted, is_saved=is_saved and not self.problems)
         result = yield

@@ -57,10 +57,14 @@ class Supervised:
     """Tells the supervisor which test runs; leaves the problems of other children alone."""
 
     def __init__(
-        self, link: SupervisorLink, device: str, is_finished: Callable[[pytest.Item], bool]
+        self,
+        link: SupervisorLink,
+        device: str,
+        is_finished: Callable[[pytest.Item], bool],
+        has_all: Callable[[], bool],
     ) -> None:
         self.link, self.assignment, self.device = link, link.assignment, device
-        self.is_finished = is_finished
+        self.is_finished, self.has_all = is_finished, has_all
         self.cells: dict[str, dict[str, object]] = {}  # the fields of each cell by node id
         self.lost: str | None = None  # why the device can no longer be used
         self.ran = False  # whether this child runs the current test
@@ -120,9 +124,10 @@ class Supervised:
     def pytest_leave_pdb(self) -> None:
         self.link.send("continue")
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        self.link.send("over")
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before anything is saved
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        self.link.send("over", has_all=self.has_all())
+        return (yield)
 
 
 def problem(item: pytest.Item) -> str:

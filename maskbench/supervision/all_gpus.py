@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from maskbench.supervision.link import REPORT, TIME, Assignment, ChildProcess
+from maskbench.supervision.link import TIME, Assignment, ChildProcess
 from maskbench.supervision.supervisor import Supervisor, exit_status, say
 
 LOG_TAIL_LINES = 40
@@ -102,5 +102,4 @@ def run_on_all_gpus(supervisor: Supervisor, gpus: list[str]) -> int:
             last = GpuWorkers(supervisor, gpus, Path(folder)).run()
         if last.journal is None:
             return exit_status(last)
-        report = Assignment(REPORT, last.journal, stopped_by=supervisor.stopped_by)
-        return exit_status(supervisor.wait_for(supervisor.start(report)))
+        return supervisor.report(last.journal, supervisor.stopped_by)

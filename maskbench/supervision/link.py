@@ -100,8 +100,8 @@ class ChildProcess:
         Whether a user debugs it.
     planned, tests_done
         The number of benchmarks that it is to run, and of tests that it has run.
-    is_over
-        Whether its last test has ended.
+    is_over, has_all
+        Whether its last test has ended, and whether it has all cells of the journal then.
     restart_reason
         Why it asked to be replaced by a new process.
     timed_out
@@ -119,6 +119,7 @@ class ChildProcess:
     planned: int | None = None
     tests_done: int = 0
     is_over: bool = False
+    has_all: bool = True
     restart_reason: str | None = None
     timed_out: bool = False
     _rest: bytes = field(default=b"", repr=False)
@@ -176,7 +177,8 @@ class ChildProcess:
         elif event in ("pause", "continue"):
             self.is_paused = event == "pause"
         elif event == "over":
-            self.test, self.is_over = None, True
+            self.test, self.is_over, self.waited_s = None, True, 0.0
+            self.has_all = message["has_all"]
         elif event == "restart":
             self.restart_reason = message["reason"]
 

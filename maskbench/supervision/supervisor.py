@@ -42,7 +42,9 @@ class Supervisor:
         self.children: list[ChildProcess] = []  # that have not ended
         self.stopped_by: str | None = None  # the name of a signal
         self.stopping_s = 0.0  # seconds since then
-        self.finished = 0  # tests in the journal when a process last died between two tests
+        self.finished = 0  # tests in the journal when a process last died
+        self.gave_up = False  # whether the last process got no further than the one before
+        self._lock: JournalFile | None = None
 
     def run(self) -> int:
         """Run the command in one child at a time. Returns the exit status of pytest."""
@@ -50,11 +52,23 @@ class Supervisor:
             child = self.wait_for(self.start(Assignment()))
             while self.should_go_on(child):
                 child = self.wait_for(self.start(Assignment(journal=child.journal)))
-            if self.stopped_by and not child.is_over and child.journal:
-                # The child did not end in time, so that it could not save what it had.
-                stopped = Assignment(REPORT, child.journal, stopped_by=self.stopped_by)
-                child = self.wait_for(self.start(stopped))
+            is_complete = child.is_over and child.has_all
+            ended_early = self.stopped_by or self.gave_up or child.is_over
+            if child.journal and ended_early and not is_complete:
+                reason = (
+                    "pytest died again and again" if self.gave_up else "the session ended early"
+                )
+                return self.report(child.journal, self.stopped_by or reason)
             return exit_status(child)
+
+    def report(self, journal: str, stopped_by: str | None) -> int:
+        """Let a child save what is in the journal. Returns the exit status of pytest."""
+        self.stopping_s = 0.0
+        status = exit_status(
+            self.wait_for(self.start(Assignment(REPORT, journal, 0, None, stopped_by)))
+        )
+        was_stopped = stopped_by is not None and status in (0, 1, 5)
+        return 2 if was_stopped else status  # as pytest after Ctrl-C
 
     def start(
         self,
@@ -96,9 +110,9 @@ class Supervisor:
     def _has_ended(self, child: ChildProcess, passed_s: float) -> bool:
         if child.process.poll() is not None:
             return True
-        if child.test and not child.is_paused:
+        if (child.test or child.is_over) and not child.is_paused:
             child.waited_s += passed_s
-        child.timed_out = bool(0 < self.cell_timeout_s < child.waited_s and child.test)
+        child.timed_out = 0 < self.cell_timeout_s < child.waited_s
         if child.timed_out or (self.stopping_s > STOP_GRACE_S and not child.is_over):
             end_process(child)
             return True
@@ -111,9 +125,11 @@ class Supervisor:
                 say(f"pytest {death(child)}{where(child)}")
             return False
         journal = Path(child.journal)
+        if self._lock is None:  # between two children, no other run may go on with it
+            self._lock = JournalFile(journal)
         if child.test is None:  # it died between two tests, or before the first
             say(f"pytest {death(child)}{where(child)}")
-            return child.tests_done > 0 and self._has_grown(journal)
+            return self._has_grown(journal)
         name = child.test["fullname"]
         reason = child.restart_reason or f"{name} {death(child)}"
         try:
@@ -122,14 +138,16 @@ class Supervisor:
         except OSError as error:
             say(f"{reason}. It cannot be recorded, so the run ends: {journal}: {error.strerror}")
             return False
-        say(f"{reason}; going on in a fresh process")
-        return True
+        say(reason)
+        return self._has_grown(journal)
 
     def _has_grown(self, journal: Path) -> bool:
         """Whether a test has ended since the last call: else a fresh process would die, too."""
         finished = read_journal(journal).number_finished
-        has_grown, self.finished = finished > self.finished, finished
-        return has_grown
+        self.gave_up = finished <= self.finished
+        self.finished = finished
+        say("it died again at the same place" if self.gave_up else "going on in a fresh process")
+        return not self.gave_up
 
     @contextmanager
     def forwarding_signals(self) -> Iterator[None]:
@@ -174,7 +192,7 @@ def death(child: ChildProcess) -> str:
 
 def where(child: ChildProcess) -> str:
     """Where the finished cells are, as the rest of a sentence."""
-    if child.journal is None:
+    if child.journal is None or not Path(child.journal).exists():
         return ""
     return f". The finished cells are in {child.journal}: --resume goes on with them"
 

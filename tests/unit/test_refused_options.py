@@ -12,6 +12,8 @@ OFF = {f"benchmark_{name}": False for name in ("only", "skip", "disable", "enabl
 DEFAULTS = {
     **OFF,
     "collectonly": False,
+    "benchmark_cprofile": None,
+    "resume": None,
     "benchmark_max_time": "1.0",
     "benchmark_timer": "time.perf_counter",
 }
