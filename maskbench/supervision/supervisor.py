@@ -64,9 +64,10 @@ class Supervisor:
     def report(self, journal: str, stopped_by: str | None) -> int:
         """Let a child save what is in the journal. Returns the exit status of pytest."""
         self.stopping_s = 0.0
-        status = exit_status(
-            self.wait_for(self.start(Assignment(REPORT, journal, 0, None, stopped_by)))
-        )
+        child = self.wait_for(self.start(Assignment(REPORT, journal, stopped_by=stopped_by)))
+        status = exit_status(child)
+        if not child.is_over:
+            say(f"nothing could be saved{where(child)}")
         was_stopped = stopped_by is not None and status in (0, 1, 5)
         return 2 if was_stopped else status  # as pytest after Ctrl-C
 

@@ -254,3 +254,37 @@ def test_a_death_in_a_fixture_or_in_a_users_test_costs_one_test(tmp_path):
     names = [name.rpartition("::")[2].partition("[")[0] for name in saved_cells(saved)]
     assert names == ["test_forward", "test_benchmark"]
     assert "3 passed" in text
+
+
+DYING_SESSION = """
+import os
+import pytest
+
+@pytest.fixture(scope="session", autouse=True)
+def dies_at_the_end():
+    yield
+    os._exit(9)
+
+def test_first(benchmark):
+    benchmark(lambda: None)
+
+def test_last(benchmark):
+    benchmark(lambda: None)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_again_at_the_same_place_is_not_restarted_for_ever(tmp_path):
+    (tmp_path / "test_dying.py").write_text(DYING_SESSION)
+    text = pytest_run(
+        *("--benchmark-only", "--device=cpu", "--masks=causal", "--seq-lens=256"),
+        *("--backends=sdpa", CELLS[0], f"--benchmark-storage=file://{tmp_path}"),
+        *(f"--benchmark-json={tmp_path / 'run.json'}", tmp_path / "test_dying.py"),
+        expect=9,
+        is_supervised=True,
+    )
+    assert text.count("going on in a fresh process") == 1
+    assert "it died again at the same place" in text
+    (journal,) = (tmp_path / "journals").glob("*.jsonl")
+    assert f"The finished cells are in {journal}" in text
+    assert len(parse_journal(journal.read_text()).timed) == 2
