@@ -23,7 +23,7 @@ help:
 	@echo "make setup     make .venv and install requirements.txt"
 	@echo "make bench     time every mask on this machine's GPU, else its CPU, and draw the results"
 	@echo "               (CPU: about 4 min; H100 with all backends: 5 to 10 min)"
-	@echo "make test      the fast tests (about 3 min on 2 cores)"
+	@echo "make test      the fast tests (about 4 min on 2 cores)"
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make lint      ruff, mypy and the directions of imports"
 	@echo "make releases  one grid under each torch of TORCHES, three processes each, and its trends"
@@ -48,7 +48,7 @@ bench: setup
 
 # pytest.ini deselects the slow tests.
 test: setup
-	@echo "make test usually takes about 3 min on 2 cores"
+	@echo "make test usually takes about 4 min on 2 cores"
 	$(RUN) pytest --benchmark-skip
 
 test-all: setup
