@@ -54,13 +54,21 @@ def environment_fingerprint() -> str:
     return f"{gpu} {versions} {torch.__file__} {cpp_compiler()} {code.hexdigest()}"
 
 
+def backend_source(backend: str) -> str | None:
+    """The file of a backend's module, which a plugin may have elsewhere; None if there is none."""
+    spec = registry.BACKENDS.get(backend)
+    try:
+        module = find_spec(spec.module) if spec else None
+    except (ImportError, ValueError):  # of a package that is missing; of __main__
+        return None
+    return module.origin if module else None
+
+
 def _sources(mask: Mask, backend: str) -> set[str]:
     """The files of the mask's classes and of the backend, which a plugin may have elsewhere."""
-    spec = registry.BACKENDS.get(backend)
-    module = find_spec(spec.module) if spec else None
     classes = {type(part) for part in _mask_parts(mask)}
     files = {getattr(sys.modules[c.__module__], "__file__", None) for c in classes}
-    files.add(module.origin if module else None)
+    files.add(backend_source(backend))
     return {file for file in files if file and Path(file).is_file()}
 
 

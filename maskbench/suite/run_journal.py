@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from datetime import datetime, timezone
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from maskbench.journal import (
     parse_journal,
     prune,
 )
-from maskbench.suite.kernel_cache import REPOSITORY, environment_fingerprint
+from maskbench.suite.kernel_cache import REPOSITORY, backend_source, environment_fingerprint
 from maskbench.suite.options import NEWEST_JOURNAL, RUN_CONFIG
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import time_breakdown
@@ -68,9 +68,12 @@ def code_digest() -> str:
     digest = sha256(environment_fingerprint().encode())
     patterns = ("masks.py", "maskbench/**/*.py", "tests/*.py")
     files = {file for pattern in patterns for file in REPOSITORY.glob(pattern)}
-    modules = (find_spec(spec.module) for spec in BACKENDS.values())
-    files |= {Path(m.origin) for m in modules if m and m.origin}  # plugins have theirs elsewhere
-    files |= {Path(family.build.__code__.co_filename) for family in PATTERNS.values()}
+    # Plugins have theirs elsewhere. A mask need not be built by a plain function.
+    modules = [
+        sys.modules.get(getattr(family.build, "__module__", "")) for family in PATTERNS.values()
+    ]
+    named = [*map(backend_source, BACKENDS), *(getattr(m, "__file__", None) for m in modules)]
+    files |= {Path(name) for name in named if name}
     for file in sorted(filter(Path.is_file, files)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]

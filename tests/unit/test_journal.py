@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from maskbench import journal as journal_module
+from maskbench.backends import registry
 from maskbench.journal import (
     JournalFile,
     UnreadableJournal,
@@ -19,8 +21,10 @@ from maskbench.journal import (
     parse_journal,
     prune,
 )
+from maskbench.masks import Full
 from maskbench.suite.replay import replay_timer
-from maskbench.suite.run_journal import NEWEST_JOURNAL, RunJournal, newest_unfinished
+from maskbench.suite.run_journal import NEWEST_JOURNAL, RunJournal, code_digest, newest_unfinished
+from masks import PATTERNS, MaskFamily
 
 GRID = {"cells": "2", "torch": "2.13.0"}
 HEADER = {
@@ -255,3 +259,23 @@ def test_processes_with_one_number_each_have_their_seconds(path):
 def test_a_shared_device_stays_noted(path):
     write(path, ("piece", {"pid": 2, "worker": 0, "shared_device": True}))
     assert parse_journal(path.read_text()).as_saved_run()["maskbench"]["shared_device"] is True
+
+
+@pytest.mark.parametrize("module", ["a_package_that_is_missing.backend", "__main__"])
+def test_the_code_of_any_plugin_has_a_digest(module, monkeypatch):
+    before = code_digest()
+    monkeypatch.setitem(registry.BACKENDS, "odd", registry.BackendSpec("odd", module))
+    partial = functools.partial(lambda width, n, b: None, 3)
+    monkeypatch.setitem(PATTERNS, "odd", MaskFamily(partial, Full(seq_len=32)))
+    assert len(code_digest()) == len(before)
+
+
+def test_the_code_of_a_plugin_is_in_the_digest(monkeypatch, tmp_path):
+    path = tmp_path / "backend_of_a_user.py"
+    path.write_text("BACKENDS = {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = registry.BackendSpec("odd", "backend_of_a_user")
+    monkeypatch.setitem(registry.BACKENDS, "odd", spec)
+    before = code_digest()
+    path.write_text("BACKENDS = {'odd': None}\n")
+    assert code_digest() != before
