@@ -3,13 +3,12 @@
 import json
 import random
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from tests.unit.fake_gpu import fake_gpu  # noqa: F401
+from tests.unit.real_run import TEXT
 
-RUN = Path(__file__).parent / "data" / "cpu_run.json"
 NOISE = 0.008
 
 
@@ -22,7 +21,7 @@ def save_run(tmp_path):
     """
 
     def save(day, folder="history", scale=(), noise=NOISE, change=None, name=None):
-        run, draw = json.loads(RUN.read_text()), random.Random(day)
+        run, draw = json.loads(TEXT), random.Random(day)
         run["datetime"] = (datetime(2026, 1, 1) + timedelta(days=day)).isoformat()
         for bench in run["benchmarks"]:
             factor = 1 + draw.gauss(0, noise)
@@ -38,6 +37,15 @@ def save_run(tmp_path):
         return path
 
     return save
+
+
+@pytest.fixture
+def small_run():
+    """A run of two timed cells and one untimed, as JSON."""
+    run = json.loads(TEXT)
+    run["benchmarks"] = run["benchmarks"][:2]
+    run["maskbench"]["untimed"] = run["maskbench"]["untimed"][:1]
+    return run
 
 
 @pytest.fixture

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from _pytest.runner import runtestprotocol  # as pytest-rerunfailures does
 
-from tests.unit.pytest_process import NO_CACHE, ROOT
+from tests.unit.pytest_process import NO_CACHE, ROOT, strict_json
 
 # Four cells, each of them small: causal-sdpa, causal-dense, full-sdpa, full-dense.
 GRID = (
@@ -25,6 +27,12 @@ KEEPS_OLDER_FILES = pytest.mark.skipif(
     reason="it empties the file when it reads its options",
 )
 SIZE = "s256-b1h1d16-float32"
+FORWARD = "tests/test_forward.py"
+CELLS = [
+    f"{FORWARD}::test_forward[{mask}-{backend}-{SIZE}]"
+    for mask in ("causal", "full")
+    for backend in ("sdpa", "dense")
+]
 QUICK = ("--benchmark-max-time=0.005", "--benchmark-min-rounds=5", "-q")
 
 
@@ -50,6 +58,34 @@ def run_inline(*arguments: object, plugins: tuple[object, ...] = (), folder: Pat
         torch.set_num_threads(threads)
         os.chdir(before)
     return status, output.getvalue()
+
+
+def save(folder, *arguments, plugins=(), tests=(FORWARD,)):
+    """Run the grid into run.json and the storage; returns status, output and what was saved."""
+    path, storage = folder / "run.json", folder / "storage"
+    status, text = run_inline(
+        *(f"--benchmark-json={path}", f"--benchmark-storage={storage}", "--benchmark-save=name"),
+        *(*GRID, *arguments, *tests),
+        plugins=plugins,
+    )
+    stored = [strict_json(file) for file in sorted(storage.rglob("*.json"))]
+    return SimpleNamespace(
+        status=status, text=text, path=path, stored=stored, saved=strict_json(path)
+    )
+
+
+def timed(saved):
+    return [bench["fullname"] for bench in saved["benchmarks"]]
+
+
+def options(**given):
+    """A configuration with pytest-benchmark's defaults, and `given`."""
+    defaults = {
+        **{"benchmark_json": None, "benchmark_save": None, "benchmark_autosave": None},
+        **{"benchmark_storage": "file://./.benchmarks", "benchmark_histogram": []},
+        **{"benchmark_compare": [], "benchmark_cprofile_dump": []},
+    }
+    return SimpleNamespace(option=argparse.Namespace(**defaults | given))
 
 
 class Reruns:

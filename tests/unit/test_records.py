@@ -9,8 +9,8 @@ import pytest
 from maskbench.legacy_formulations import legacy_formulation
 from maskbench.reading import read_run
 from maskbench.records import FORMAT, Outcome, Phase, UnreadableRun
+from tests.unit.real_run import RUN
 
-RUN = Path(__file__).parent / "data" / "cpu_run.json"
 SAVED_RUNS = sorted((Path(__file__).parents[2] / "reports" / "runs").rglob("*.json*"))
 
 

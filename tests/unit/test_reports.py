@@ -19,9 +19,9 @@ from reports import runs
 from reports.__main__ import main
 from reports.plots import fastest, matrix
 from reports.plots.labels import milliseconds
+from tests.unit.real_run import RUN
 
 ROOT = Path(__file__).parents[2]
-RUN = ROOT / "tests" / "unit" / "data" / "cpu_run.json"
 MASKS = ["causal", "global_local_sliding_window", "causal_padding"]
 OVERVIEWS = ["fastest.png", "matrix.png", "speedup_forward.png", "table.png"]
 

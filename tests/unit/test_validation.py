@@ -2,15 +2,13 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 
 from maskbench.reading import read_run
 from reports import accuracy, validation
 from reports.__main__ import main
-
-RUN = Path(__file__).parent / "data" / "cpu_run.json"
+from tests.unit.real_run import RUN
 
 
 @pytest.fixture
