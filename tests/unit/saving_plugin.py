@@ -1,26 +1,22 @@
-"""Plugins that a test gives to `pytest_inline`, and small benchmarks that end in many ways."""
+"""Plugins that a test gives to `run_inline`, and a small grid whose run is saved in many ways."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import os
-from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
-from io import StringIO
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from _pytest.runner import runtestprotocol  # as pytest-rerunfailures does
 
-from tests.unit.pytest_process import NO_CACHE, ROOT, strict_json
+from tests.unit.pytest_process import run_inline, strict_json
 
 # Four cells, each of them small: causal-sdpa, causal-dense, full-sdpa, full-dense.
 GRID = (
     *("--device=cpu", "--masks=causal,full", "--seq-lens=256", "--backends=sdpa,dense"),
-    *("--heads=1", "--head-dim=16"),
+    *("--heads=1", "--head-dim=16", "--benchmark-max-time=0.005", "--benchmark-min-rounds=5", "-q"),
 )
 KEEPS_OLDER_FILES = pytest.mark.skipif(
     tuple(map(int, version("pytest-benchmark").split(".")[:2])) < (5, 3),
@@ -33,31 +29,6 @@ CELLS = [
     for mask in ("causal", "full")
     for backend in ("sdpa", "dense")
 ]
-QUICK = ("--benchmark-max-time=0.005", "--benchmark-min-rounds=5", "-q")
-
-
-def run_inline(*arguments: object, plugins: tuple[object, ...] = (), folder: Path = ROOT):
-    """Run pytest in this process; returns its exit status and its output."""
-    output, before, threads = StringIO(), Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
-    torch.set_num_threads(1)  # faster than two where the CPU is shared
-    try:
-        with (
-            redirect_stdout(output),
-            redirect_stderr(output),
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            patch.setenv("COLUMNS", "200")
-            patch.setattr("cpuinfo.get_cpu_info", lambda: {})  # takes 0.3 s
-            # unraisableexception collects all garbage twice at the end, which takes 0.3 s
-            plain = (*NO_CACHE, "-p", "no:faulthandler", "-p", "no:unraisableexception")
-            plain = (*plain, "--capture=no", f"--rootdir={ROOT}")
-            here = (f"-c{ROOT / 'pytest.ini'}", *QUICK)
-            status = pytest.main([*plain, *here, *map(str, arguments)], plugins=list(plugins))
-    finally:
-        torch.set_num_threads(threads)
-        os.chdir(before)
-    return status, output.getvalue()
 
 
 def save(folder, *arguments, plugins=(), tests=(FORWARD,)):

@@ -14,8 +14,8 @@ import pytest
 
 from maskbench.suite import locks
 from maskbench.suite.locks import DeviceUse, lock_target
-from tests.unit.pytest_process import ROOT, strict_json
-from tests.unit.saving_plugin import GRID, KEEPS_OLDER_FILES, run_inline
+from tests.unit.pytest_process import ROOT, run_inline, strict_json
+from tests.unit.saving_plugin import GRID, KEEPS_OLDER_FILES
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 
 from maskbench.suite import targets
 from maskbench.suite.outcomes import describe_error
-from tests.unit.pytest_process import strict_json
-from tests.unit.saving_plugin import GRID, SIZE, FailingCells, Reruns, run_inline
+from tests.unit.pytest_process import run_inline, strict_json
+from tests.unit.saving_plugin import GRID, SIZE, FailingCells, Reruns
 
 # Benchmarks that end in every way. They are a user's own, not cells.
 ENDS = '''

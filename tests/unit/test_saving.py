@@ -3,13 +3,13 @@
 import pytest
 
 from maskbench.records import FORMAT
+from tests.unit.pytest_process import run_inline
 from tests.unit.saving_plugin import (
     CELLS,
     FORWARD,
     GRID,
     KEEPS_OLDER_FILES,
     FailingCells,
-    run_inline,
     save,
     timed,
 )

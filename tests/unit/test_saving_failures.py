@@ -10,13 +10,13 @@ import pytest
 
 from maskbench.suite import saving, targets
 from maskbench.suite.targets import Storage
+from tests.unit.pytest_process import run_inline
 from tests.unit.saving_plugin import (
     CELLS,
     FORWARD,
     GRID,
     KEEPS_OLDER_FILES,
     no_space,
-    run_inline,
     save,
     timed,
 )

@@ -7,7 +7,8 @@ from pytest_benchmark.utils import get_machine_id
 
 from maskbench.suite import targets
 from maskbench.suite.targets import Storage, take_over_targets
-from tests.unit.saving_plugin import options, run_inline
+from tests.unit.pytest_process import run_inline
+from tests.unit.saving_plugin import options
 
 # --- numbered files ---
 

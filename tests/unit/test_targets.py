@@ -9,7 +9,8 @@ from pytest_benchmark.utils import get_machine_id
 
 from maskbench.suite import targets
 from maskbench.suite.targets import check_file, take_over_targets
-from tests.unit.saving_plugin import GRID, KEEPS_OLDER_FILES, options, run_inline
+from tests.unit.pytest_process import run_inline
+from tests.unit.saving_plugin import GRID, KEEPS_OLDER_FILES, options
 
 
 def make_places(folder):
