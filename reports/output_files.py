@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from maskbench import whole_files
 
 MAX_LENGTH = 100  # characters of a name
 DIGITS = 8  # hexadecimal digits that tell changed names apart
@@ -44,17 +45,9 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     OSError
         If it cannot be written. An older file then stays as it is. `filename` is `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        whole_files.write_whole(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return path

@@ -23,6 +23,7 @@ import torch
 
 from maskbench.attention import Unsupported
 from maskbench.suite.cache_folders import CACHE_VARIABLES, INDUCTOR, STAMPS, full_folder
+from maskbench.suite.error_text import describe_error
 
 Result = TypeVar("Result")
 
@@ -157,7 +158,7 @@ def first_call(call: Callable[[], Result]) -> Result:
         damaged = sorted({*damaged_files(), *_files_not_loaded(error)})
         if not damaged:
             if problem := full_folder():
-                raise NoRoom(f"{problem} ({_first_line(error)})") from error
+                raise NoRoom(f"{problem} ({describe_error(error)})") from error
             raise
     # Outside of the except block, whose traceback holds tensors.
     names = ", ".join(map(str, damaged))
@@ -166,11 +167,7 @@ def first_call(call: Callable[[], Result]) -> Result:
         torch.compiler.reset()
         return call()
     except Exception as error:
-        reason = full_folder() or _first_line(error)
+        reason = full_folder() or describe_error(error)
         raise DamagedCache(
             f"damaged in the cache: {names}. Deleted, and not built again: {reason}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

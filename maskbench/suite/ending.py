@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from maskbench.suite.outcomes import describe_error
+from maskbench.suite.error_text import describe_error
 
 
 class Ending:

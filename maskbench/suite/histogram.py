@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.utils import TIME_UNITS, slugify
 
-from maskbench.suite.whole_files import write_whole
+from maskbench.whole_files import write_whole
 
 MAX_BENCHMARKS = 75  # in one picture, as in pytest-benchmark
 STATISTICS = ("min", "max", "mean", "median", "iqr", "stddev", "ops")

@@ -18,20 +18,11 @@ from pytest_benchmark.stats import Metadata
 from maskbench.records import Outcome
 from maskbench.suite.collection import CELL_KEY, is_benchmark
 from maskbench.suite.device_errors import device_is_lost
+from maskbench.suite.error_text import MAX_REASON, describe_error
 from maskbench.suite.replay import REPLAYED_CELL
 
 CELL_RECORD = pytest.StashKey[dict[str, object]]()  # of an item: the saved fields of its cell
 NOT_RUN = pytest.StashKey[bool]()  # of an item that is skipped because another process runs it
-MAX_REASON = 1000  # characters
-
-
-def describe_error(error: BaseException) -> str:
-    """The error's type and the first line of its message."""
-    try:
-        lines = str(error).strip().splitlines()
-    except Exception as another:  # a __str__ of a library
-        lines = [f"its message raised {type(another).__name__}"]
-    return f"{type(error).__name__}: {(lines or [''])[0]}"[:MAX_REASON]
 
 
 @dataclass

@@ -26,6 +26,7 @@ from maskbench.suite.attention_call import bind_and_run
 from maskbench.suite.block_masks import BUILDERS
 from maskbench.suite.cache_repair import first_call
 from maskbench.suite.cell import get_bind
+from maskbench.suite.error_text import describe_error
 from maskbench.suite.kernel_cache import stamp_path, write_stamp
 from maskbench.suite.workers import Lost, PoolBroken, WorkerPool
 from maskbench.suite.workload import Workload, make_inputs
@@ -191,7 +192,7 @@ def _record(task: CompileTask, result: CompileResult | Lost) -> str | None:
         try:
             stamp = stamp_path(task.workload, task.mask, task.variant)
         except Exception as error:  # of the mask's class or its module
-            return f"it has no stamp ({type(error).__name__}: {error})"
+            return f"it has no stamp ({describe_error(error)})"
         return write_stamp(stamp, result.detail)
     out_of_memory = "out of memory" in result.detail
     return result.detail.splitlines()[0] if out_of_memory else None

@@ -31,7 +31,7 @@ from maskbench.suite.options import NEWEST_JOURNAL, RUN_CONFIG
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import time_breakdown
 from maskbench.suite.targets import storage_folder
-from maskbench.suite.whole_files import plain
+from maskbench.whole_files import plain
 from masks import PATTERNS
 
 KEPT_JOURNALS = 20

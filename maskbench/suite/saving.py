@@ -13,16 +13,17 @@ from pytest_benchmark.logger import Logger
 
 from maskbench.suite.collection import is_benchmark
 from maskbench.suite.ending import Ending
+from maskbench.suite.error_text import describe_error
 from maskbench.suite.histogram import MAX_BENCHMARKS, draw_histogram
 from maskbench.suite.journaling import Journaling
 from maskbench.suite.locks import DeviceUse, Lock, describe, lock_target
 from maskbench.suite.options import RUN_CONFIG, benchmarking
-from maskbench.suite.outcomes import OutcomeCollector, describe_error
+from maskbench.suite.outcomes import OutcomeCollector
 from maskbench.suite.session_clock import get_clock
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import STAGE_SECONDS, time_breakdown
 from maskbench.suite.targets import Storage, Targets
-from maskbench.suite.whole_files import strict_json, write_whole
+from maskbench.whole_files import strict_json, write_whole
 
 _T = TypeVar("_T")
 RUN_SAVER = pytest.StashKey["RunSaver"]()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.utils import get_machine_id
 
-from maskbench.suite.whole_files import complete_file
+from maskbench.whole_files import complete_file
 
 MIN_FREE_MIB = 32  # the JSON of 3,000 cells with 200 rounds each
 STREAMS = ("/dev/fd/", "/dev/std", "/proc/")  # links to whatever a process has open

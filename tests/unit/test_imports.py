@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "maskbench.legacy_formulations": set(),
     "maskbench.journal": set(),  # the journal of a run: its text and its file
     "maskbench.plain_text": set(),
+    "maskbench.whole_files": set(),
     "maskbench.repeated_keys": set(),
     "maskbench.records": set(),
     "maskbench.schema": {"maskbench.records"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
         *("maskbench.timing", "maskbench.timing.statistics", "maskbench.reference"),
         *("maskbench.backends", "maskbench.backends.registry"),
         *("maskbench.attention", "maskbench.masks", "maskbench.records", "masks"),
-        *("maskbench.journal", "maskbench.supervision"),
+        *("maskbench.journal", "maskbench.supervision", "maskbench.whole_files"),
     },
     "maskbench.plugin": {
         *("maskbench.suite", "maskbench.supervision", "maskbench.timing", "maskbench.reference"),
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "maskbench.backends.registry": {"maskbench.attention"},  # facts that need no library
     "reports": {
         *("maskbench.reading", "maskbench.records", "maskbench.plain_text", "masks"),
-        *("maskbench.backends.registry", "maskbench.timing.statistics"),
+        *("maskbench.backends.registry", "maskbench.timing.statistics", "maskbench.whole_files"),
     },
 }
 # Parts whose modules may import the modules of a part inside them.

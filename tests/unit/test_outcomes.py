@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from maskbench.suite import targets
-from maskbench.suite.outcomes import describe_error
+from maskbench.suite.error_text import describe_error
 from tests.unit.pytest_process import run_inline, strict_json
 from tests.unit.saving_plugin import GRID, SIZE, FailingCells, Reruns
 

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import pytest
 
 from maskbench.plain_text import plain_text
-from reports import output_files
 from reports.__main__ import main
 from reports.markdown import markdown_text
 from reports.output_files import distinct_names, write_whole
@@ -87,7 +86,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_older_one(tmp_path, monk
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(output_files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as error:
         write_whole(path, "newer")
     assert error.value.filename == str(path)
@@ -114,7 +113,7 @@ def test_an_output_folder_that_cannot_be_used_is_one_line(kind, tmp_path, capsys
         def full(_descriptor):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(output_files.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     assert main(["compare", str(RUN), str(RUN), "-o", str(out)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"reports: {out}")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskbench import whole_files
 from maskbench.records import Outcome
-from maskbench.suite import whole_files
-from maskbench.suite.whole_files import plain, strict_json, write_whole
+from maskbench.whole_files import plain, strict_json, write_whole
 from tests.unit.pytest_process import strict_json as read_strictly
 
 
