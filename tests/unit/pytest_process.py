@@ -19,15 +19,17 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from maskbench.backends import registry
 from maskbench.suite.stages import STAGE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CELLS = ("tests/test_forward.py", "tests/test_backward.py")
-NO_CACHE = ("-p", "no:cacheprovider")
+# Without the cache of pytest, and without the plugin of hypothesis, whose import takes 0.8 s.
+PLAIN = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 # As a program of its own, pytest runs under the supervisor. From a script it does not, which saves
 # the time to start a second process.
-PYTEST_PROGRAM = (sys.executable, "-m", "pytest", *NO_CACHE)
-PYTEST_SCRIPT = (sys.executable, "-c", "import pytest, sys; sys.exit(pytest.main())", *NO_CACHE)
+PYTEST_PROGRAM = (sys.executable, "-m", "pytest", *PLAIN)
+PYTEST_SCRIPT = (sys.executable, "-c", "import pytest, sys; sys.exit(pytest.main())", *PLAIN)
 
 
 def pytest_run(
@@ -53,11 +55,11 @@ def run_inline(
 ) -> tuple[int, str]:
     """Run pytest in this process and in `folder`; returns its exit status, and stdout and stderr.
 
-    This avoids importing torch again, which takes seconds. Use it for runs that load no plugin by
-    its name and compile nothing.
+    This avoids importing torch again, which takes seconds. Use it for runs that compile nothing.
+    Modules of `plugins` may register backends: they are registered for this run only.
     """
     output, before, seconds = StringIO(), Path.cwd(), dict(STAGE_SECONDS)
-    threads = torch.get_num_threads()
+    threads, backends = torch.get_num_threads(), dict(registry.BACKENDS)
     os.chdir(folder)
     torch.set_num_threads(1)  # faster than two where the CPU is shared
     try:
@@ -69,20 +71,24 @@ def run_inline(
             patch.setenv("COLUMNS", "200")
             patch.setattr("cpuinfo.get_cpu_info", lambda: {})  # takes 0.3 s
             # unraisableexception collects all garbage twice at the end, which takes 0.3 s
-            plain = (*NO_CACHE, "-p", "no:faulthandler", "-p", "no:unraisableexception")
+            plain = (*PLAIN, "-p", "no:faulthandler", "-p", "no:unraisableexception")
             plain = (*plain, "--capture=no", f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}")
             status = pytest.main([*plain, *map(str, arguments)], plugins=list(plugins))
     finally:
         torch.set_num_threads(threads)
         os.chdir(before)
+        registry.BACKENDS.clear()
+        registry.BACKENDS.update(backends)
         STAGE_SECONDS.clear()  # the outer run reports its own
         STAGE_SECONDS.update(seconds)
     return status, output.getvalue()
 
 
-def pytest_inline(*arguments: object, expect: int = 0) -> str:
+def pytest_inline(
+    *arguments: object, expect: int = 0, plugins: Sequence[object] = (), folder: Path = ROOT
+) -> str:
     """As `run_inline`, for a run with a known exit status; returns stdout and stderr."""
-    status, text = run_inline(*arguments)
+    status, text = run_inline(*arguments, plugins=plugins, folder=folder)
     assert status == expect, text
     return text
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.pytest_process import CELLS, ROOT, pytest_inline, pytest_run
+from tests.unit.pytest_process import CELLS, ROOT, pytest_inline
 
 
 @pytest.fixture(scope="module")
@@ -14,12 +14,11 @@ def saved_twice(tmp_path_factory):
     """A run that saves in the default folder; then one compared with the newer of two."""
     folder = tmp_path_factory.mktemp("saved")
     grid = ("--device=cpu", "--masks=causal,full", "--seq-lens=256", "--backends=sdpa")
-    here = (f"--rootdir={ROOT}", f"-c{ROOT / 'pytest.ini'}", ROOT / CELLS[0])
-    save = ("--benchmark-autosave", "--benchmark-max-time=0.01", *grid, *here)
-    first = pytest_run(*save, "-q", cwd=folder)
+    save = ("--benchmark-autosave", "--benchmark-max-time=0.01", *grid, ROOT / CELLS[0])
+    first = pytest_inline(*save, "-q", folder=folder)
     (path,) = (folder / ".benchmarks").rglob("*.json")
     shutil.copy(path, path.with_name("0002_copy.json"))
-    second = pytest_run(*save, "--benchmark-compare", "-v", cwd=folder)
+    second = pytest_inline(*save, "--benchmark-compare", "-v", folder=folder)
     return SimpleNamespace(first=first, second=second, folder=folder, path=path)
 
 

@@ -7,8 +7,6 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from reports import runs
 from reports.__main__ import main
 from reports.plots import fastest, matrix
 from reports.plots.labels import milliseconds
-from tests.unit.real_run import RUN
+from tests.unit.real_run import RUN, few_cells
 
 ROOT = Path(__file__).parents[2]
 MASKS = ["causal", "global_local_sliding_window", "causal_padding"]
@@ -137,8 +135,9 @@ def test_fastest_cells_have_the_lowest_time_and_its_ratio_to_flex():
             assert math.isnan(row.over_flex)
 
 
-def test_plots_draws_the_times_of_a_mask_that_no_longer_exists(tmp_path, capsys):
-    text = RUN.read_text().replace("causal_padding", "retired_mask")
+def test_plots_draws_the_times_of_a_mask_that_no_longer_exists(tmp_path, saved):
+    few_cells(saved, masks=("causal_padding",))
+    text = json.dumps(saved).replace("causal_padding", "retired_mask")
     run = write(tmp_path / "old.json", text)
     assert main(["plots", str(run), "-o", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "retired_mask" / "timing.png").exists()
@@ -146,13 +145,15 @@ def test_plots_draws_the_times_of_a_mask_that_no_longer_exists(tmp_path, capsys)
 
 
 def test_each_shape_gets_its_own_folder(tmp_path, saved):
+    few_cells(saved)
     other = json.loads(json.dumps(saved))
     for cell in [b["extra_info"] for b in other["benchmarks"]] + other["maskbench"]["untimed"]:
         cell["batch"] = 2
     for cell in [*other["benchmarks"], *other["maskbench"]["untimed"]]:
         cell["fullname"] = cell["fullname"].replace("-b1h", "-b2h")
     path = write(tmp_path / "other.json", other)
-    assert main(["plots", str(RUN), str(path), "-o", str(tmp_path / "out")]) == 0
+    one = write(tmp_path / "one.json", saved)
+    assert main(["plots", str(one), str(path), "-o", str(tmp_path / "out")]) == 0
     folders = {p.name for p in (tmp_path / "out").iterdir()}
     assert folders == {"B1_H4_D64_float32", "B2_H4_D64_float32"}
 
@@ -255,12 +256,11 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     assert str(blocked) in capsys.readouterr().err
 
 
-def test_an_unknown_command_gives_exit_status_2():
-    done = subprocess.run(
-        [sys.executable, "-m", "reports", "paint"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "invalid choice: 'paint'" in done.stderr
+def test_an_unknown_command_gives_exit_status_2(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["paint"])
+    assert ending.value.code == 2
+    assert "invalid choice: 'paint'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from reports.runs import UnreadableRun, load
 from tests.unit.broken_backends import NAMES as BROKEN
 from tests.unit.pytest_process import (
     CELLS,
+    pytest_inline,
     pytest_on_terminal,
     pytest_run,
     strict_json,
@@ -28,7 +29,8 @@ def run(tmp_path_factory):
     names = ("dense", "flex", "sdpa", "sdpa_flash", "sdpa_cudnn", *BROKEN)
     text = pytest_run(
         *("-p", "tests.unit.broken_backends", "--benchmark-only", f"--benchmark-json={path}"),
-        *("--benchmark-max-time=0.05", *grid, "--batch", 2, "--backends", ",".join(names)),
+        *("--benchmark-max-time=0.02", "--tb=line", *grid, "--batch", 2),
+        *("--backends", ",".join(names)),
         *("-k", "not torch_compiled", *CELLS, "tests/test_block_mask.py"),
         expect=1,
     )
@@ -107,14 +109,16 @@ def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--benchmark-only")
     paths = folder / "untimed.json", folder / "timed.json"
-    silent = pytest_run(
+    silent = pytest_inline(
         *("-p", "no:terminal", *grid, "--backends", "sdpa_cudnn"),
         *(f"--benchmark-json={paths[0]}", *CELLS),
     )
-    drawn = pytest_on_terminal(
-        *(*grid, "--backends", "sdpa,sdpa_cudnn", "--benchmark-max-time=0.01"),
-        *(f"--benchmark-json={paths[1]}", *CELLS),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # as in the other part
+        drawn = pytest_on_terminal(
+            *(*grid, "--backends", "sdpa,sdpa_cudnn", "--benchmark-max-time=0.01"),
+            *(f"--benchmark-json={paths[1]}", *CELLS),
+        )
     return SimpleNamespace(paths=paths, silent=silent, drawn=drawn)
 
 

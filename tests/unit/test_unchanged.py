@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from maskbench.suite.unchanged import ChangedTensor, Unchanged
-from tests.unit.pytest_process import CELLS, pytest_run
+from tests.unit import changing_backends
+from tests.unit.pytest_process import CELLS, pytest_inline
 
 FORWARD = {
     "halves_q": "ChangedTensor: the backend changed q in place in its first call",
@@ -29,8 +30,8 @@ def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("changed") / "run.json"
     names = ",".join([n for wrong in (*FORWARD, *BACKWARD) for n in (wrong, f"right_{wrong}")])
     grid = ("--device=cpu", "--masks=causal", "--seq-lens=256", f"--backends={names}")
-    options = ("-p", "tests.unit.changing_backends", "-q", "--benchmark-max-time=0.01")
-    pytest_run(*options, *grid, f"--benchmark-json={path}", *CELLS, expect=1)
+    options = ("-q", "--tb=line", "--benchmark-max-time=0.01", f"--benchmark-json={path}")
+    pytest_inline(*options, *grid, *CELLS, expect=1, plugins=[changing_backends])
     return json.loads(path.read_text())
 
 

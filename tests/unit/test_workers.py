@@ -17,7 +17,7 @@ from maskbench.suite.precompile import CompileTask, is_compiled
 from tests.unit import compile_tasks
 from tests.unit.compile_tasks import task
 from tests.unit.compiling_plugin import PluginMask, UnpicklableMask
-from tests.unit.pytest_process import NO_CACHE, ROOT
+from tests.unit.pytest_process import PLAIN, ROOT
 
 cache = compile_tasks.cache
 
@@ -174,7 +174,7 @@ def test_workers_and_compilers_die_with_their_parent(cache, signal_number):
     few = (*few, "--masks", "causal", "--backends", "compiler_started", "--device", "cpu")
     few = (*few, "--seq-lens", "256", "tests/test_forward.py")
     parent = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *NO_CACHE, *few],
+        [sys.executable, "-m", "pytest", *PLAIN, *few],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
