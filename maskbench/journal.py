@@ -11,7 +11,8 @@ The journal is a text file with one JSON object a line:
 - `end`: the run is over. `interrupted` says why it ended early; null if it is whole.
 
 A cell that ran again has several lines, of which the last counts. A line that lacks its newline was
-cut off by a kill and is ignored.
+cut off by a kill and is ignored. Another damaged line, such as one of a disk that failed, is left
+out and named: its cell counts as not run.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import Any
 
 JOURNAL_SUFFIX = ".jsonl"
 JOURNAL_FORMAT = 1
+# What reading a line that the suite did not write like this can raise.
+BAD_LINE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class UnreadableJournal(Exception):
@@ -56,6 +59,8 @@ class Journal:
         Whether another run used the device when a process of this one started.
     is_finished, interrupted
         Whether the run came to its end; why not, if it ended early.
+    damaged
+        The numbers of the lines that could not be used, from 1.
     """
 
     run: dict[str, Any]
@@ -68,6 +73,7 @@ class Journal:
     shared_device: bool = False
     is_finished: bool = False
     interrupted: str | None = None
+    damaged: list[int] = field(default_factory=list)
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self.timed or node_id in self.untimed or node_id in self.died
@@ -81,6 +87,14 @@ class Journal:
     def not_run(self) -> list[str]:
         """The planned node ids that have neither a time nor an outcome."""
         return [name for name in self.run["planned"] if name not in self]
+
+    @property
+    def damage(self) -> str:
+        """Which lines are left out, as a sentence without its full stop; "" if none is."""
+        if not self.damaged:
+            return ""
+        lines = ", ".join(map(str, self.damaged))
+        return f"damaged lines of the journal are left out: {lines}"
 
     @property
     def pieces(self) -> int:
@@ -98,6 +112,7 @@ class Journal:
     def as_saved_run(self) -> dict[str, Any]:
         """The JSON that the run would save now."""
         ended = self.is_finished or self.interrupted
+        reasons = [self.interrupted if ended else "the run has not ended", self.damage]
         return {
             **{name: self.run[name] for name in ("machine_info", "commit_info", "datetime")},
             "benchmarks": list(self.timed.values()),
@@ -107,33 +122,40 @@ class Journal:
                 "seconds": self.seconds,
                 "planned": len(self.run["planned"]),
                 "not_run": self.not_run,
-                "interrupted": self.interrupted if ended else "the run has not ended",
+                "interrupted": "; ".join(filter(None, reasons)) or None,
                 "pieces": self.pieces,
                 "shared_device": self.shared_device,
             },
         }
 
 
-def parse_journal(text: str) -> Journal:
-    """Read the text of a journal. Raises UnreadableJournal."""
-    complete = text[: text.rfind("\n") + 1]
-    journal: Journal | None = None
-    for number, line in enumerate(complete.split("\n")[:-1], 1):
-        try:
-            entry = json.loads(line)
-            if journal is None:
-                journal = _start(entry)
-            else:
-                _add(journal, entry)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UnreadableJournal(
-                f"line {number} is not a valid journal line ({error!r})"
-            ) from None
-    if journal is None:
+def parse_journal(text: str | bytes | bytearray) -> Journal:
+    """Read the text of a journal. Raises UnreadableJournal if its first line cannot be used."""
+    if not isinstance(text, str):
+        text = text.decode("ascii", errors="replace")
+    lines = text.split("\n")[:-1]  # what follows the last newline was cut off
+    if not lines:
         raise UnreadableJournal(
             "has no complete line; the run may have been killed before its first cell"
         )
+    try:
+        journal = _start(_entry(lines[0]))
+    except BAD_LINE as error:
+        raise UnreadableJournal(f"line 1 is not a valid journal line ({error!r})") from None
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            _add(journal, _entry(line))
+        except BAD_LINE:
+            journal.damaged.append(number)
     return journal
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises an error of BAD_LINE."""
+    if not line.isascii():  # a damaged character in a text would else go unnoticed
+        raise ValueError("has a character that is not ASCII")
+    entry: dict[str, Any] = json.loads(line)
+    return entry
 
 
 def _start(entry: dict[str, Any]) -> Journal:
@@ -148,8 +170,10 @@ def _start(entry: dict[str, Any]) -> Journal:
 
 
 def _add(journal: Journal, entry: dict[str, Any]) -> None:
-    """Apply one line."""
+    """Apply one line, or nothing of it if it raises an error of BAD_LINE."""
     kind, pid = entry["kind"], str(entry.get("pid"))
+    spent = entry.get("seconds", {}).items()
+    seconds = {str(stage): float(value) for stage, value in spent}
     if kind == "piece":
         worker = str(entry["worker"])
         journal.pieces_of[worker] = journal.pieces_of.get(worker, 0) + 1
@@ -158,23 +182,45 @@ def _add(journal: Journal, entry: dict[str, Any]) -> None:
         journal.shared_device |= bool(entry.get("shared_device"))
         journal.is_finished, journal.interrupted = False, None
     elif kind == "end":
+        _require_texts(entry["interrupted"] or "")
         journal.interrupted = entry["interrupted"]
         journal.is_finished = journal.interrupted is None
     elif kind == "died":
+        _require_texts(entry["fullname"], entry["reason"])
         journal.died[entry["fullname"]] = entry
     elif kind == "timed":
+        _require_times(entry["benchmark"])
         name = entry["benchmark"]["fullname"]
         journal.untimed.pop(name, None)
         journal.timed[name] = entry["benchmark"]
     elif kind == "untimed":
         name = entry["cell"]["fullname"]
+        _require_texts(name, entry["cell"]["outcome"], entry["cell"]["reason"])
         journal.timed.pop(name, None)
         journal.untimed[name] = entry["cell"]
     else:
         raise ValueError(f"kind {kind!r}")
-    if "seconds" in entry:
-        seconds = {str(stage): float(value) for stage, value in entry["seconds"].items()}
+    if seconds:
         journal.seconds_of[journal.piece_of_pid.get(pid, pid)] = seconds
+
+
+def _require_texts(*values: object) -> None:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError("a field has the wrong type")
+
+
+def _require_times(benchmark: dict[str, Any]) -> None:
+    """Raise an error of BAD_LINE if a later process could not replay the benchmark."""
+    stats, times = benchmark["stats"], benchmark["stats"]["data"]
+    _require_texts(benchmark["fullname"], benchmark["options"]["timer"])
+    if not isinstance(benchmark["extra_info"], dict) or not isinstance(times, list):
+        raise TypeError("a field has the wrong type")
+    if not isinstance(stats["iterations"], int) or not all(
+        isinstance(seconds, (int, float)) for seconds in times
+    ):
+        raise TypeError("a field has the wrong type")
+    if not times or stats["iterations"] < 1:
+        raise ValueError("it has no times")
 
 
 class JournalFile:

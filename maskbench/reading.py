@@ -76,8 +76,8 @@ def read_run(path: Path) -> SavedRun:
 def _journal_as_run(text: bytes | bytearray, path: Path) -> bytes:
     """The JSON that the run of a journal would have saved so far."""
     try:
-        return msgspec.json.encode(parse_journal(text.decode("utf-8")).as_saved_run())
-    except (UnreadableJournal, UnicodeDecodeError) as error:
+        return msgspec.json.encode(parse_journal(text).as_saved_run())
+    except UnreadableJournal as error:
         raise unreadable(path, f"is not a journal: {error}") from error
 
 

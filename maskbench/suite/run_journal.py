@@ -82,8 +82,8 @@ def code_digest() -> str:
 def read(path: Path) -> Journal:
     """Read a journal. Raises pytest.UsageError, which names the file."""
     try:
-        return parse_journal(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, UnreadableJournal) as error:
+        return parse_journal(path.read_bytes())
+    except (OSError, UnreadableJournal) as error:
         reason = getattr(error, "strerror", None) or error
         raise pytest.UsageError(f"--resume {path}: {reason}") from None
 
@@ -105,8 +105,8 @@ def newest_unfinished(folder: Path, wanted: dict[str, Any]) -> tuple[Path | None
     reason = f"no unfinished run in {folder}"
     for path in sorted(folder.glob(f"*{JOURNAL_SUFFIX}"), reverse=True):
         try:
-            journal = parse_journal(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, UnreadableJournal):
+            journal = parse_journal(path.read_bytes())
+        except (OSError, UnreadableJournal):
             continue  # such as one that was killed before its first line
         if journal.is_finished or is_locked(path):
             continue
@@ -163,9 +163,10 @@ class RunJournal:
         journal = cls(path, wanted, is_shared)
         if journal.earlier:
             count = len(journal.earlier.timed) + len(journal.earlier.untimed)
-            note = (
-                f"resuming {path}: {count} of {len(journal.earlier.run['planned'])} cells are there"
-            )
+            planned = len(journal.earlier.run["planned"])
+            note = f"resuming {path}: {count} of {planned} cells are there"
+            if journal.earlier.damage:
+                note += f"; {journal.earlier.damage}"
         return journal, note
 
     def begin(self, worker: int | None, shared_device: bool, header: dict[str, object]) -> None:

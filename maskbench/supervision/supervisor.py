@@ -213,7 +213,7 @@ def record_death(journal: Path, child: ChildProcess, reason: str) -> None:
 
 def read_journal(path: Path) -> Journal:
     """What the children have written so far."""
-    return parse_journal(path.read_text(encoding="utf-8"))
+    return parse_journal(path.read_bytes())
 
 
 def exit_status(child: ChildProcess) -> int:

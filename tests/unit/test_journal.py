@@ -34,7 +34,8 @@ HEADER = {
 
 
 def timed(name, seconds=0.001):
-    return {"fullname": name, "stats": {"data": [seconds]}}
+    stats = {"data": [seconds], "iterations": 1}
+    return {"fullname": name, "stats": stats, "options": {"timer": "time"}, "extra_info": {}}
 
 
 def untimed(name, reason="it broke"):
@@ -98,9 +99,7 @@ def test_a_line_that_was_cut_off_is_ignored_and_removed(path, cut):
         json.dumps({"kind": "run", **HEADER, "planned": 3}) + "\n",
         json.dumps({"kind": "run", **HEADER, "planned": [{}]}) + "\n",
         json.dumps({"kind": "run", **HEADER, "datetime": None}) + "\n",
-        json.dumps({"kind": "run", **HEADER}) + '\n{"kind": "new"}\n',
-        json.dumps({"kind": "run", **HEADER}) + '\n{"kind": "timed", "benchmark": 3}\n',
-        json.dumps({"kind": "run", **HEADER}) + "\n" + "[" * 100_000 + "\n",
+        "[" * 100_000 + "\n",
     ],
 )
 def test_what_is_no_journal_has_a_reason(text):
@@ -108,6 +107,60 @@ def test_what_is_no_journal_has_a_reason(text):
         UnreadableJournal, match=r"line \d+ is not a valid|does not begin|no complete line"
     ):
         parse_journal(text)
+
+
+WRONG_TIMES = [
+    ("stats", 3),
+    ("stats", {}),
+    ("stats", {"data": "fast", "iterations": 1}),
+    ("stats", {"data": [None], "iterations": 1}),
+    ("stats", {"data": [], "iterations": 1}),
+    ("stats", {"data": [0.1], "iterations": "1"}),
+    ("stats", {"data": [0.1], "iterations": 0}),
+    ("options", None),
+    ("options", {"timer": 1}),
+    ("extra_info", []),
+    ("fullname", ["b"]),
+]
+DAMAGED_LINES = [
+    *(b"", b"not JSON", b"[]", b"\0" * 4096, b"\xff\xfe", b"[" * 100_000, b'{"kind": "new"}'),
+    *(b'{"kind": "timed", "benchmark": 3}', b'{"kind": "untimed", "cell": {"fullname": "b"}}'),
+    *(b'{"kind": "piece"}', b'{"kind": "end", "interrupted": 3}'),
+    b'{"kind": "died", "fullname": "b"}',
+    '{"kind": "untimed", "cell": {"fullname": "b", "outcome": "failed", "reason": "ü"}}'.encode(),
+    *(
+        json.dumps({"kind": "timed", "benchmark": {**timed("b"), name: value}}).encode()
+        for name, value in WRONG_TIMES
+    ),
+    json.dumps({"kind": "timed", "benchmark": timed("b"), "seconds": {"time": "x"}}).encode(),
+    json.dumps({"kind": "timed", "benchmark": timed("b"), "seconds": 3}).encode(),
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES, ids=lambda line: line[:60].decode(errors="replace"))
+def test_a_damaged_line_is_left_out_and_named(line, path):
+    write(path, ("timed", {"benchmark": timed("a")}))
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    file = JournalFile(path)
+    file.append("end", interrupted=None)
+    file.close()
+    journal = parse_journal(path.read_bytes())
+    assert journal.damaged == [4]
+    assert (list(journal.timed), journal.not_run) == (["a"], ["b"])
+    assert journal.is_finished
+    reason = journal.as_saved_run()["maskbench"]["interrupted"]
+    assert reason == "damaged lines of the journal are left out: 4"
+
+
+def test_a_resumed_run_names_the_damaged_lines(path, tmp_path):
+    write(path, ("timed", {"benchmark": timed("a")}))
+    with path.open("a") as file:
+        file.write("x\ny\n")
+    option = SimpleNamespace(resume=NEWEST_JOURNAL, benchmark_storage=f"file://{tmp_path}")
+    (tmp_path / "journals").mkdir()
+    path.rename(tmp_path / "journals" / path.name)
+    _, note = RunJournal.choose(SimpleNamespace(option=option), GRID, None, False)
+    assert note.endswith("1 of 2 cells are there; damaged lines of the journal are left out: 4, 5")
 
 
 def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
