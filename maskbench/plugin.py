@@ -53,6 +53,7 @@ from maskbench.suite.targets import NO_TARGETS, take_over_targets
 from maskbench.suite.workload import Shape, Workload
 from maskbench.supervision.all_gpus import run_on_all_gpus
 from maskbench.supervision.link import REPORT, TIME, Assignment, SupervisorLink
+from maskbench.supervision.streams import keep_streams_usable
 from maskbench.supervision.supervisor import Supervisor
 from maskbench.timing.clock import Clock
 
@@ -68,6 +69,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Run a session with benchmarks in a child process, so that a crash does not end it."""
+    if benchmarking(config):
+        keep_streams_usable()
     link = config.stash[LINK] = SupervisorLink.connect()
     if link or not can_be_supervised(config):
         return None  # pytest goes on in this process
