@@ -25,6 +25,9 @@ from maskbench.masks import Full
 from maskbench.suite.replay import replay_timer
 from maskbench.suite.run_journal import NEWEST_JOURNAL, RunJournal, code_digest, newest_unfinished
 from masks import PATTERNS, MaskFamily
+from tests.unit.pytest_process import pytest_inline, strict_json
+from tests.unit.saving_plugin import FORWARD
+from tests.unit.saving_plugin import GRID as SMALL_GRID
 
 GRID = {"cells": "2", "torch": "2.13.0"}
 HEADER = {
@@ -161,6 +164,23 @@ def test_a_resumed_run_names_the_damaged_lines(path, tmp_path):
     path.rename(tmp_path / "journals" / path.name)
     _, note = RunJournal.choose(SimpleNamespace(option=option), GRID, None, False)
     assert note.endswith("1 of 2 cells are there; damaged lines of the journal are left out: 4, 5")
+
+
+def test_a_resumed_run_times_the_cell_of_a_damaged_line_again(tmp_path):
+    """Also with times of a wrong type, which would fail in pytest-benchmark's hands."""
+    storage = f"--benchmark-storage=file://{tmp_path}"
+    pytest_inline(*SMALL_GRID, storage, FORWARD)
+    (journal,) = tmp_path.rglob("*.jsonl")
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [entry["kind"] for entry in entries[2:5]] == ["timed"] * 3
+    entries[3]["benchmark"]["stats"] = 3
+    journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    target = tmp_path / "run.json"
+    text = pytest_inline(
+        *SMALL_GRID, storage, f"--resume={journal}", f"--benchmark-json={target}", FORWARD
+    )
+    assert "3 of 4 cells are there; damaged lines of the journal are left out: 4" in text
+    assert len(strict_json(target)["benchmarks"]) == 4
 
 
 def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
