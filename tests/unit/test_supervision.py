@@ -73,8 +73,9 @@ def test_a_crash_costs_one_cell(tmp_path):
     "backends", [["abort", "exit_at_once", "exit_quietly", "kill"], ["hang", "hang_in_c"]]
 )
 def test_every_death_costs_one_cell(backends, tmp_path):
-    run, _ = run_grid(tmp_path, ",".join([*backends, "sdpa"]), "--cell-timeout=4")
-    check_deaths(run, backends)
+    names = ",".join([*backends, "sdpa"])
+    run, _ = run_grid(tmp_path, names, "--cell-timeout=4", lengths=[256])
+    check_deaths(run, backends, lengths=[256])
 
 
 @pytest.mark.slow
@@ -98,7 +99,7 @@ class RunningGrid:
         self.process = subprocess.Popen(
             [
                 *PYTEST_PROGRAM,
-                *("--benchmark-only", "--device=cpu", "--masks=causal", "--benchmark-max-time=3"),
+                *("--benchmark-only", "--device=cpu", "--masks=causal", "--benchmark-max-time=1"),
                 *(*grid, f"--benchmark-json={self.target}", *options),
             ],
             cwd=ROOT,
