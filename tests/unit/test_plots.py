@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -18,6 +19,13 @@ ORDER = [
     *("flex", "flex_flash", "flash_attn_4", "flash_attn", "xformers", "torch_varlen"),
     *("sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_flash", "sdpa_math", "dense"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """matplotlib warns of more than 20 open ones, and later tests draw more."""
+    yield
+    plt.close("all")
 
 
 def test_backends_are_in_the_same_order_in_every_picture():
