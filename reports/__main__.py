@@ -36,38 +36,93 @@ def validation(runs: list[Path], folder: Path) -> int:
     return 0
 
 
-def compare(base: Path, new: Path, history: Path | None, folder: Path) -> int:
-    """Compare two runs. Without --history, a change is at most SUSPECT."""
+def compare(base: list[Path], new: list[Path], history: Path | None, folder: Path) -> int:
+    """Compare runs of two versions. With one run on each side, a change is at most SUSPECT."""
     from reports.comparability import incomplete_note, load_history, load_run
-    from reports.compare import compare_runs
+    from reports.compare import compare_sides
+    from reports.nights import as_night
 
-    base_run, new_run = load_run(base), load_run(new)
-    runs, notes = load_history(history, []) if history else ([], [])
-    verdict = compare_runs(base_run, new_run, runs)
-    verdict.notes += [*incomplete_note(base_run), *incomplete_note(new_run), *notes]
-    names = f"{base.name} (torch {base_run.torch}) to {new.name} (torch {new_run.torch})"
-    write_changes(verdict, "compare", f"compare {names}", folder)
+    base_runs, base_notes = as_night([load_run(path) for path in base])
+    new_runs, new_notes = as_night([load_run(path) for path in new])
+    sides = [*base_runs, *new_runs]
+    runs, notes = load_history(history, sides) if history else ([], [])
+    verdict = compare_sides(base_runs, new_runs, runs)
+    incomplete = [note for run in sides for note in incomplete_note(run)]
+    verdict.notes += [*base_notes, *new_notes, *incomplete, *notes]
+    title = f"compare {described(base_runs)} to {described(new_runs)}"
+    write_changes(verdict, "compare", title, folder)
     return verdict.exit_status
 
 
-def gate(new: Path, history: Path, confirm: Path | None, strict: bool, folder: Path) -> int:
-    """Judge a run by the runs before it, for CI. Exit status: 0 no regression, 1 confirmed
-    regression, 2 bad usage or unreadable file, 3 (with --strict) nothing could be compared."""
-    from reports.comparability import load_history, load_run
-    from reports.gate import judge_run
+def gate(
+    new: list[Path], history: Path, acceptances: Path | None, strict: bool, folder: Path
+) -> int:
+    """Judge the runs of a night by earlier runs, for CI. Exit status: 0 no regression, 1 a
+    regression or cells that are no longer timed, 2 bad usage or unreadable file, 3 (with --strict)
+    nothing could be compared."""
+    from reports.acceptances import read_acceptances
+    from reports.comparability import ACCEPTANCES, load_history, load_run
+    from reports.gate import judge_night
+    from reports.nights import as_night
 
-    run = load_run(new)
-    confirming_run = load_run(confirm) if confirm else None
-    require_whole(run)
-    if confirming_run:
-        require_whole(confirming_run)
-    runs, notes = load_history(history, [run, confirming_run] if confirming_run else [run])
-    verdict = judge_run(run, runs, confirming_run, strict)
-    verdict.notes += notes
-    write_changes(verdict, "gate", f"gate {new.name} (torch {run.torch})", folder)
+    night, notes = as_night([load_run(path) for path in new])
+    for run in night:
+        require_whole(run)
+    accepted = read_acceptances(acceptances or history / ACCEPTANCES)
+    runs, history_notes = load_history(history, night)
+    verdict = judge_night(night, runs, accepted, strict)
+    verdict.notes += [*notes, *history_notes]
+    write_changes(verdict, "gate", f"gate {described(night)}", folder)
     if verdict.is_inconclusive:
         say(f"*** {verdict.conclusion}: no cell could be judged, so this is no all-clear ***")
+    if verdict.exit_status == 1:
+        say("a change that is meant: python -m reports accept RUN... --because TEXT")
     return verdict.exit_status
+
+
+def accept(
+    new: list[Path],
+    history: Path,
+    acceptances: Path | None,
+    because: str,
+    part_of_name: str | None,
+    folder: Path,
+) -> int:
+    """Accept the times of runs as the new baseline. Cells that they lack are not expected."""
+    from reports.acceptances import accept_night
+    from reports.comparability import ACCEPTANCES, load_history, load_run
+    from reports.nights import as_night
+
+    night, notes = as_night([load_run(path) for path in new])
+    for run in night:
+        require_whole(run)
+    path = acceptances or history / ACCEPTANCES
+    runs = load_history(history, night)[0] if history.is_dir() else []
+    known = {name for run in (*runs, *night) for name in run.rows}
+    added = accept_night(night, known, because, part_of_name, path)
+    cells = sum(part_of_name is None or part_of_name in name for name in known)
+    for note in notes:
+        say(f"note: {plain_text(note)}")
+    say(f"{path}: {cells} cells are accepted as they are in {described(night)}: {added.because}")
+    return 0
+
+
+def gate_accuracy(runs: list[Path], page: Path) -> int:
+    """Measure on runs of unchanged code how often the gate is wrong, and write the tables into a
+    page, between its markers. It takes minutes."""
+    from reports.comparability import load_run
+    from reports.gate_accuracy import accuracy_report
+    from reports.generated import replace_generated
+
+    loaded = sorted((load_run(path) for path in runs), key=lambda run: run.saved)
+    say(f"in {replace_generated(page, 'reports gate_accuracy', accuracy_report(loaded))}")
+    return 0
+
+
+def described(runs: list[Run]) -> str:
+    """The files and the torch of one night, for titles."""
+    names = ", ".join(run.path.name for run in runs)
+    return f"{names} (torch {runs[0].torch})"
 
 
 def require_whole(run: Run) -> None:
@@ -122,6 +177,17 @@ def history(storage: Path, folder: Path, part_of_name: str | None) -> int:
     return 0
 
 
+def two_sides(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> tuple[list[Path], list[Path]]:
+    """The files of both sides of compare."""
+    if options.new:
+        return options.base, options.new
+    if len(options.base) != 2:
+        parser.error("name two files, or several on each side: compare BASE... --new NEW...")
+    return options.base[:1], options.base[1:]
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are safe to print."""
 
@@ -134,18 +200,29 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m reports", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def add(function: Callable[..., int], note: str = "") -> argparse.ArgumentParser:
+    def add(
+        function: Callable[..., int], note: str = "", page: Path | None = None
+    ) -> argparse.ArgumentParser:
         text = f"{function.__doc__}{note}"
         summary = f"{function.__doc__}".split(" Exit ")[0]
         command = commands.add_parser(function.__name__, help=summary, description=text)
-        command.add_argument(
-            "-o", metavar="DIR", type=Path, default=Path("plots"), help="output folder"
-        )
+        if page:
+            text = f"the page with the markers (default: {page})"
+            command.add_argument("-o", metavar="FILE", type=Path, default=page, help=text)
+        else:
+            text = "output folder"
+            command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"), help=text)
         return command
 
     def add_selection(command: argparse.ArgumentParser) -> None:
         text = "only the cells with TEXT in their node ids"
         command.add_argument("-k", metavar="TEXT", dest="part_of_name", help=text)
+
+    def add_night(command: argparse.ArgumentParser) -> None:
+        command.add_argument("new", metavar="RUN", nargs="+", type=Path, help="the runs of a night")
+        command.add_argument("--history", metavar="DIR", type=Path, default=STORAGE)
+        text = "accepted changes (default: acceptances.json in the history's folder)"
+        command.add_argument("--acceptances", metavar="FILE", type=Path, help=text)
 
     parts = " Several files are read as the parts of one run."
     default = " Default: the run saved last under .benchmarks/."
@@ -158,24 +235,32 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
     command = add(compare)
-    command.add_argument("base", metavar="BASE", type=Path)
-    command.add_argument("new", metavar="NEW", type=Path)
+    command.add_argument("base", metavar="BASE", nargs="+", type=Path)
+    command.add_argument(
+        "--new", metavar="NEW", nargs="+", type=Path, help="default: the last file"
+    )
     command.add_argument("--history", metavar="DIR", type=Path, help="runs that show the noise")
-    command.set_defaults(run=lambda o: compare(o.base, o.new, o.history, o.o))
+    command.set_defaults(run=lambda o: compare(*two_sides(command, o), o.history, o.o))
     command = add(history)
     command.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=STORAGE)
     add_selection(command)
     command.set_defaults(run=lambda o: history(o.folder, o.o, o.part_of_name))
     command = add(gate)
-    command.add_argument("new", metavar="NEW", type=Path)
-    command.add_argument("--history", metavar="DIR", type=Path, default=STORAGE)
-    command.add_argument(
-        "--confirm", metavar="RUN", type=Path, help="a second run of the same grid and code"
-    )
+    add_night(command)
     command.add_argument(
         "--strict", action="store_true", help="exit with status 3 if no cell could be judged"
     )
-    command.set_defaults(run=lambda o: gate(o.new, o.history, o.confirm, o.strict, o.o))
+    command.set_defaults(run=lambda o: gate(o.new, o.history, o.acceptances, o.strict, o.o))
+    command = add(gate_accuracy, page=Path("docs/regressions.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: gate_accuracy(o.runs, o.o))
+    command = add(accept)
+    add_night(command)
+    add_selection(command)
+    command.add_argument("--because", metavar="TEXT", required=True, help="the reason")
+    command.set_defaults(
+        run=lambda o: accept(o.new, o.history, o.acceptances, o.because, o.part_of_name, o.o)
+    )
     return parser
 
 

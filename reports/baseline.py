@@ -1,146 +1,135 @@
-"""Joins each cell of a run with its own history.
+"""The past of one cell, and the part of it that is the baseline of new runs.
 
-x is the natural logarithm of a cell's median.
+The baseline is anchored: it is made of the first runs since the last acceptance, and later runs do
+not move it. So neither a regression nor slow drift becomes the baseline by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from reports.comparability import CellRow, Run, cell_difference, log_median, standard_error
-from reports.steps import detect_steps
-from reports.thresholds import MIN_CHANGE_S, MIN_RELATIVE_CHANGE, STEP
-from reports.verdict import Status
+from reports.clock_exponent import clock_exponent
+from reports.comparability import CellRow, Run, cell_difference
+from reports.noise import MIN_OUTLIER, OUTLIER_SDS, usual_runs
 
-MIN_RUNS, MAX_RUNS = 5, 20  # comparable runs that a cell is judged by
-MAX_PENDING = 6  # unconfirmed runs at the end of a history: two nights of three runs
-DATE_LENGTH = 10  # of an ISO date and time
+ANCHOR_RUNS = 12  # of a baseline at most; more lower its error little
+SEED_RUNS = 5  # the first runs, whose median is the level of the baseline
 
 
-@dataclass
-class Past:
-    """Runs of one cell, oldest first: x, its standard error, whether it has two modes, the date."""
+@dataclass(frozen=True)
+class Times:
+    """Times of one cell, an element per run, oldest first."""
 
-    x: list[float] = field(default_factory=list)
-    se: list[float] = field(default_factory=list)
-    two_modes: list[bool] = field(default_factory=list)
-    date: list[str] = field(default_factory=list)
+    log_s: np.ndarray  # natural logarithm of the median in seconds
+    log_clock: np.ndarray  # natural logarithm of the SM clock in MHz; NaN if it is unknown
+    night: np.ndarray  # the number of the run's night
+    card: np.ndarray  # the GPU's UUID, or ""
 
-    def part(self, start: int, end: int | None = None) -> Past:
-        """The runs from `start` to `end`, as in a slice."""
-        here = slice(start, end)
-        return Past(self.x[here], self.se[here], self.two_modes[here], self.date[here])
+    def __len__(self) -> int:
+        return len(self.log_s)
+
+    def where(self, flags: np.ndarray) -> Times:
+        """The times of the runs with a flag."""
+        return Times(self.log_s[flags], self.log_clock[flags], self.night[flags], self.card[flags])
+
+    def without_clock(self, exponent: float) -> np.ndarray:
+        """The times with the clock taken out. With an exponent of 0, they stay in seconds."""
+        return self.log_s + exponent * self.log_clock if exponent else self.log_s
 
 
-def baseline(name: str, row: CellRow, history: list[Run]) -> tuple[Past, str | None]:
-    """The history of one cell since its last accepted step.
+def times_of(rows: Sequence[tuple[CellRow, int, str]]) -> Times:
+    """The times of cells, each given with its night and its card."""
+    clocks = [row["clock_mhz"] for row, _, _ in rows]
+    return Times(
+        log_s=np.log([row["median_s"] for row, _, _ in rows]),
+        log_clock=np.log(np.array(clocks, float)),
+        night=np.array([night for _, night, _ in rows], int),
+        card=np.array([card for _, _, card in rows], object),
+    )
+
+
+@dataclass(frozen=True)
+class CellHistory:
+    """A cell of a night with its comparable past."""
+
+    name: str
+    row: CellRow  # of the newest run
+    new: Times  # the runs of the night
+    past: Times
+    accepted: np.ndarray  # flags of the past runs since the last acceptance
+    difference: str | None  # why a run since the last acceptance does not count
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether all runs have a clock, which then can be taken out of the times."""
+        clocks = np.concatenate([self.past.log_clock, self.new.log_clock])
+        return bool(len(clocks)) and bool(np.isfinite(clocks).all())
+
+    @property
+    def exponent(self) -> float:
+        """Of the clock in the cell's times; 0 where the clock is unknown."""
+        return clock_exponent(self.past.log_s, self.past.log_clock) if self.has_clock else 0.0
+
+
+def cell_history(
+    name: str, night: list[Run], history: list[Run], labels: list[int], since: str
+) -> CellHistory:
+    """One cell of a night with those of its earlier times that can be compared.
 
     Parameters
     ----------
-    name, row
-        The cell in the run to be judged.
-    history
-        Earlier runs, oldest first.
-
-    Returns
-    -------
-    The comparable runs, and why earlier runs do not count, or None if the cell was not timed
-    before.
+    name
+        A cell that at least one run of the night has timed.
+    night, history
+        Runs, oldest first.
+    labels
+        The night of each run of `history`.
+    since
+        The date and time of the cell's last acceptance in UTC, or "".
     """
-    past, difference = Past(), None
-    for run in history:
+    timed = [run for run in night if name in run.rows]
+    row = timed[-1].rows[name]
+    own = max(labels, default=-1) + 1
+    past, accepted, difference = [], [], None
+    for run, label in zip(history, labels, strict=True):
         before = run.rows.get(name)
         if before is None:
             continue
-        if found := cell_difference(before, row):
-            past, difference = Past(), found  # runs before this one are of another cell, too
-            continue
-        past.x.append(log_median(before))
-        past.se.append(standard_error(before))
-        past.two_modes.append(before["two_modes"])
-        past.date.append(run.saved[:DATE_LENGTH])
-    start = max(accepted_start(past), len(past.x) - (MAX_RUNS + MAX_PENDING))
-    return past.part(start), difference
+        found = cell_difference(before, row)
+        if found:
+            difference = found if run.saved >= since else difference
+        else:
+            past.append((before, label, run.gpu_uuid or ""))
+            accepted.append(run.saved >= since)
+    return CellHistory(
+        name=name,
+        row=row,
+        new=times_of([(run.rows[name], own, run.gpu_uuid or "") for run in timed]),
+        past=times_of(past),
+        accepted=np.array(accepted, bool),
+        difference=difference,
+    )
 
 
-def accepted_start(past: Past) -> int:
-    """The start of the last level that has runs of two dates or more; 0 if there is no step."""
-    for start in reversed(detect_steps(np.array(past.x), STEP)):
-        if len(set(past.date[start:])) > 1:
-            return start
-    return 0
+def anchored(x: np.ndarray, noise: float) -> np.ndarray:
+    """Which runs are the baseline, as flags.
 
-
-def smallest_change(base: float) -> float:
-    """The smallest change of x that counts, for a baseline x of `base`."""
-    return float(np.log1p(max(MIN_RELATIVE_CHANGE, MIN_CHANGE_S / np.exp(base))))
-
-
-def pending_runs(xs: np.ndarray) -> int:
-    """The number of runs at the end that differ from all earlier ones in the same direction.
-
-    They wait for confirmation. The number is negative if they are faster.
-    """
-    for count in range(min(MAX_PENDING, len(xs) - MIN_RUNS), 0, -1):
-        before, after = xs[:-count], xs[-count:]
-        middle = float(np.median(before))
-        smallest = smallest_change(middle)
-        if after.min() > max(before.max(), middle + smallest):
-            return count
-        if after.max() < min(before.min(), middle - smallest):
-            return -count
-    return 0
-
-
-def join_baseline(new: Run, history: list[Run], use_fastest_round: bool = False) -> pd.DataFrame:
-    """Each timed cell of a run with a summary of its history.
+    The first SEED_RUNS set the level. The baseline is the first ANCHOR_RUNS that are at that level.
 
     Parameters
     ----------
-    new
-        The run to be judged.
-    history
-        Earlier runs, oldest first.
-    use_fastest_round
-        Whether the fastest round represents a bimodal cell, instead of making it noisy.
-
-    Returns
-    -------
-    A row per cell: `n` runs in the baseline with mean `base`, `low`, `high`, variance `between`
-    runs and `within` them; `waiting` runs at the end. Cells that cannot be judged have a status.
+    x
+        Logarithms of the times since the last acceptance, oldest first.
+    noise
+        The standard deviation of `x` at one level.
     """
-    rows = [_joined(name, row, history, use_fastest_round) for name, row in new.rows.items()]
-    cells: pd.DataFrame = pd.DataFrame(rows).set_index("fullname")
-    for column in ("base", "low", "high", "between", "within"):
-        cells[column] = cells.get(column, np.nan)
-    return cells
-
-
-def _joined(
-    name: str, row: CellRow, history: list[Run], use_fastest_round: bool
-) -> dict[str, object]:
-    past, difference = baseline(name, row, history)
-    waiting = pending_runs(np.array(past.x))
-    end = len(past.x) - abs(waiting)
-    used = past.part(max(0, end - MAX_RUNS), end)
-    time = row["min_s"] if row["two_modes"] and use_fastest_round else row["median_s"]
-    found = {"fullname": name, "n": len(used.x), "waiting": waiting, "reason": ""}
-    found |= {"median_s": time, "x": np.log(time)}
-    if not used.x:
-        status = Status.NEW if difference is None else Status.NOT_COMPARABLE
-        return {**found, "status": status, "reason": difference or "was not timed before"}
-    xs = np.array(used.x)
-    found |= {"base": xs.mean(), "low": xs.min(), "high": xs.max()}
-    found |= {"between": xs.var(ddof=1) if len(xs) > 1 else np.nan}
-    within = float(np.mean(np.square(used.se)))
-    found |= {"within": max(within, standard_error(row) ** 2)}
-    bimodal = row["two_modes"] and not use_fastest_round
-    if len(xs) < MIN_RUNS:
-        reason = f"{len(xs)} comparable, {MIN_RUNS} needed"
-        return {**found, "status": Status.TOO_FEW_RUNS, "reason": reason}
-    if bimodal or np.mean(used.two_modes) > 0.5:
-        return {**found, "status": Status.NOISY, "reason": "two modes"}
-    return {**found, "status": None}
+    level = np.median(x[:SEED_RUNS])
+    at_level = np.abs(x - level) <= max(MIN_OUTLIER, OUTLIER_SDS * noise)
+    at_level &= usual_runs(x)
+    if not at_level.any():  # two runs that differ: their median is neither
+        at_level = np.ones(len(x), bool)
+    flags: np.ndarray = at_level & (np.cumsum(at_level) <= ANCHOR_RUNS)
+    return flags

@@ -23,6 +23,8 @@ from reports.runs import cells_table
 from reports.thresholds import NORMAL_95
 from reports.verdict import CELL_COLUMNS
 
+ACCEPTANCES = "acceptances.json"  # in the folder of a history; no run
+
 # Times of machines that differ in one of these are not comparable.
 MACHINE_KEYS = (
     *("device", "gpu", "gpu_count", "compute_capability", "gpu_memory_bytes", "power_limit_w"),
@@ -34,9 +36,8 @@ CELL_KEYS = (
     *("timer", "batch", "heads", "kv_heads", "seq_len", "head_dim", "dtype"),
     *("area", "formulation"),
 )
-# On a GPU, a difference in one of these starts a new segment of a history. torch and triton are
-# in none of these lists: they are what is being judged.
-SEGMENT_KEYS = ("driver", "cuda", "cudnn")
+# These can change times and are named beside a change. Times stay comparable: they are judged too.
+SOFTWARE_KEYS = ("torch", "triton", "cuda", "cudnn", "driver")
 
 
 # The fields of a cell that is compared. A dict of them is read a hundred times faster than a row of
@@ -56,8 +57,9 @@ class Run:
     path: Path
     saved: str  # ISO date and time in UTC
     torch: str
+    device: str
     machine: dict[str, object]  # MACHINE_KEYS, and "cpu" on a CPU
-    segment: dict[str, object]  # SEGMENT_KEYS, None on a CPU
+    software: dict[str, object]  # SOFTWARE_KEYS
     gpu_uuid: str | None
     incomplete: str | None  # why the run ended early and what it lacks; None if it is whole
     cells: pd.DataFrame
@@ -94,14 +96,15 @@ def as_run(saved: SavedRun) -> Run:
     machine = {name: getattr(info, name) for name in MACHINE_KEYS}
     if info.device == "cpu":
         machine["cpu"] = info.cpu and info.cpu.brand_raw
-    versions = {"driver": info.driver, "cuda": software.cuda, "cudnn": software.cudnn}
+    versions = {name: getattr(software, name) for name in SOFTWARE_KEYS if name != "driver"}
     cells = cells_table(saved).drop(columns="data", errors="ignore")  # a history would fill memory
     return Run(
         path=saved.path,
         saved=saved.saved,
         torch=saved.torch,
         machine=machine,
-        segment={name: versions[name] if info.gpu else None for name in SEGMENT_KEYS},
+        device=saved.device,
+        software={**versions, "driver": info.driver},
         gpu_uuid=info.gpu_uuid,
         incomplete=saved.incomplete,
         cells=cells.drop_duplicates("fullname", keep="last").set_index("fullname"),
@@ -109,7 +112,10 @@ def as_run(saved: SavedRun) -> Run:
 
 
 def saved_files(folder: Path) -> list[Path]:
-    """All *.json and *.json.gz below a folder. Raises UnreadableRun if a folder cannot be read."""
+    """All *.json and *.json.gz below a folder but acceptances.json.
+
+    Raises UnreadableRun if a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> NoReturn:
         raise UnreadableRun(f"{error.filename}: {error.strerror}") from error
@@ -120,7 +126,7 @@ def saved_files(folder: Path) -> list[Path]:
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=refuse)
         for name in names
-        if name.endswith((".json", ".json.gz"))
+        if name.endswith((".json", ".json.gz")) and name != ACCEPTANCES
     )
 
 
@@ -191,12 +197,12 @@ def machine_differences(base: Run, new: Run) -> list[str]:
     ]
 
 
-def segment_differences(base: Run, new: Run) -> list[str]:
-    """What puts two runs into different segments of a history."""
+def software_differences(base: Run, new: Run) -> list[str]:
+    """The versions that differ between two runs, as texts."""
     return [
-        f"{name}: {base.segment[name]} and {new.segment[name]}"
-        for name in SEGMENT_KEYS
-        if base.segment[name] != new.segment[name]
+        f"{name} was {base.software[name]}, is {new.software[name]}"
+        for name in SOFTWARE_KEYS
+        if base.software[name] != new.software[name]
     ]
 
 

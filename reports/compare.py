@@ -1,82 +1,40 @@
-"""Compares two runs. Without a history, a change is at most suspect: one run is weak evidence."""
+"""Compares the runs of two versions, one or several on each side."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control, t
 
-from maskbench.records import Outcome, UnreadableRun
+from maskbench.records import UnreadableRun
+from reports.baseline import Times, times_of
+from reports.clock_exponent import clock_exponent
 from reports.comparability import (
     CellRow,
     Run,
     cell_difference,
     machine_differences,
-    segment_differences,
+    software_differences,
     standard_error,
 )
-from reports.thresholds import MIN_CHANGE_S, MIN_RELATIVE_CHANGE, NOISE_FLOOR, NORMAL_95
+from reports.levels import FALSE_DISCOVERY_RATE, PRIOR_DEGREES
+from reports.lost_cells import lost_cells
+from reports.nights import night_labels
+from reports.noise import Noise, measure_noise
+from reports.thresholds import EFFECT, MIN_CHANGE_S, NOISE_FLOOR, NOISE_FLOOR_SECONDS
 from reports.verdict import Conclusion, Status, Verdict, cell_columns
 
-MIN_CLOCK_CHANGE = 0.01  # relative change of the SM clock that can explain a slowdown
-NOISE_MULTIPLE = 3.0  # a change must exceed this many standard deviations to be more than suspect
-NUMBERS = ("base_s", "new_s", "change", "half", "noise")
+ALPHA = 0.05  # of the confidence intervals
+UNKNOWN = Noise(np.nan, 0, np.nan, 0)
 
 
-def noise_between_runs(history: list[Run]) -> pd.Series:
-    """The standard deviation of log(median) of each cell between runs of one torch version.
-
-    With several torch versions, it is the largest of theirs.
-    """
-    found = []
-    for torch in {run.torch for run in history}:
-        runs = [run.timed["median_s"] for run in history if run.torch == torch]
-        if len(runs) > 1:
-            found.append(np.log(pd.concat(runs, axis=1)).std(axis=1, ddof=1))
-    if not found:
-        return pd.Series(dtype=float)
-    noise: pd.Series = pd.concat(found, axis=1).max(axis=1).clip(lower=NOISE_FLOOR)
-    return noise
-
-
-def change_numbers(before: CellRow, after: CellRow, noise: float) -> dict[str, float]:
-    """The medians, and the relative changes of time, clock and cycles from `before` to `after`.
-
-    `half` is the half-width of the change's 95 % confidence interval within the two runs.
-    """
-    change = after["median_s"] / before["median_s"] - 1
-    clock_change = after["clock_mhz"] / before["clock_mhz"] - 1
-    return {
-        "base_s": before["median_s"],
-        "change": change,
-        "half": float(NORMAL_95 * np.hypot(standard_error(before), standard_error(after))),
-        "clock_change": clock_change,
-        "change_in_cycles": (1 + change) * (1 + clock_change) - 1,
-        "noise": noise,
-    }
-
-
-def classify_change(numbers: dict[str, float], new_s: float) -> Status:
-    """The strongest status that two runs and the noise support."""
-    change, noise = numbers["change"], numbers["noise"]
-    if abs(change) < MIN_RELATIVE_CHANGE or abs(new_s - numbers["base_s"]) < MIN_CHANGE_S:
-        return Status.SAME
-    same_cycles = numbers["change_in_cycles"] < MIN_RELATIVE_CHANGE
-    if change > 0 and same_cycles and abs(numbers["clock_change"]) >= MIN_CLOCK_CHANGE:
-        return Status.AMBIGUOUS  # the GPU's clock was slower, not the code
-    # The difference of two runs has the noise of both, hence sqrt(2).
-    certain = np.isfinite(noise) and abs(np.log1p(change)) > NOISE_MULTIPLE * np.sqrt(2) * noise
-    if change > 0:
-        return Status.SLOWER if certain else Status.SUSPECT_SLOWER
-    return Status.FASTER if certain else Status.SUSPECT_FASTER
-
-
-def compare_runs(base: Run, new: Run, history: list[Run]) -> Verdict:
-    """The change of each cell from `base` to `new`.
+def compare_sides(base: list[Run], new: list[Run], history: list[Run]) -> Verdict:
+    """The change of each cell from the runs `base` to the runs `new`.
 
     Parameters
     ----------
     base, new
-        The runs to compare.
+        The runs of each version, oldest first.
     history
         More runs, which show the noise between runs. Those of other machines are left out.
 
@@ -85,46 +43,175 @@ def compare_runs(base: Run, new: Run, history: list[Run]) -> Verdict:
     UnreadableRun
         If the runs have no comparable cell in common.
     """
-    different = machine_differences(base, new)
+    different = machine_differences(base[-1], new[-1])
     notes = [f"NOT COMPARABLE: {what}" for what in different]
-    notes += [f"differs: {what}" for what in segment_differences(base, new)]
-    noise = noise_between_runs([run for run in history if not machine_differences(run, new)])
-    rows = []
-    for name, after in new.rows.items():
-        before = base.rows.get(name)
-        found = {"fullname": name, **cell_columns(after), "new_s": after["median_s"]}
-        cell_noise = float(noise.get(name, np.nan))
-        rows.append({**found, **_compared(before, after, cell_noise, "; ".join(different))})
-    rows += [
-        _missing(name, before, new) for name, before in base.rows.items() if name not in new.rows
-    ]
+    notes += software_differences(base[-1], new[-1])
+    if len(base) == len(new) == 1 and not history:
+        notes.append(
+            "with one run on each side the noise between runs is unknown, so a change is at most"
+            " SUSPECT; time each version three times, or give --history DIR"
+        )
+    history = [run for run in history if not machine_differences(run, new[-1])]
+    names = dict.fromkeys(name for run in new for name in run.rows)
+    rows = [_compared(name, base, new, history, "; ".join(different)) for name in names]
     cells = pd.DataFrame(rows).set_index("fullname")
-    cells = cells.reindex(columns=list(dict.fromkeys([*cells.columns, *NUMBERS])))
-    if not different and cells["change"].isna().all():
-        raise UnreadableRun(f"{base.path} and {new.path}: have no comparable cell in common")
+    if not different and cells["status"].notna().all():
+        raise UnreadableRun(
+            f"{base[-1].path} and {new[-1].path}: have no comparable cell in common"
+        )
+    cells = _find_changes(cells)
+    expected = {name: row for run in base for name, row in run.rows.items()}
+    lost = lost_cells(new, expected)
+    cells = pd.concat([cells, lost]) if len(lost) else cells
     counts = cells["status"].value_counts()
     counted = ", ".join(f"{n} {status}" for status, n in counts.items())
     return Verdict(cells, Conclusion.NOT_COMPARABLE if different else counted, 0, notes)
 
 
 def _compared(
-    before: CellRow | None, after: CellRow, noise: float, different: str
+    name: str, base: list[Run], new: list[Run], history: list[Run], different: str
 ) -> dict[str, object]:
-    if before is None:
-        return {"reason": "", "status": Status.NEW}
-    reason = different or cell_difference(before, after)
+    """A cell's shift in both units, with the noise that is known of it; a status if it has none."""
+    after = [run.rows[name] for run in new if name in run.rows]
+    row = {"fullname": name, **cell_columns(after[-1]), "status": None, "reason": ""}
+    row |= {"group": "", "new_s": _mean_s(after)}
+    before = [run.rows[name] for run in base if name in run.rows]
+    if not before:
+        return {**row, "status": Status.NEW}
+    reason = different or cell_difference(before[-1], after[-1])
     if reason:
-        return {"reason": reason, "status": Status.NOT_COMPARABLE}
-    numbers = change_numbers(before, after, noise)
-    return {"reason": "", **numbers, "status": classify_change(numbers, after["median_s"])}
+        return {**row, "status": Status.NOT_COMPARABLE, "reason": reason, "base_s": _mean_s(before)}
+    past = _comparable_times(name, after[-1], history)
+    one, other = _times(before), _times(after)
+    clocks = np.concatenate([one.log_clock, other.log_clock, past.log_clock])
+    has_clock = bool(np.isfinite(clocks).all())
+    shown = past if len(past) > 2 else one
+    exponent = clock_exponent(shown.log_s, shown.log_clock) if has_clock else 0.0
+    row |= {"base_s": _mean_s(before), "on_gpu": has_clock, "exponent": exponent}
+    row |= {"base_runs": len(before), "new_runs": len(after)}
+    row["within"] = float(np.hypot(_standard_error(before), _standard_error(after)))
+    for unit, power in (("code", exponent), ("seconds", 0.0)):
+        noise = measure_noise(past.without_clock(power), past.night) if len(past) > 1 else UNKNOWN
+        row |= _shift(unit, one.without_clock(power), other.without_clock(power), noise)
+    return row
 
 
-def _missing(name: str, before: CellRow, new: Run) -> dict[str, object]:
-    """The row of a cell that the new run did not time."""
-    row = {"fullname": name, **cell_columns(before), "base_s": before["median_s"]}
-    if name not in new.cells.index:
-        return {**row, "status": Status.VANISHED, "reason": "not in the new run"}
-    cell = new.cells.loc[name]
-    is_failed = Outcome(cell["outcome"]).is_failure
-    status = Status.FAILING if is_failed else Status.VANISHED
-    return {**row, "status": status, "reason": f"{cell['outcome']}: {cell['reason']}"}
+def _comparable_times(name: str, row: CellRow, history: list[Run]) -> Times:
+    """The cell's times in a history."""
+    labels = night_labels(history)
+    return times_of(
+        [
+            (run.rows[name], label, run.gpu_uuid or "")
+            for run, label in zip(history, labels, strict=True)
+            if name in run.rows and cell_difference(run.rows[name], row) is None
+        ]
+    )
+
+
+def _times(rows: list[CellRow]) -> Times:
+    return times_of([(row, 0, "") for row in rows])
+
+
+def _mean_s(rows: list[CellRow]) -> float:
+    """The geometric mean of the medians in seconds."""
+    return float(np.exp(np.mean([np.log(row["median_s"]) for row in rows])))
+
+
+def _standard_error(rows: list[CellRow]) -> float:
+    """The standard error of the mean of log(median), from the intervals within the runs."""
+    return float(np.sqrt(np.mean([standard_error(row) ** 2 for row in rows]) / len(rows)))
+
+
+def _shift(unit: str, base: np.ndarray, new: np.ndarray, noise: Noise) -> dict[str, float]:
+    """The shift, and the variance between processes with its degrees of freedom."""
+    degrees = len(base) + len(new) - 2 + noise.process_degrees
+    squares = np.var(base) * len(base) + np.var(new) * len(new)
+    squares += np.nan_to_num(noise.process) * noise.process_degrees
+    # A history of single runs only shows the noise between them.
+    variance, freedom = (
+        (squares / degrees, degrees) if degrees else (noise.night, noise.night_degrees)
+    )
+    return {
+        f"shift_{unit}": float(new.mean() - base.mean()),
+        f"process_{unit}": variance,
+        f"night_{unit}": noise.night,
+        f"degrees_{unit}": freedom,
+    }
+
+
+def _find_changes(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells, with the numbers and the status of those that have no status yet."""
+    numbers = ("base_s", "change", "change_s", "half", "noise")
+    here = cells["status"].isna()
+    if here.any():
+        compared = cells[here]
+        code, seconds = _tested(compared, "code"), _tested(compared, "seconds")
+        cells.loc[here, "change"] = np.expm1(code["shift"])
+        cells.loc[here, "change_s"] = np.expm1(seconds["shift"])
+        cells.loc[here, "half"] = code["half"]
+        cells.loc[here, "noise"] = code["noise"]
+        cells.loc[here, "status"] = _statuses(compared, code, seconds)
+    working = cells.columns.str.contains("_code$|_seconds$") | cells.columns.isin(["within"])
+    columns = list(dict.fromkeys([*cells.columns[~working], *numbers]))
+    found: pd.DataFrame = cells.reindex(columns=columns)
+    return found
+
+
+def _tested(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Each cell's shift, the half-width of its interval, its noise, and if it is significant."""
+    is_code = (cells["exponent"] > 0) & (unit == "code")
+    floor = np.where(is_code, NOISE_FLOOR, NOISE_FLOOR_SECONDS)
+    variance, degrees = cells[f"process_{unit}"], cells[f"degrees_{unit}"].astype(float)
+    typical = variance[degrees > 0].median()
+    if np.isfinite(typical):
+        prior = np.where(cells["on_gpu"], PRIOR_DEGREES, 0)
+        pooled = prior * typical + degrees * variance.fillna(0)
+        degrees = degrees + prior
+        variance = pooled / degrees.where(degrees > 0)
+    variance = variance.clip(lower=pd.Series(floor**2, cells.index))
+    between = variance * (1 / cells["base_runs"] + 1 / cells["new_runs"])
+    between = between.clip(lower=2 * cells[f"night_{unit}"].fillna(0))
+    is_known = variance.notna() & (degrees > 0)
+    error = np.sqrt(between.where(is_known, cells["within"] ** 2))
+    shift = cells[f"shift_{unit}"]
+    # Without degrees of freedom only the noise within the runs is known, whose rounds are many.
+    freedom = degrees.where(is_known, np.inf)
+    p = pd.Series(2 * t.sf(np.abs(shift) / error, freedom), cells.index)
+    found: pd.DataFrame = pd.DataFrame(
+        {
+            "shift": shift,
+            "half": t.isf(ALPHA / 2, freedom) * error,
+            "noise": np.sqrt(variance.where(is_known)),
+            "is_known": is_known,
+            "significant": false_discovery_control(p.fillna(1)) <= FALSE_DISCOVERY_RATE,
+        }
+    )
+    return found
+
+
+def _statuses(cells: pd.DataFrame, code: pd.DataFrame, seconds: pd.DataFrame) -> pd.Series:
+    """The strongest status that the runs support."""
+
+    def sizes(unit: pd.DataFrame) -> pd.Series:
+        """The size of the changes that are large enough to count, else 0; with their sign."""
+        change = np.expm1(unit["shift"])
+        counts = (change.abs() >= EFFECT) & ((change * cells["base_s"]).abs() >= MIN_CHANGE_S)
+        counted: pd.Series = change.where(counts, 0.0)
+        return counted
+
+    def outside(unit: pd.DataFrame) -> pd.Series:
+        flags: pd.Series = unit["significant"] & (unit["shift"].abs() > unit["half"])
+        return flags
+
+    size, size_s = sizes(code), sizes(seconds)
+    statuses: pd.Series = pd.Series(Status.SAME, cells.index, dtype=object)
+    statuses[size != 0] = Status.WITHIN_NOISE
+    by_clock = cells["on_gpu"] & (size_s > 0) & outside(seconds)
+    statuses[by_clock] = Status.SLOWER_CLOCK
+    real = outside(code) & (size != 0)
+    known = code["is_known"]
+    statuses[real & known & (size > 0)] = Status.SLOWER
+    statuses[real & known & (size < 0)] = Status.FASTER
+    statuses[real & ~known & (size > 0)] = Status.SUSPECT_SLOWER
+    statuses[real & ~known & (size < 0)] = Status.SUSPECT_FASTER
+    return statuses

@@ -1,222 +1,200 @@
-"""Whether a run is slower than earlier runs: a status per cell and a verdict for the run.
-
-Each cell's x, the logarithm of its median, is compared with those of the comparable runs since
-the last accepted step, by a one-sided t test. The variance is pooled within runs, between runs
-and over all cells (the moderated t statistic of Smyth 2004, https://doi.org/10.2202/1544-6115.1027).
-Benjamini and Hochberg's procedure bounds the false discovery rate over all cells.
-"""
+"""Whether the runs of a night are slower than their baseline: a status per cell and a verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, t
 
-from maskbench.records import Outcome, UnreadableRun
-from reports.baseline import MAX_RUNS, MIN_RUNS, join_baseline, smallest_change
-from reports.comparability import Run, fingerprint, machine_differences, segment_differences
-from reports.thresholds import NOISE_FLOOR
-from reports.verdict import CELL_COLUMNS, Conclusion, Status, Verdict
+from reports.acceptances import Acceptance, accepted_since, unused_notes
+from reports.baseline import CellHistory, cell_history
+from reports.comparability import CellRow, Run, machine_differences, software_differences
+from reports.levels import CODE, CODE_ON_ALL_CARDS, MIN_RUNS, SECONDS, compare_levels
+from reports.lost_cells import lost_cells
+from reports.nights import by_night, night_labels
+from reports.thresholds import NORMAL_95
+from reports.verdict import Conclusion, Status, Verdict, cell_columns
 
-MAX_NOISE = 0.03  # a cell with more noise cannot be judged
-PRIOR_DEGREES = 4  # degrees of freedom of the median variance over all cells
-FALSE_DISCOVERY_RATE = 0.05
-FAILURES = [outcome.value for outcome in Outcome if outcome.is_failure]
-HISTORY_WINDOW = 60  # runs at the end of a history that are used
-
-
-def judge_cells(new: Run, history: list[Run]) -> pd.DataFrame:
-    """A row per timed cell of `new`, with its status, change, p and the detectable change."""
-    return apply_t_test(join_baseline(new, history))
+LOST = (Status.FAILING, Status.VANISHED, Status.NO_LONGER_TIMED, Status.ANOTHER_FORM)
+NUMBERS = ("base_s", "change", "change_s", "half", "noise", "detectable")
+JUDGED = (Status.SAME, Status.IMPROVEMENT, Status.SLOWER_CLOCK)
 
 
-def judge_confirmation(confirm: Run, history: list[Run]) -> pd.DataFrame:
-    """As `judge_cells`, for the run that is to confirm another.
+def judge_night(
+    night: list[Run], runs: Sequence[Run], acceptances: Sequence[Acceptance], strict: bool
+) -> Verdict:
+    """The verdict on the runs of a night, given earlier runs.
 
-    A bimodal cell is judged by its fastest round. If even that round is slow, the slowdown is
-    confirmed. A fast round confirms nothing.
+    Parameters
+    ----------
+    night
+        The runs to be judged, oldest first, as from `reports.nights.as_night`.
+    runs
+        All known runs, oldest first, without those of the night. Runs saved after the night are
+        left out.
+    acceptances
+        Changes that are accepted. Those of other devices do not count.
+    strict
+        Whether the exit status is 3 if no cell can be judged.
     """
-    cells = apply_t_test(join_baseline(confirm, history, use_fastest_round=True))
-    bimodal = confirm.timed["two_modes"].reindex(cells.index).astype(bool)
-    cells.loc[bimodal & (cells["status"] == Status.FAST), "status"] = Status.NOISY
-    return cells
+    last = night[-1]
+    history, notes = earlier_runs(last, runs)
+    own = [one for one in acceptances if one.device == last.device]
+    histories = histories_of(night, history, own)
+    cells = cell_statuses(histories)
+    lost = lost_cells(night, expected_cells(history, own))
+    cells = pd.concat([cells, lost]) if len(lost) else cells
+    names = set(cells.index) | {name for run in history for name in run.rows}
+    notes += unused_notes(own, names)
+    notes += detectable_notes(cells, len(night))
+    is_other_machine = bool(runs) and not history
+    conclusion, code = suite_verdict(cells, is_other_machine, strict)
+    return Verdict(cells, conclusion, code, notes)
 
 
-def apply_t_test(cells: pd.DataFrame) -> pd.DataFrame:
-    """Test all cells of `join_baseline` that have no status yet.
+def earlier_runs(last: Run, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs before `last` on a comparable machine in the order of their nights, and notes."""
+    notes = []
+    earlier = [run for run in runs if run.saved < last.saved]
+    if later := len(runs) - len(earlier):
+        notes.append(f"runs saved after {last.path} are left out: {later}")
+    history = by_night([run for run in earlier if not machine_differences(run, last)])
+    if others := [run for run in earlier if machine_differences(run, last)]:
+        what = "; ".join(machine_differences(others[-1], last))
+        notes.append(f"runs of another machine are left out: {len(others)} ({what})")
+    if history:
+        notes += [
+            f"since the run before: {what}" for what in software_differences(history[-1], last)
+        ]
+    return history, notes
 
-    Returns
-    -------
-    The cells with a status each, and the columns `noise`, `change`, `p_slow`, `p_fast` and
-    `detectable`, the smallest relative slowdown that would be found.
+
+def histories_of(
+    night: list[Run], history: list[Run], acceptances: Sequence[Acceptance]
+) -> list[CellHistory]:
+    """Each cell that the night timed, with its past."""
+    labels = night_labels(history)
+    names = dict.fromkeys(name for run in night for name in run.rows)
+    return [
+        cell_history(name, night, history, labels, accepted_since(name, acceptances))
+        for name in names
+    ]
+
+
+def expected_cells(history: list[Run], acceptances: Sequence[Acceptance]) -> dict[str, CellRow]:
+    """The newest row of each cell that was timed since its last acceptance."""
+    since: dict[str, str] = {}
+    found = {}
+    for run in history:
+        for name, row in run.rows.items():
+            if name not in since:
+                since[name] = accepted_since(name, acceptances)
+            if run.saved >= since[name]:
+                found[name] = row
+    return found
+
+
+def cell_statuses(histories: list[CellHistory]) -> pd.DataFrame:
+    """A row per timed cell: its status and reason, its change, noise and detectable change.
+
+    `change` is that of the time without the clock, and `change_s` that of the seconds.
     """
-    cells = cells.copy()
-    untested = cells["status"].isna()
-    enough = cells["n"] >= MIN_RUNS
-    typical = cells.loc[enough, "between"].median()
-    own_degrees = cells["n"] - 1
-    pooled = (PRIOR_DEGREES * typical + own_degrees * cells["between"]) / (
-        PRIOR_DEGREES + own_degrees
-    )
-    cells["noise"] = np.sqrt(np.maximum(np.maximum(pooled, cells["within"]), NOISE_FLOOR**2))
-    noisy = enough & untested & (cells["noise"] > MAX_NOISE)
-    cells.loc[noisy, ["status", "reason"]] = [Status.NOISY, f"noise over {MAX_NOISE:.0%}"]
-    error = cells["noise"] * np.sqrt(1 + 1 / cells["n"].clip(lower=1))
-    shift = cells["x"] - cells["base"]
-    cells["change"] = np.expm1(shift)
-    tested = untested & ~noisy
-    degrees, count = own_degrees + PRIOR_DEGREES, max(1, int(tested.sum()))
-    smallest = cells["base"].map(smallest_change)
-    for status, sign, extreme in ((Status.SLOW, 1, "high"), (Status.FAST, -1, "low")):
-        p = pd.Series(t.sf(sign * shift / error, degrees), cells.index)
-        beyond = sign * cells["x"] > sign * cells[extreme]
-        adjusted = false_discovery_control(p[tested]) if tested.any() else []
-        adjusted_p = pd.Series(adjusted, cells.index[tested]).reindex(cells.index)
-        significant = adjusted_p <= FALSE_DISCOVERY_RATE
-        cells.loc[tested & significant & beyond & (sign * shift >= smallest), "status"] = status
-        cells[f"p_{status.lower()}"] = p.where(tested)
-    needed = t.isf(FALSE_DISCOVERY_RATE / count, degrees) * error
-    worst = (cells["high"] - cells["base"]).clip(lower=0)
-    cells["detectable"] = np.expm1(np.maximum(np.maximum(needed, worst), smallest))
+    cells: pd.DataFrame = pd.DataFrame([_described(one) for one in histories])
+    cells = cells.set_index("fullname")
+    code = compare_levels(histories, CODE)
+    if code.empty:
+        cells[["n", *NUMBERS]] = [0, *[np.nan] * len(NUMBERS)]
+        return cells
+    everywhere = compare_levels(histories, CODE_ON_ALL_CARDS)
+    seconds = compare_levels(histories, SECONDS)
+    cells = cells.join(code[["n", "nights", "noise", "detectable", "p_slow", "p_fast", "base_s"]])
+    cells["n"] = cells["n"].fillna(0).astype(int)
+    cells["change"] = np.expm1(code["shift"])
+    cells["half"] = NORMAL_95 * code["error"]
+    cells["change_s"] = np.expm1(seconds["shift"])
+    _mark_untested(cells)
+    slow = code["slow"] | everywhere["slow"]
+    by_clock = seconds["slow"] & ~slow & code["on_gpu"]
+    _mark(cells, slow, Status.REGRESSION)
+    _mark(cells, by_clock, Status.SLOWER_CLOCK)
+    _mark(cells, code["fast"], Status.IMPROVEMENT)
+    _explain(cells, everywhere["slow"] & ~code["slow"], everywhere["shift"])
     cells.loc[cells["status"].isna(), "status"] = Status.SAME
     return cells
 
 
-def judge_run(new: Run, runs: list[Run], confirm: Run | None, strict: bool) -> Verdict:
-    """The verdict on one run, given earlier runs.
-
-    A slow cell is a regression if a second run confirms it: `confirm`, or without it the pending
-    runs at the end of the history, which then are the night before.
-
-    Parameters
-    ----------
-    new
-        The run to be judged.
-    runs
-        All known runs, oldest first. Those saved after `new` are left out.
-    confirm
-        The same cells, run again.
-    strict
-        Whether the exit status is 3 if no cell can be judged.
-
-    Raises
-    ------
-    UnreadableRun
-        If `confirm` cannot confirm `new`.
-    """
-    notes = []
-    history = [run for run in runs if run.saved < new.saved]
-    if len(history) < len(runs):
-        notes.append(f"{len(runs) - len(history)} runs saved after {new.path} are left out")
-    same_machine = [run for run in history if not machine_differences(run, new)]
-    other_machine = [run for run in history if machine_differences(run, new)]
-    if other_machine:
-        what = "; ".join(machine_differences(other_machine[-1], new))
-        notes.append(f"{len(other_machine)} runs of another machine are left out ({what})")
-    segment = [run for run in same_machine if not segment_differences(run, new)]
-    if len(segment) < len(same_machine):
-        older = next(run for run in reversed(same_machine) if segment_differences(run, new))
-        what = "; ".join(segment_differences(older, new))
-        notes.append(
-            f"{len(same_machine) - len(segment)} runs before a new segment are left out ({what})"
-        )
-    segment = segment[-HISTORY_WINDOW:]
-    cells = judge_cells(new, segment)
-    mark_incomparable(cells, new, [run for run in history if run not in segment][-HISTORY_WINDOW:])
-    if confirm:
-        require_comparable(confirm, new)
-        apply_confirmation(cells, judge_confirmation(confirm, segment)["status"])
-    else:
-        apply_pending_runs(cells)
-    missing = missing_cells(new, same_machine[-MAX_RUNS:])
-    cells = pd.concat([cells, missing]) if len(missing) else cells
-    descriptions = pd.concat([run.cells[CELL_COLUMNS] for run in (*same_machine[-MAX_RUNS:], new)])
-    cells = cells.join(descriptions[~descriptions.index.duplicated(keep="last")])
-    cells = cells.assign(base_s=np.exp(cells["base"]), new_s=cells["median_s"])
-    word, code = suite_verdict(
-        cells, is_other_machine=bool(other_machine) and not same_machine, strict=strict
-    )
-    return Verdict(cells.drop(columns="median_s"), word, code, notes)
+def _mark_untested(cells: pd.DataFrame) -> None:
+    """Give a status to the cells whose baseline is too short."""
+    untested = cells["status"].isna() & cells["change"].isna()
+    cells.loc[untested, "status"] = Status.TOO_FEW_RUNS
+    cells.loc[untested, "reason"] = [
+        f"{n} comparable runs since the last acceptance, {MIN_RUNS} needed"
+        for n in cells.loc[untested, "n"]
+    ]
 
 
-def mark_incomparable(cells: pd.DataFrame, new: Run, left_out: list[Run]) -> None:
-    """Change the status of cells that look new, but were timed in runs that were left out."""
-    for run in left_out:
-        here = (cells["status"] == Status.NEW) & cells.index.isin(run.timed.index)
-        machine, segment = machine_differences(run, new), segment_differences(run, new)
-        status = Status.NOT_COMPARABLE if machine else Status.TOO_FEW_RUNS
-        cells.loc[here, ["status", "reason"]] = [status, "; ".join(machine + segment)]
+def _in_order(flags: pd.Series, cells: pd.DataFrame) -> pd.Series:
+    """Flags of some cells as flags of all."""
+    ordered: pd.Series = flags.reindex(cells.index).fillna(False).astype(bool)
+    return ordered
 
 
-def require_comparable(confirm: Run, new: Run) -> None:
-    """Raises UnreadableRun if `confirm` cannot confirm `new`."""
-    different = machine_differences(confirm, new) + segment_differences(confirm, new)
-    if different:
-        raise UnreadableRun(f"--confirm {confirm.path}: is not like {new.path}: {different[0]}")
-    if fingerprint(confirm) == fingerprint(new):
-        raise UnreadableRun(f"--confirm {confirm.path}: is {new.path} itself, not a second run")
+def _mark(cells: pd.DataFrame, flags: pd.Series, status: Status) -> None:
+    """Give a status to those of the cells that have none."""
+    cells.loc[_in_order(flags, cells) & cells["status"].isna(), "status"] = status
 
 
-CONFIRMED = ((Status.SLOW, Status.REGRESSION), (Status.FAST, Status.IMPROVEMENT))
+def _explain(cells: pd.DataFrame, only_everywhere: pd.Series, shifts: pd.Series) -> None:
+    """Say where a change was found: against all cards, or in seconds only."""
+    others = _in_order(only_everywhere, cells)
+    cells["change"] = cells["change"].where(~others, np.expm1(shifts.reindex(cells.index)))
+    cells.loc[others, "reason"] = "against the baseline of all cards"
+    is_clock = cells["status"] == Status.SLOWER_CLOCK
+    cells.loc[is_clock, "reason"] = [
+        f"{change:+.1%} in seconds: the clock, not the code"
+        for change in cells.loc[is_clock, "change_s"]
+    ]
 
 
-def apply_confirmation(cells: pd.DataFrame, statuses: pd.Series) -> None:
-    """Confirm slow and fast cells by their statuses in a second run."""
-    again = statuses.reindex(cells.index)
-    unjudged = (Status.NOISY, Status.TOO_FEW_RUNS, Status.NOT_COMPARABLE, Status.NEW)
-    is_open = again.isna() | again.isin(unjudged)
-    for unconfirmed, confirmed_status in CONFIRMED:
-        found = cells["status"] == unconfirmed
-        cells.loc[found & (again == unconfirmed), "status"] = confirmed_status
-        cells.loc[found & is_open, "reason"] = "not judged in the confirming run"
-        not_repeated = found & ~is_open & (again != unconfirmed)
-        cells.loc[not_repeated, "reason"] = "did not repeat in the confirming run"
+def _described(history: CellHistory) -> dict[str, object]:
+    """A cell before it is tested: its times, and a status if it has no past."""
+    row = {"fullname": history.name, **cell_columns(history.row), "reason": ""}
+    row |= {"new_s": float(np.exp(history.new.log_s.mean())), "new_runs": len(history.new)}
+    row |= {"status": None, "group": ""}
+    if len(history.past):
+        return row
+    if history.difference:
+        return {**row, "status": Status.ANOTHER_FORM, "reason": history.difference}
+    return {**row, "status": Status.NEW, "reason": "was not timed before"}
 
 
-def apply_pending_runs(cells: pd.DataFrame) -> None:
-    """Confirm slow and fast cells by the pending runs at the end of their histories."""
-    for (unconfirmed, confirmed_status), sign in zip(CONFIRMED, (1, -1), strict=True):
-        confirmed = (cells["status"] == unconfirmed) & (sign * cells["waiting"] > 0)
-        cells.loc[confirmed, "status"] = confirmed_status
-
-
-def missing_cells(new: Run, history: list[Run]) -> pd.DataFrame:
-    """Cells that were timed before but not in `new`, and cells that fail in `new`."""
-    before = {name: row for run in history for name, row in run.rows.items()}
-    failing = new.cells.index[new.cells["outcome"].isin(FAILURES)]
-    rows = []
-    for name in dict.fromkeys([*before, *failing]):
-        if name in new.rows:
-            continue
-        row = {"fullname": name, "n": 0, "status": Status.VANISHED, "reason": "was timed before"}
-        row["base"] = np.log(before[name]["median_s"]) if name in before else np.nan
-        if name in new.cells.index:
-            row |= untimed_status(new.cells.loc[name])
-        rows.append(row)
-    columns = ["fullname", "base", "n", "status", "reason"]
-    cells: pd.DataFrame = pd.DataFrame(rows, columns=columns).set_index("fullname")
-    return cells
-
-
-def untimed_status(cell: pd.Series) -> dict[str, object]:
-    """The status and reason of a cell that the new run has, but did not time."""
-    is_failed = Outcome(cell["outcome"]).is_failure
-    status = Status.FAILING if is_failed else Status.NO_LONGER_TIMED
-    return {"status": status, "reason": f"{cell['outcome']}: {cell['reason']}"}
+def detectable_notes(cells: pd.DataFrame, runs: int) -> list[str]:
+    """What this history can find."""
+    found = cells.get("detectable", pd.Series(dtype=float)).dropna()
+    if found.empty:
+        return []
+    half, most, worst = found.quantile([0.5, 0.95, 1.0])
+    what = "one run" if runs == 1 else f"{runs} runs"
+    return [
+        f"found in 95 % of nights of {what}: slowdowns of {half:.1%} in half of the cells,"
+        f" of {most:.1%} in 95 % of them, of {worst:.1%} in all"
+    ]
 
 
 def suite_verdict(
     cells: pd.DataFrame, is_other_machine: bool, strict: bool
 ) -> tuple[Conclusion, int]:
-    """The conclusion on the whole run, and the exit status."""
+    """The conclusion on the night, and the exit status."""
     statuses = set(cells["status"])
     if Status.REGRESSION in statuses:
         return Conclusion.REGRESSION, 1
-    if statuses & {Status.SAME, Status.SLOW, Status.FAST, Status.IMPROVEMENT}:
+    was_timed = cells["base_s"].notna() | (cells["status"] == Status.ANOTHER_FORM)
+    if (cells["status"].isin(LOST) & was_timed).any():
+        return Conclusion.CELLS_LOST, 1
+    if statuses & {*JUDGED}:
         return Conclusion.NO_REGRESSION, 0
     inconclusive = 3 if strict else 0
-    if Status.NOISY in statuses:
-        return Conclusion.TOO_NOISY, inconclusive
-    if Status.NOT_COMPARABLE in statuses or is_other_machine:
+    if is_other_machine:
         return Conclusion.NOT_COMPARABLE, inconclusive
     return Conclusion.NOT_ENOUGH_HISTORY, inconclusive

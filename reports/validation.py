@@ -12,7 +12,6 @@ from maskbench.records import Outcome, UnreadableRun
 from reports.accuracy import fidelity, repeatability, rounds
 from reports.comparability import Run, as_run
 from reports.markdown import markdown_table, markdown_text
-from reports.power_analysis import power_report
 from reports.runs import cells_table
 
 LONG = 65536  # tokens
@@ -104,7 +103,7 @@ def validation_report(paths: list[Path]) -> str:
     """The whole document as Markdown.
 
     Runs with `slower` in their "maskbench" block are of code that was made slower on purpose.
-    They only show what the gate finds.
+    They are left out: they only show what the gate finds.
 
     Raises
     ------
@@ -112,14 +111,12 @@ def validation_report(paths: list[Path]) -> str:
         If a file cannot be used, or nothing was timed in any.
     """
     files = [run for run in map(read_run, paths) if run.timed]
-    slower = [as_run(run) for run in files if run.suite.slower is not None]
     usual = [run for run in files if run.suite.slower is None]
     if not usual:
         raise UnreadableRun(f"{', '.join(map(str, paths))}: nothing was timed in them")
     tables = {run.path: timed_cells(run) for run in usual}
     cells = pd.concat(tables.values(), ignore_index=True)
     groups = groups_of_same_cells([as_run(run) for run in usual])
-    most = max(groups, key=len)
     repeated = max(groups, key=lambda runs: (min(len(runs), PROCESSES), runs[-1].saved))
     widest = max(groups, key=lambda runs: len(runs[0].timed))
     sections = {
@@ -129,7 +126,6 @@ def validation_report(paths: list[Path]) -> str:
         ),
         "Rounds": rounds(cells[cells["run"].isin([str(run.path) for run in widest])]),
         "Where the time of a run goes": stage_times(usual),
-        "The gate": power_report(most, slower),
         "Long sequences": long_sequences(cells),
         "How a mask_mod is written": mask_mod_variants(cells),
     }

@@ -20,34 +20,34 @@ def cell_columns(row: dict[str, Any]) -> dict[str, Any]:
 class Status(TextEnum):
     """The finding on one cell. The most important findings come first."""
 
-    REGRESSION = "REGRESSION"  # slow, and a second run confirms it
+    REGRESSION = "REGRESSION"  # slower than the baseline, in SM cycles on a GPU
     FAILING = "failing"
     VANISHED = "vanished"  # no longer in the run
     NO_LONGER_TIMED = "no longer timed"
-    SLOW = "SLOW"  # not confirmed
-    SLOWER = "SLOWER"  # by more than the noise of a history
-    STEP = "STEP"
-    AMBIGUOUS = "AMBIGUOUS"  # the clock explains it
-    SUSPECT_SLOWER = "SUSPECT slower"  # the noise is not known, or is too large
-    IMPROVEMENT = "IMPROVEMENT"
-    FAST = "FAST"
+    ANOTHER_FORM = "another form"  # computed in another way than before, or another problem
+    SLOWER = "SLOWER"
     FASTER = "FASTER"
+    STEP = "STEP"
+    DRIFT = "DRIFT"
+    SUSPECT_SLOWER = "SUSPECT slower"  # the noise between runs is not known
     SUSPECT_FASTER = "SUSPECT faster"
-    NOISY = "noisy"
+    SLOWER_CLOCK = "slower clock"  # slower in seconds, not in SM cycles
+    IMPROVEMENT = "IMPROVEMENT"
     NOT_COMPARABLE = "not comparable"
     TOO_FEW_RUNS = "too few runs"
     NEW = "new"
+    WITHIN_NOISE = "within noise"
     NOTE = "note"  # a step too small to count
     LEVEL = "level"  # no step
     SAME = "same"
 
 
 class Conclusion(TextEnum):
-    """The gate's finding on a whole run."""
+    """The gate's finding on a night."""
 
     REGRESSION = "REGRESSION"
+    CELLS_LOST = "CELLS LOST"
     NO_REGRESSION = "NO REGRESSION"
-    TOO_NOISY = "NOT JUDGED: TOO NOISY"
     NOT_COMPARABLE = "NOT COMPARABLE"
     NOT_ENOUGH_HISTORY = "NOT ENOUGH HISTORY"
 
@@ -68,6 +68,4 @@ class Verdict:
     @property
     def is_inconclusive(self) -> bool:
         """Whether the gate could judge no cell."""
-        return self.conclusion in (
-            *(Conclusion.TOO_NOISY, Conclusion.NOT_COMPARABLE, Conclusion.NOT_ENOUGH_HISTORY),
-        )
+        return self.conclusion in (Conclusion.NOT_COMPARABLE, Conclusion.NOT_ENOUGH_HISTORY)

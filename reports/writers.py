@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from maskbench.plain_text import plain_text
@@ -16,12 +17,16 @@ from reports.runs import cell_label
 from reports.terminal import say
 from reports.verdict import Status, Verdict
 
-QUIET = {Status.SAME, Status.LEVEL, Status.NEW, Status.TOO_FEW_RUNS}
+QUIET = {Status.SAME, Status.LEVEL, Status.NEW, Status.TOO_FEW_RUNS, Status.WITHIN_NOISE}
+SAME_RANK = {Status.FASTER: Status.SLOWER, Status.SUSPECT_FASTER: Status.SUSPECT_SLOWER}
 MAX_SUMMARY_BYTES = 900 * 1024  # GitHub accepts 1 MiB per step
 PRINTED_ROWS = 40
+COMMENT_ROWS = 10
+COMMENT_MARKER = "<!-- maskbench -->"  # by which nightly.yml finds its comment
 TIME_COLUMNS = {"base_s": "before, us", "new_s": "after, us", "median_s": "median, us"}
 SHARE_COLUMNS = {
     "change": ("change", "{:+.1%}"),
+    "change_s": ("in seconds", "{:+.1%}"),
     "half": ("± interval", "{:.1%}"),
     "noise": ("noise", "{:.1%}"),
     "detectable": ("detectable", "{:.1%}"),
@@ -30,18 +35,38 @@ SHARE_COLUMNS = {
 
 def ranked(cells: pd.DataFrame) -> pd.DataFrame:
     """The rows by the order of their statuses, then by the size of their change."""
-    place = {status.value: i for i, status in enumerate(Status)}
+    order = list(Status)
+    place = {status.value: order.index(SAME_RANK.get(status, status)) for status in Status}
     size = cells["change"].abs() if "change" in cells else pd.Series(0.0, cells.index)
     keys = cells.assign(place=cells["status"].map(place), size=-size.fillna(0))
     ordered: pd.DataFrame = cells.loc[keys.sort_values(["place", "size"], kind="stable").index]
     return ordered
 
 
+def one_row_per_group(cells: pd.DataFrame) -> pd.DataFrame:
+    """The rows, with one for all cells that were lost as a group, named after the group."""
+    if "group" not in cells:
+        return cells
+    groups = cells["group"].fillna("").to_numpy()
+    is_grouped = groups != ""
+    repeated = is_grouped & cells.duplicated(["group", "status"]).to_numpy()
+    names = np.where(is_grouped, groups, cells.index)
+    times = [column for column in TIME_COLUMNS if column in cells]
+    shown: pd.DataFrame = cells.set_axis(names)
+    shown.loc[is_grouped, times] = math.nan  # those of one cell say nothing of the group
+    once: pd.DataFrame = shown[~repeated]
+    return once
+
+
 def display_table(cells: pd.DataFrame) -> pd.DataFrame:
     """The columns for readers, as text."""
+    cells = one_row_per_group(cells)
     shown: dict[str, Any] = {"status": cells["status"]}
     shown["cell"] = [cell_label(str(name)) for name in cells.index]
-    shown["direction"] = cells["direction"].fillna("")
+    directions = cells["direction"].fillna("")
+    if "group" in cells:  # a group may have both
+        directions = directions.where(cells["group"].fillna("") == "", "")
+    shown["direction"] = directions
     for column, title in TIME_COLUMNS.items():
         if column in cells:
             shown[title] = [f"{1e6 * v:.1f}" if v > 0 else "" for v in cells[column]]
@@ -49,7 +74,7 @@ def display_table(cells: pd.DataFrame) -> pd.DataFrame:
         if column in cells:
             shown[title] = [form.format(v) if math.isfinite(v) else "" for v in cells[column]]
     if "n" in cells:
-        shown["runs"] = cells["n"]
+        shown["runs"] = [f"{n:.0f}" if n > 0 else "" for n in cells["n"]]
     shown["reason"] = cells["reason"].fillna("")
     table: pd.DataFrame = pd.DataFrame(shown)
     return table
@@ -84,6 +109,23 @@ def summary(verdict: Verdict, title: str) -> str:
     return f"{head}\n\n{folded.format(shown, markdown_table(rest))}\n" if total else head + "\n"
 
 
+def comment(verdict: Verdict, title: str) -> str:
+    """comment.md, for a pull request: the verdict, the counts and the largest changes.
+
+    It is far below the 64 KiB that GitHub accepts.
+    """
+    cells = display_table(ranked(verdict.cells[~verdict.cells["status"].isin(QUIET)]))
+    parts = [COMMENT_MARKER, f"**{markdown_text(title[:1000])}: {verdict.conclusion}**"]
+    parts.append(counted(verdict))
+    parts += [f"- {markdown_text(note[:500])}" for note in verdict.notes[:COMMENT_ROWS]]
+    if len(cells):
+        shown = cells.head(COMMENT_ROWS).map(lambda value: str(value)[:300])
+        parts.append(markdown_table(shown))
+    if len(cells) > COMMENT_ROWS:
+        parts.append(f"{len(cells) - COMMENT_ROWS} more rows are in summary.md of the job.")
+    return "\n\n".join(parts) + "\n"
+
+
 def json_value(value: Any) -> Any:
     """A value that JSON has: no numpy types, and null for NaN and infinity."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -93,7 +135,7 @@ def json_value(value: Any) -> Any:
 
 def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
     """verdict.json, for programs such as a nightly job."""
-    cells = ranked(verdict.cells).drop(columns=["x", "row"], errors="ignore")
+    cells = ranked(verdict.cells).drop(columns="level_s", errors="ignore")
     rows = cells.reset_index().to_dict("records")
     return {
         "command": command,
@@ -106,14 +148,17 @@ def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
 
 
 def write_verdict(verdict: Verdict, command: str, title: str, folder: Path) -> None:
-    """Print the table; write summary.md and verdict.json into `folder`."""
+    """Print the table; write summary.md, verdict.json and for the gate comment.md into `folder`."""
     write_whole(folder / "summary.md", summary(verdict, title))
+    if command == "gate":
+        write_whole(folder / "comment.md", comment(verdict, title))
     text = json.dumps(verdict_json(verdict, command), indent=1, allow_nan=False)
     write_whole(folder / "verdict.json", text)
     cells = ranked(verdict.cells)
-    say(display_table(cells.head(PRINTED_ROWS)).to_string(index=False))
-    if len(cells) > PRINTED_ROWS:
-        say(f"... and {len(cells) - PRINTED_ROWS} more cells, in {folder / 'summary.md'}")
+    rows = display_table(cells)
+    say(rows.head(PRINTED_ROWS).to_string(index=False))
+    if len(rows) > PRINTED_ROWS:
+        say(f"... and {len(rows) - PRINTED_ROWS} more rows, in {folder / 'summary.md'}")
     for note in verdict.notes:
         say(f"note: {plain_text(note)}")
     say(f"{plain_text(title)}: {verdict.conclusion} ({counted(verdict)})")

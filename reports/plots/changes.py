@@ -21,11 +21,8 @@ from reports.thresholds import NORMAL_95
 from reports.verdict import Status
 
 SATURATION = 0.25  # the relative change at which the heat map's color saturates
-SLOWER = (
-    *(Status.REGRESSION, Status.SLOW, Status.SLOWER, Status.SUSPECT_SLOWER),
-    Status.AMBIGUOUS,
-)
-FASTER = (Status.IMPROVEMENT, Status.FAST, Status.FASTER, Status.SUSPECT_FASTER)
+SLOWER = (Status.REGRESSION, Status.SLOWER, Status.SUSPECT_SLOWER, Status.SLOWER_CLOCK)
+FASTER = (Status.IMPROVEMENT, Status.FASTER, Status.SUSPECT_FASTER)
 STATUS_COLORS = dict.fromkeys(SLOWER, VERMILLION) | dict.fromkeys(FASTER, BLUE)
 CHANGE_COLORS = LinearSegmentedColormap.from_list("change", [BLUE, "#FFFFFF", ORANGE])
 LOG_ABOVE = 100  # %; with a larger change the axis is logarithmic

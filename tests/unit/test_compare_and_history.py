@@ -24,7 +24,7 @@ def test_runs_are_ordered_by_date(save_run, tmp_path):
     (cell,) = (c for c in verdict["cells"] if CELL in c["fullname"])
     assert (cell["status"], cell["steps"]) == ("STEP", [5])
     assert "+29" in cell["reason"]
-    assert "at run 6" in cell["reason"]
+    assert "at 4.json" in cell["reason"]
     assert (tmp_path / "out" / "trends" / "causal_forward.png").stat().st_size > 5000
 
 
@@ -65,7 +65,7 @@ def test_compressed_runs_count_and_a_damaged_one_is_status_2(save_run, history, 
     packed.write_bytes(gzip.compress((history / "004.json").read_bytes()))
     (history / "004.json").unlink()
     _, verdict = run_gate(save_run(20, "new"), history, tmp_path)
-    assert {c["n"] for c in verdict["cells"]} == {10}
+    assert max(c["n"] for c in verdict["cells"]) == 10
     for spoiled in (packed.read_bytes()[:200], b"no archive"):
         packed.write_bytes(spoiled)
         assert run_gate(save_run(20, "new"), history, tmp_path)[0] == 2
@@ -122,7 +122,7 @@ def test_a_history_turns_a_suspicion_into_a_finding(save_run, history, tmp_path)
 
 
 @pytest.mark.parametrize("seen", ["call_clock_mhz", "spin_clock_mhz"])  # the latter in older runs
-def test_a_slowdown_of_the_clock_is_ambiguous(seen, save_run, tmp_path):
+def test_a_slower_clock_is_named_as_that(seen, save_run, tmp_path):
     def clock(mhz):
         def change(run):
             for bench in run["benchmarks"]:
@@ -132,7 +132,7 @@ def test_a_slowdown_of_the_clock_is_ambiguous(seen, save_run, tmp_path):
 
     base = save_run(20, "new", noise=0, change=clock(1980.0))
     new = save_run(21, "new", [(CELL, 1.1)], noise=0, change=clock(1800.0))
-    assert status_of(compare(base, new, tmp_path)[1]) == {"AMBIGUOUS"}
+    assert status_of(compare(base, new, tmp_path)[1]) == {"slower clock"}
     same_clock = save_run(22, "new", [(CELL, 1.1)], noise=0, change=clock(1980.0))
     assert status_of(compare(base, same_clock, tmp_path)[1]) == {"SUSPECT slower"}
 
@@ -148,7 +148,7 @@ def test_a_summary_has_a_size_limit_and_begins_with_the_verdict():
     cells = pd.DataFrame(
         {"status": "same", "direction": "forward", "change": 0.01, "reason": ""}, names
     )
-    for status in ("same", "SLOW"):
+    for status in ("same", "SLOWER"):
         text = summary(Verdict(cells.assign(status=status), "WORD", 0), "gate")
         assert len(text.encode()) <= MAX_SUMMARY_BYTES
         assert text.startswith("## gate: WORD")
@@ -166,8 +166,9 @@ def test_steps_are_found_where_they_are_and_noise_has_none():
     found = 0
     for _ in range(50):
         quiet = draw.normal(0, 0.01, 24)
-        assert detect_steps(quiet, 0.05) == []
+        assert detect_steps(quiet) == []
         stepped = quiet + np.where(np.arange(24) >= 15, np.log(1.08), 0)
-        found += detect_steps(stepped, 0.05) in ([14], [15], [16])
+        found += detect_steps(stepped) in ([14], [15], [16])
     assert found >= 45
-    assert detect_steps(np.r_[np.zeros(10), 0.5], 0.05) == [], "one run is no level"
+    assert detect_steps(np.r_[np.zeros(10), 0.5]) == [], "one run is no level"
+    assert detect_steps(np.r_[np.zeros(6), 0.5]) == [], "one run is no level"

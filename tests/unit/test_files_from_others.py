@@ -46,7 +46,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(
     path = Path("x.json")
     make(path)
     assert message in refused(path, capsys)
-    assert message in refused(path, capsys, "gate", str(RUN), "--history", ".", "--confirm")
+    assert message in refused(path, capsys, "gate", "--history", ".", str(RUN))
 
 
 @pytest.mark.parametrize("kind", sorted(UNREADABLE.keys() - {"a folder"}))

@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "reports": {
         *("maskbench.reading", "maskbench.records", "maskbench.plain_text", "masks"),
         *("maskbench.backends.registry", "maskbench.timing.statistics", "maskbench.whole_files"),
+        "maskbench.saved_files",
     },
 }
 # Parts whose modules may import the modules of a part inside them.

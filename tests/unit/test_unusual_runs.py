@@ -43,7 +43,7 @@ def test_a_run_is_later_by_its_time_and_not_by_its_text(save_run, history, tmp_p
     new = save_run(20, "new", change=a_minute_after_the_last)
     _, verdict = run_gate(new, history, tmp_path)
     assert not any("saved after" in note for note in verdict["notes"])
-    assert {c["n"] for c in verdict["cells"]} == {10}
+    assert max(c["n"] for c in verdict["cells"]) == 10
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "2026-13-01", "0001-01-01T00:00:00+23:00", "9"])
@@ -62,13 +62,13 @@ def ended_early(run, reason="SIGTERM"):
 
 
 @pytest.mark.parametrize("reason", ["SIGTERM", "stopping after 1 failures", None])
-@pytest.mark.parametrize("which", ["new", "confirm"])
+@pytest.mark.parametrize("which", ["the only one", "one of two"])
 def test_the_gate_refuses_a_run_that_ended_early(
     which, reason, save_run, history, tmp_path, capsys
 ):
     whole = save_run(20, "new", [(CELL, 1.12)])
-    early = save_run(21, "new", change=lambda run: ended_early(run, reason))
-    runs = [early] if which == "new" else [whole, "--confirm", early]
+    early = save_run(20.1, "new", change=lambda run: ended_early(run, reason))
+    runs = [early] if which == "the only one" else [whole, early]
     status = main(["gate", *map(str, runs), "--history", str(history), "-o", str(tmp_path / "o")])
     error = capsys.readouterr().err
     assert status == 2
@@ -82,7 +82,7 @@ def test_the_gate_refuses_a_run_that_ended_early(
 def test_the_cells_of_a_history_that_ended_early_count(save_run, history, tmp_path):
     save_run(11, change=ended_early)
     _, verdict = run_gate(save_run(20, "new"), history, tmp_path)
-    assert {c["n"] for c in verdict["cells"]} == {10, 11}
+    assert max(c["n"] for c in verdict["cells"]) == 11
     assert any("011.json: ended early (SIGTERM)" in note for note in verdict["notes"])
 
 

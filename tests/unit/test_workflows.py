@@ -26,10 +26,15 @@ def script_of(name):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_may_only_read_the_repository(path):
+def test_a_workflow_may_only_read_and_its_comment_job_only_comment(path):
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {"contents": "read"}
-    assert all("permissions" not in job for job in workflow["jobs"].values())
+    for name, job in workflow["jobs"].items():
+        if name == "comment":  # checks out nothing and runs nothing of the repository
+            assert job["permissions"] == {"pull-requests": "write"}
+            assert not any("checkout" in step.get("uses", "") for step in job["steps"])
+        else:
+            assert "permissions" not in job
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -61,45 +66,65 @@ def test_no_fixed_name_in_a_shared_temporary_folder(path):
     assert not re.search(r"(?<![\w.])/(var/)?tmp\b|/dev/shm", path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("confirming_run", "text", "status"),
-    [
-        ("saves a file", "--confirm tonight/x_4.json", 0),
-        ("saves an empty file", "The confirming run saved no file", 2),
-        ("saves none", "The confirming run saved no file", 2),
-    ],
-)
-def test_the_gate_names_a_confirming_run_only_if_it_saved_a_file(
-    tmp_path, confirming_run, text, status
-):
-    """The step's own script, with a stand-in for Python that records its arguments."""
-    for folder in ("tonight", "runs", ".venv/bin", "verdict"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "tonight" / "x_3.json").write_text("{}")
-    (tmp_path / "runs" / "old.json").write_text("{}")
-    (tmp_path / "verdict" / "verdict.json").write_text('{"status": "SLOW"}')
-    contents = {"saves a file": "echo '{}'", "saves an empty file": "true"}.get(confirming_run)
-    save = f"{contents} > tonight/x_4.json" if contents else "true"
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" >> arguments\nif [ "$2" = pytest ]; then {save}; fi\n')
-    python.chmod(0o755)
+def in_job_folder(tmp_path, script, programs, **variables):
+    """Run a script of a step in a folder with stand-ins that record their arguments."""
+    for name, body in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/sh\necho "$@" >> arguments\n{body}\n')
+        path.chmod(0o755)
     files = {"GITHUB_STEP_SUMMARY": "summary", "GITHUB_OUTPUT": "output", "RUNS": "runs"}
-    environment = {**os.environ, "GRID": "", **files}
-    subprocess.run(
-        ["bash", "-e", "-c", script_of("Gate")], cwd=tmp_path, env=environment, check=True
+    environment = {**os.environ, "ACCEPTANCES": "accepted.json", **files, **variables}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
+    command = ["bash", "-e", "-o", "pipefail", "-c", script]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_gate_judges_all_runs_of_the_night(tmp_path, status):
+    for folder in ("tonight", "runs"):
+        (tmp_path / folder).mkdir()
+    for number in (1, 2, 3):
+        (tmp_path / "tonight" / f"x_{number}.json").write_text("" if number == 2 else "{}")
+    (tmp_path / "runs" / "old.json").write_text("{}")
+    in_job_folder(tmp_path, script_of("Gate"), {".venv/bin/python": f"exit {status}"})
+    arguments = (tmp_path / "arguments").read_text()
+    assert arguments == (
+        "-m reports gate tonight/x_1.json tonight/x_3.json --history runs"
+        " --acceptances accepted.json -o verdict\n"
     )
-    written = [tmp_path / "arguments", tmp_path / "summary"]
-    assert text in "".join(file.read_text() for file in written if file.exists())
-    assert "--confirm  " not in (tmp_path / "arguments").read_text()
     assert (tmp_path / "output").read_text() == f"status={status}\n"
 
 
-def test_the_gate_needs_the_last_run(tmp_path):
+def test_a_night_without_runs_fails(tmp_path):
     (tmp_path / "tonight").mkdir()
-    files = {"GITHUB_STEP_SUMMARY": "summary", "GITHUB_OUTPUT": "output", "RUNS": "runs"}
-    environment = {**os.environ, **files}
-    subprocess.run(
-        ["bash", "-e", "-c", script_of("Gate")], cwd=tmp_path, env=environment, check=True
-    )
+    in_job_folder(tmp_path, script_of("Gate"), {})
     assert (tmp_path / "output").read_text() == "status=2\n"
-    assert "saved no file" in (tmp_path / "summary").read_text()
+    assert "saved a file" in (tmp_path / "summary").read_text()
+
+
+@pytest.mark.parametrize("earlier", ["", "77"])
+def test_a_pull_request_gets_one_comment(tmp_path, earlier):
+    (tmp_path / "verdict").mkdir()
+    (tmp_path / "verdict" / "comment.md").write_text("<!-- maskbench -->\ntext")
+    gh = f'case "$*" in *--paginate*) echo "{earlier}";; esac'
+    in_job_folder(
+        tmp_path,
+        script_of("Comment on the pull request, or renew the comment"),
+        {"bin/gh": gh},
+        GITHUB_REPOSITORY="a/b",
+        PULL_REQUEST="5",
+    )
+    last = (tmp_path / "arguments").read_text().splitlines()[-1]
+    assert last == (
+        "api -X PATCH repos/a/b/issues/comments/77 -F body=@comment.md"
+        if earlier
+        else "api -X POST repos/a/b/issues/5/comments -F body=@comment.md"
+    )
+    assert (tmp_path / "comment.md").read_text().startswith("<!-- maskbench -->")
+
+
+def test_a_pull_request_is_not_stored():
+    found = steps(ROOT / ".github" / "workflows" / "nightly.yml")
+    (store,) = [step for step in found if step.get("name") == "Store the runs"]
+    assert "!inputs.pull_request" in store["if"]
