@@ -149,6 +149,7 @@ class Software(Struct, kw_only=True):
     torch: Name
     cuda: Name | None = None
     cudnn: Count | Name | None = None
+    triton: Name | None = None
 
 
 class RunFile(Struct):

@@ -122,6 +122,16 @@ def history(storage: Path, folder: Path, part_of_name: str | None) -> int:
     return 0
 
 
+def releases(runs: list[Path], file: Path) -> int:
+    """Write what changed between releases of torch into a document, between its markers."""
+    from reports.generated import replace_generated
+    from reports.releases import NAME, releases_report
+
+    path = replace_generated(file, NAME, releases_report(runs))
+    say(f"between the markers of {path}: what changed between releases")
+    return 0
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are safe to print."""
 
@@ -176,6 +186,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--strict", action="store_true", help="exit with status 3 if no cell could be judged"
     )
     command.set_defaults(run=lambda o: gate(o.new, o.history, o.confirm, o.strict, o.o))
+    command = commands.add_parser(
+        "releases", help=releases.__doc__, description=f"{releases.__doc__} Each file is a run."
+    )
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    default_file = Path("docs/releases.md")
+    text = f"the document (default: {default_file})"
+    command.add_argument("-o", metavar="FILE", type=Path, default=default_file, help=text)
+    command.set_defaults(run=lambda o: releases(o.runs, o.o))
     return parser
 
 
