@@ -177,6 +177,16 @@ def history(storage: Path, folder: Path, part_of_name: str | None) -> int:
     return 0
 
 
+def releases(runs: list[Path], page: Path) -> int:
+    """Write what changed between releases of torch into a document, between its markers."""
+    from reports.generated import replace_generated
+    from reports.releases import NAME, releases_report
+
+    path = replace_generated(page, NAME, releases_report(runs))
+    say(f"between the markers of {path}: what changed between releases")
+    return 0
+
+
 def two_sides(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[list[Path], list[Path]]:
@@ -261,6 +271,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: accept(o.new, o.history, o.acceptances, o.because, o.part_of_name, o.o)
     )
+    command = add(releases, " Each file is a run.", page=Path("docs/releases.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: releases(o.runs, o.o))
     return parser
 
 
