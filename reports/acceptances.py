@@ -27,11 +27,23 @@ class Acceptance(Struct, forbid_unknown_fields=True, frozen=True):
     """One change that somebody has accepted."""
 
     because: Text
-    since: Text  # ISO date and time in UTC of the first accepted run
     device: Text  # whose cells are meant
     torch: Text  # of the accepted runs
-    runs: list[Text]  # file names
+    runs: Annotated[dict[Text, Text], Meta(min_length=1)]  # file name: ISO date and time in UTC
     containing: Text | None = None  # a part of the names of the cells; None for all cells
+
+    @property
+    def since(self) -> str:
+        """The date of the first accepted run."""
+        return min(self.runs.values())
+
+    def is_of(self, name: str) -> bool:
+        """Whether a cell is accepted."""
+        return self.containing is None or self.containing in name
+
+    def covers(self, saved: str) -> bool:
+        """Whether a run of this date is an accepted one or came after them."""
+        return saved in self.runs.values() or saved > max(self.runs.values())
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -90,10 +102,9 @@ def accept_night(
     acceptances = read_acceptances(path)
     added = Acceptance(
         because=plain_text(because),
-        since=night[0].saved,
         device=night[0].device,
         torch=night[0].torch,
-        runs=[run.path.name for run in night],
+        runs={run.path.name: run.saved for run in night},
         containing=part_of_name,
     )
     text = msgspec.json.encode(_File(FORMAT, [*acceptances, added]))
@@ -101,12 +112,10 @@ def accept_night(
     return added
 
 
-def accepted_since(name: str, acceptances: Sequence[Acceptance]) -> str:
-    """The date of a cell's latest acceptance, or "" if there is none."""
-    return max(
-        (one.since for one in acceptances if one.containing is None or one.containing in name),
-        default="",
-    )
+def latest_acceptance(name: str, acceptances: Sequence[Acceptance]) -> Acceptance | None:
+    """The acceptance of a cell that is in force; None if it was never accepted."""
+    own = [one for one in acceptances if one.is_of(name)]
+    return max(own, key=lambda one: one.since, default=None)
 
 
 def unused_notes(acceptances: Sequence[Acceptance], names: set[str]) -> list[str]:
@@ -115,5 +124,5 @@ def unused_notes(acceptances: Sequence[Acceptance], names: set[str]) -> list[str
         f"the acceptance of {one.since[:10]} ({one.because}) is of cells with {one.containing!r} in"
         " their names, and no run has such a cell"
         for one in acceptances
-        if one.containing is not None and not any(one.containing in name for name in names)
+        if not any(one.is_of(name) for name in names)
     ]

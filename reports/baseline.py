@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.acceptances import Acceptance
 from reports.clock_exponent import clock_exponent
 from reports.comparability import CellRow, Run, cell_difference
 from reports.noise import MIN_OUTLIER, OUTLIER_SDS, usual_runs
@@ -57,10 +58,12 @@ class CellHistory:
 
     name: str
     row: CellRow  # of the newest run
+    saved: str  # the date of the newest run in UTC
     new: Times  # the runs of the night
     past: Times
     accepted: np.ndarray  # flags of the past runs since the last acceptance
     difference: str | None  # why a run since the last acceptance does not count
+    acceptance: Acceptance | None = None  # the last one
 
     @property
     def has_clock(self) -> bool:
@@ -69,13 +72,22 @@ class CellHistory:
         return bool(len(clocks)) and bool(np.isfinite(clocks).all())
 
     @property
+    def is_accepted_itself(self) -> bool:
+        """Whether the runs of the night are the accepted ones."""
+        return self.acceptance is not None and self.saved in self.acceptance.runs.values()
+
+    @property
     def exponent(self) -> float:
         """Of the clock in the cell's times; 0 where the clock is unknown."""
         return clock_exponent(self.past.log_s, self.past.log_clock) if self.has_clock else 0.0
 
 
 def cell_history(
-    name: str, night: list[Run], history: list[Run], labels: list[int], since: str
+    name: str,
+    night: list[Run],
+    history: list[Run],
+    labels: list[int],
+    acceptance: Acceptance | None,
 ) -> CellHistory:
     """One cell of a night with those of its earlier times that can be compared.
 
@@ -87,8 +99,8 @@ def cell_history(
         Runs, oldest first.
     labels
         The night of each run of `history`.
-    since
-        The date and time of the cell's last acceptance in UTC, or "".
+    acceptance
+        The cell's last acceptance, which moved its baseline.
     """
     timed = [run for run in night if name in run.rows]
     row = timed[-1].rows[name]
@@ -98,19 +110,21 @@ def cell_history(
         before = run.rows.get(name)
         if before is None:
             continue
-        found = cell_difference(before, row)
-        if found:
-            difference = found if run.saved >= since else difference
+        counts = acceptance is None or acceptance.covers(run.saved)
+        if found := cell_difference(before, row):
+            difference = found if counts else difference
         else:
             past.append((before, label, run.gpu_uuid or ""))
-            accepted.append(run.saved >= since)
+            accepted.append(counts)
     return CellHistory(
         name=name,
         row=row,
+        saved=timed[-1].saved,
         new=times_of([(run.rows[name], own, run.gpu_uuid or "") for run in timed]),
         past=times_of(past),
         accepted=np.array(accepted, bool),
         difference=difference,
+        acceptance=acceptance,
     )
 
 

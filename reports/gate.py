@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reports.acceptances import Acceptance, accepted_since, unused_notes
+from reports.acceptances import Acceptance, latest_acceptance, unused_notes
 from reports.baseline import CellHistory, cell_history
 from reports.comparability import CellRow, Run, machine_differences, software_differences
 from reports.levels import CODE, CODE_ON_ALL_CARDS, MIN_RUNS, SECONDS, compare_levels
@@ -18,7 +18,7 @@ from reports.verdict import Conclusion, Status, Verdict, cell_columns
 
 LOST = (Status.FAILING, Status.VANISHED, Status.NO_LONGER_TIMED, Status.ANOTHER_FORM)
 NUMBERS = ("base_s", "change", "change_s", "half", "noise", "detectable")
-JUDGED = (Status.SAME, Status.IMPROVEMENT, Status.SLOWER_CLOCK)
+JUDGED = (Status.SAME, Status.IMPROVEMENT, Status.SLOWER_CLOCK, Status.ACCEPTED)
 
 
 def judge_night(
@@ -40,7 +40,7 @@ def judge_night(
     """
     last = night[-1]
     history, notes = earlier_runs(last, runs)
-    own = [one for one in acceptances if one.device == last.device]
+    own = [one for one in acceptances if one.device == last.device and one.since <= last.saved]
     histories = histories_of(night, history, own)
     cells = cell_statuses(histories)
     lost = lost_cells(night, expected_cells(history, own))
@@ -77,20 +77,21 @@ def histories_of(
     labels = night_labels(history)
     names = dict.fromkeys(name for run in night for name in run.rows)
     return [
-        cell_history(name, night, history, labels, accepted_since(name, acceptances))
+        cell_history(name, night, history, labels, latest_acceptance(name, acceptances))
         for name in names
     ]
 
 
 def expected_cells(history: list[Run], acceptances: Sequence[Acceptance]) -> dict[str, CellRow]:
     """The newest row of each cell that was timed since its last acceptance."""
-    since: dict[str, str] = {}
+    latest: dict[str, Acceptance | None] = {}
     found = {}
     for run in history:
         for name, row in run.rows.items():
-            if name not in since:
-                since[name] = accepted_since(name, acceptances)
-            if run.saved >= since[name]:
+            if name not in latest:
+                latest[name] = latest_acceptance(name, acceptances)
+            acceptance = latest[name]
+            if acceptance is None or acceptance.covers(run.saved):
                 found[name] = row
     return found
 
@@ -162,6 +163,8 @@ def _described(history: CellHistory) -> dict[str, object]:
     row = {"fullname": history.name, **cell_columns(history.row), "reason": ""}
     row |= {"new_s": float(np.exp(history.new.log_s.mean())), "new_runs": len(history.new)}
     row |= {"status": None, "group": ""}
+    if history.acceptance and history.is_accepted_itself:
+        return {**row, "status": Status.ACCEPTED, "reason": history.acceptance.because}
     if len(history.past):
         return row
     if history.difference:

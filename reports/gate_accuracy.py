@@ -7,7 +7,7 @@ twenty are scaled, and the clock is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ RUNS_PER_NIGHT = 3
 SCALES = {1.015: None, 1.02: 0.95, 1.03: 0.99, 1.05: 0.99}  # scale: share of cells to be found
 STRIDE = 20  # every 20th cell is scaled at a time, so that the noise of the suite hardly changes
 DRIFT, DRIFT_NIGHTS = 1.03, 30
+MIN_SHARE = 0.4  # of the cells, for a run to count
 LONG = 16384  # tokens; cells as long often meet the power limit
 
 
@@ -173,7 +174,7 @@ def drift(runs: Sequence[Run]) -> str:
         last = labels == DRIFT_NIGHTS - 1
         past = times.where(~last)
         accepted = np.ones(len(past), bool)
-        histories.append(CellHistory(name, rows[-1], times.where(last), past, accepted, None))
+        histories.append(CellHistory(name, rows[-1], "", times.where(last), past, accepted, None))
     red = (cell_statuses(histories)["status"] == Status.REGRESSION).tolist()
     return (
         f"After {DRIFT_NIGHTS} nights of drift to x{DRIFT:.2f}, {percent(red, 1)} of"
@@ -242,25 +243,47 @@ def _rounds(run: Run) -> dict[str, np.ndarray]:
     }
 
 
-def accuracy_report(runs: Sequence[Run]) -> str:
+def with_cells(runs: Sequence[Run], names: Collection[str]) -> list[Run]:
+    """The runs with these cells only; a run that has fewer than MIN_SHARE of them is left out."""
+    found = [replace(run, cells=run.cells[run.cells.index.isin(names)]) for run in runs]
+    return [run for run in found if len(run.rows) >= MIN_SHARE * len(names)]
+
+
+def common_cells(runs: Sequence[Run]) -> list[str]:
+    """The cells that most of the runs have timed."""
+    counts = pd.Series([name for run in runs for name in run.rows]).value_counts()
+    return list(counts.index[counts > len(runs) / 2])
+
+
+def described(runs: Sequence[Run]) -> str:
+    """What the runs are."""
+    cells = sorted({len(run.rows) for run in runs})
+    whole = sum(len(run.rows) == cells[-1] for run in runs)
+    cards = {run.gpu_uuid for run in runs}
+    days = sorted({run.saved[:10] for run in runs})
+    rest = f" and the others of {cells[0]} or more" if whole < len(runs) else ""
+    return (
+        f"{len(runs)} runs, {whole} of {cells[-1]} cells{rest}, each in a fresh process, on"
+        f" {len(cards)} cards and {len(days)} days ({days[0]} to {days[-1]}), {runs[-1].device},"
+        f" torch {runs[-1].torch}."
+    )
+
+
+def accuracy_report(all_runs: Sequence[Run]) -> str:
     """All tables as Markdown.
 
     Parameters
     ----------
-    runs
-        Runs of unchanged code and of one grid, oldest first.
+    all_runs
+        Runs of unchanged code, oldest first. The cells that most of them have are judged, and
+        those of LONG tokens apart.
     """
-    cells = sorted({len(run.rows) for run in runs})
-    cards = {run.gpu_uuid for run in runs}
-    days = {run.saved[:10] for run in runs}
-    what = (
-        f"{len(runs)} runs of {cells[0]} to {cells[-1]} cells, each in a fresh process, on"
-        f" {len(cards)} cards and {len(days)} days: {runs[-1].device}, torch {runs[-1].torch}."
-    )
-    parts = [
-        what,
-        f"Nothing changed:\n\n{false_alarms(runs)}",
-        f"Cells scaled:\n\n{detection(runs)}",
-    ]
+    runs = with_cells(all_runs, common_cells(all_runs))
+    parts = [described(runs)]
+    parts += [f"Nothing changed:\n\n{false_alarms(runs)}", f"Cells scaled:\n\n{detection(runs)}"]
     parts += [drift(runs), f"Other methods, in seconds:\n\n{side_by_side(runs)}"]
+    lengths = pd.concat([run.timed["seq_len"] for run in all_runs])
+    if long := with_cells(all_runs, set(lengths.index[lengths >= LONG])):
+        text = f"Cells of {LONG} tokens, many of them at the power limit: {described(long)}"
+        parts.append(f"{text}\n\n{false_alarms(long)}")
     return "\n\n".join(parts)

@@ -33,6 +33,7 @@ class Status(TextEnum):
     SUSPECT_FASTER = "SUSPECT faster"
     SLOWER_CLOCK = "slower clock"  # slower in seconds, not in SM cycles
     IMPROVEMENT = "IMPROVEMENT"
+    ACCEPTED = "accepted"  # the runs that are judged are the accepted ones
     NOT_COMPARABLE = "not comparable"
     TOO_FEW_RUNS = "too few runs"
     NEW = "new"

@@ -17,7 +17,14 @@ from reports.runs import cell_label
 from reports.terminal import say
 from reports.verdict import Status, Verdict
 
-QUIET = {Status.SAME, Status.LEVEL, Status.NEW, Status.TOO_FEW_RUNS, Status.WITHIN_NOISE}
+QUIET = {
+    Status.SAME,
+    Status.LEVEL,
+    Status.NEW,
+    Status.TOO_FEW_RUNS,
+    Status.WITHIN_NOISE,
+    Status.ACCEPTED,
+}
 SAME_RANK = {Status.FASTER: Status.SLOWER, Status.SUSPECT_FASTER: Status.SUSPECT_SLOWER}
 MAX_SUMMARY_BYTES = 900 * 1024  # GitHub accepts 1 MiB per step
 PRINTED_ROWS = 40

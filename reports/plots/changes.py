@@ -118,7 +118,8 @@ def draw_trends(trends: dict[str, list[Time]], cells: pd.DataFrame, title: str) 
     trends
         The times of each cell, oldest first, by the cell's name.
     cells
-        The cells to draw, by name. `steps` has the indices of the runs at which the level changes.
+        The cells to draw, by name. `steps` has the indices of the runs at which the level changes,
+        and `level_s` the times in seconds with the clock of the last run.
     """
     names = list(cells.index)
     columns = min(4, len(names))
@@ -134,7 +135,7 @@ def draw_trends(trends: dict[str, list[Time]], cells: pd.DataFrame, title: str) 
         _draw_trend(axes, trends[name], cells.loc[name])
     for axes in panels.flat[len(names) :]:
         axes.set_visible(False)
-    figure.supylabel("ms, median", fontsize=7)
+    figure.supylabel("ms, median (grey); without the changes of the clock (blue)", fontsize=7)
     figure.suptitle(title, fontsize=9)
     return figure
 
@@ -143,7 +144,8 @@ def _draw_trend(axes: Axes, times: list[Time], cell: pd.Series) -> None:
     """Draw one cell. The x axis names a torch version where it first appears."""
     runs = pd.DataFrame(times)
     x = np.arange(len(runs))
-    axes.plot(x, runs["median_s"] * 1e3, marker="o", ms=2.5, lw=0.8, color=BLUE)
+    axes.plot(x, runs["median_s"] * 1e3, marker="o", ms=1.5, lw=0.5, color=GREY)
+    axes.plot(x, cell["level_s"] * 1e3, marker="o", ms=2.5, lw=0.8, color=BLUE)
     for step in cell["steps"]:
         axes.axvline(step - 0.5, color=VERMILLION, lw=1, ls="--")
     first = runs["torch"].ne(runs["torch"].shift())

@@ -39,8 +39,8 @@ def test_the_file_can_be_reviewed(save_run, tmp_path):
     (one,) = json.loads(text)["acceptances"]
     assert one["containing"] == "flex"
     assert one["torch"] == "9.9"
-    assert one["runs"] == [path.name for path in night]
-    assert one["since"].startswith("2026-01-06T00:00:00")
+    assert list(one["runs"]) == [path.name for path in night]
+    assert one["runs"][night[0].name].startswith("2026-01-06T00:00:00")
     assert "\x1b" not in one["because"]
     assert text.count("\n") > 8, "a line a field, so that a diff is readable"
     assert text.endswith("}\n")
@@ -144,3 +144,27 @@ def test_a_comment_is_short_and_has_the_verdict_first(save_run, tmp_path):
     assert "REGRESSION" in text.splitlines()[2]
     assert "36 more rows" in text
     assert len(text) < 20_000
+
+
+def test_versions_that_ran_in_turn_are_told_apart(save_run, tmp_path):
+    """The accepted runs alternate with runs of the old version, which are saved later than they."""
+    for i in range(3):
+        save_night(save_run, i / 24, "nights", runs=1)
+        save_night(save_run, i / 24 + 0.02, "nights", [(CELL, 1.1)], runs=1, torch="9.9")
+    new = [p for p in sorted((tmp_path / "nights").iterdir()) if '"9.9"' in p.read_text()]
+    assert len(new) == 3
+    code, verdict = run_gate(new, tmp_path / "nights", tmp_path)
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+    assert accept(new, tmp_path / "nights") == 0
+    code, verdict = run_gate(new, tmp_path / "nights", tmp_path)
+    assert (code, status_of(verdict)) == (0, {"accepted"})
+    for scale, code in ((1.1, 0), (1.122, 1)):
+        night = save_night(save_run, 2, scale=[(CELL, scale)])
+        assert run_gate(night, tmp_path / "nights", tmp_path)[0] == code
+
+
+def test_an_acceptance_does_not_count_for_earlier_nights(save_run, tmp_path):
+    history = save_nights(save_run)
+    assert accept(save_night(save_run, 9, "nights", [(CELL, 1.1)]), history) == 0
+    code, verdict = run_gate(save_night(save_run, 6, scale=[(CELL, 1.1)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
