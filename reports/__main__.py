@@ -112,8 +112,11 @@ def gate_accuracy(runs: list[Path], page: Path) -> int:
     page, between its markers. It takes minutes."""
     from reports.comparability import load_run
     from reports.gate_accuracy import accuracy_report
-    from reports.generated import replace_generated
+    from reports.generated import generated_part, replace_generated
+    from reports.other_methods import require_packages
 
+    require_packages()
+    generated_part(page, "reports gate_accuracy")  # fails now rather than after minutes
     loaded = sorted((load_run(path) for path in runs), key=lambda run: run.saved)
     say(f"in {replace_generated(page, 'reports gate_accuracy', accuracy_report(loaded))}")
     return 0

@@ -246,7 +246,7 @@ def _rounds(run: Run) -> dict[str, np.ndarray]:
 def with_cells(runs: Sequence[Run], names: Collection[str]) -> list[Run]:
     """The runs with these cells only; a run that has fewer than MIN_SHARE of them is left out."""
     found = [replace(run, cells=run.cells[run.cells.index.isin(names)]) for run in runs]
-    return [run for run in found if len(run.rows) >= MIN_SHARE * len(names)]
+    return [run for run in found if run.rows and len(run.rows) >= MIN_SHARE * len(names)]
 
 
 def common_cells(runs: Sequence[Run]) -> list[str]:

@@ -105,7 +105,8 @@ def _noise_of(history: CellHistory, unit: Unit) -> dict[str, object]:
     past, _, known = _past_of(history, unit)
     exponent = _exponent(history, unit)
     x, new = past.without_clock(exponent), history.new.without_clock(exponent)
-    noise = measure_noise(x, past.night)
+    # Without a past of the night's card, its difference from other cards is a part of the noise.
+    noise = measure_noise(x, past.night, may_have_steps=known)
     squares = np.nansum([noise.process * noise.process_degrees, np.var(new) * len(new)])
     degrees = noise.process_degrees + len(new) - 1
     return {
@@ -178,7 +179,8 @@ def _find_changes(cells: pd.DataFrame) -> None:
     n, nights, new = cells["n"].clip(lower=1), cells["nights"].clip(lower=1), cells["new_runs"]
     process = cells["process"] * (1 / new + 1 / n)
     night = (cells["night"] * (1 + 1 / nights)).where(nights > 1)
-    by_night = night.notna() & (process.isna() | _nights_differ(cells))
+    differ = _nights_differ(cells) | ~cells["is_known_card"]
+    by_night = night.notna() & (process.isna() | differ)
     cells["error"] = np.sqrt(np.where(by_night, night, process))
     degrees = np.where(by_night, cells["night_degrees"], cells["process_degrees"])
     enough = (cells["n"] >= MIN_RUNS) | (cells["own_degrees"] >= MIN_DEGREES)

@@ -12,6 +12,7 @@ from reports.thresholds import SD_OVER_MAD
 NEIGHBOURS = 5  # runs in the moving median
 MIN_RUNS_FOR_OUTLIERS = 10
 OUTLIER_SDS, MIN_OUTLIER = 5, 0.008
+MIN_NIGHTS = 4  # whose successive differences show the noise between nights
 DIFFERENCE_EFFICIENCY = 2 / 3  # of successive differences as an estimate of a variance
 
 
@@ -44,7 +45,7 @@ def usual_runs(x: np.ndarray) -> np.ndarray:
     return usual
 
 
-def measure_noise(x: np.ndarray, nights: np.ndarray) -> Noise:
+def measure_noise(x: np.ndarray, nights: np.ndarray, may_have_steps: bool = True) -> Noise:
     """The noise between processes and between nights.
 
     Parameters
@@ -53,6 +54,9 @@ def measure_noise(x: np.ndarray, nights: np.ndarray) -> Noise:
         Logarithms of the times, oldest first, shape [runs].
     nights
         The number of each run's night, shape [runs].
+    may_have_steps
+        Whether two nights that differ may be before and after a step. If so, the noise between
+        fewer than four nights is unknown.
     """
     usual = usual_runs(x)
     x, nights = x[usual], nights[usual]
@@ -61,6 +65,10 @@ def measure_noise(x: np.ndarray, nights: np.ndarray) -> Noise:
     process_degrees = len(x) - len(means)
     squares = float(np.sum(np.square(x - means[place])))
     process = squares / process_degrees if process_degrees else np.nan
+    if len(means) < MIN_NIGHTS:
+        if may_have_steps or len(means) < 2:
+            return Noise(process, process_degrees, np.nan, 0.0)
+        return Noise(process, process_degrees, float(np.var(means, ddof=1)), len(means) - 1)
     return Noise(process, process_degrees, *_variance_between(means))
 
 
@@ -71,8 +79,6 @@ def _variance_between(means: np.ndarray) -> tuple[float, float]:
     changes each a little. At least three differences are needed: the limit is made of their median,
     and it must not be that of a step.
     """
-    if len(means) < 4:
-        return np.nan, 0.0
     differences = np.abs(np.diff(means))
     limit = max(MIN_OUTLIER, OUTLIER_SDS * SD_OVER_MAD * float(np.median(differences)))
     kept = differences[differences <= limit]

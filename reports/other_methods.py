@@ -8,12 +8,24 @@ night is slower. asv and otava are not in requirements.txt, since only this comp
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 from scipy.stats import mannwhitneyu
 
+from maskbench.records import UnreadableRun
+
 THRESHOLD = 0.05
 ALPHA = 0.05  # of Mann and Whitney's test
+
+
+def require_packages() -> None:
+    """Raises UnreadableRun if asv or otava is missing."""
+    if missing := [name for name in ("asv", "otava") if find_spec(name) is None]:
+        raise UnreadableRun(
+            f"{' and '.join(missing)}: not installed; the comparison needs `pip install asv` and"
+            " `pip install --no-deps apache-otava`"
+        )
 
 
 def compare_fail(past: np.ndarray, night: np.ndarray) -> bool:
