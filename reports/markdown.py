@@ -33,5 +33,5 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def percent(share: float | Sequence[Any] | np.ndarray | pd.Series, digits: int = 0) -> str:
-    """A share, or the mean of several shares or flags, in percent."""
-    return f"{100 * float(np.mean(share)):.{digits}f} %"
+    """A share, or the mean of several shares or flags, in percent; "" if there are none."""
+    return "" if np.size(share) == 0 else f"{100 * float(np.mean(share)):.{digits}f} %"
