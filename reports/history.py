@@ -24,7 +24,7 @@ from reports.steps import detect_steps, drift
 from reports.thresholds import EFFECT
 from reports.verdict import Status, Verdict, cell_columns
 
-MAX_DRAWN = 400  # cells; each takes about 60 ms
+MAX_DRAWN = 240  # cells; each takes about 60 ms
 
 
 class Time(NamedTuple):
