@@ -3,7 +3,7 @@
 The catalogue of named masks is `masks.py` in the root of the repository.
 """
 
-from maskbench.masks.base import NON_NEGATIVE, POSITIVE, Mask
+from maskbench.masks.base import DISTANCE, EXTENT, NON_NEGATIVE, POSITIVE, Mask
 from maskbench.masks.composed import Documents, Padded
 from maskbench.masks.plain import (
     Causal,
@@ -16,6 +16,8 @@ from maskbench.masks.plain import (
 )
 
 __all__ = [
+    "DISTANCE",
+    "EXTENT",
     "NON_NEGATIVE",
     "POSITIVE",
     "Causal",

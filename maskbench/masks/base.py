@@ -21,6 +21,12 @@ NON_NEGATIVE = MappingProxyType({"minimum": 0})
 """Field metadata for an integer >= 0: `left: int = field(metadata=NON_NEGATIVE)`."""
 POSITIVE = MappingProxyType({"minimum": 1})
 """Field metadata for an integer >= 1: `width: int = field(metadata=POSITIVE)`."""
+DISTANCE = MappingProxyType({"minimum": 0, "up_to_seq_len": True})
+"""Field metadata for an integer >= 0 that means the same from `seq_len` on: it is stored as at most
+`seq_len`, so that 32-bit integers on the device do not overflow."""
+EXTENT = MappingProxyType({"minimum": 1, "up_to_seq_len": True})
+"""The same for an integer >= 1."""
+MAX_PARAMETER = 2**30  # the sum of two such integers has 32 bits
 
 
 def to_int(value: object) -> int | None:
@@ -48,10 +54,12 @@ class Mask(ABC):
 
     Integer parameters declare their lower bound: `field(metadata=POSITIVE)` or
     `field(metadata=NON_NEGATIVE)`. Python and NumPy integers are accepted and stored as int.
+    If every value from `seq_len` on means the same, as for the width of a window, declare `DISTANCE`
+    or `EXTENT` instead: larger values are then stored as `seq_len`.
 
         @dataclass(frozen=True)
         class CausalWindow(Mask):
-            width: int = field(metadata=POSITIVE)
+            width: int = field(metadata=EXTENT)
 
             def mask_mod(self, device):
                 return lambda b, h, q, k: (k <= q) & (k > q - self.width)
@@ -62,7 +70,7 @@ class Mask(ABC):
     Raises
     ------
     ValueError
-        If a declared parameter is not an integer or is below its lower bound.
+        If a declared parameter is not an integer, is below its lower bound, or is above 2**30.
     """
 
     _: KW_ONLY
@@ -77,6 +85,10 @@ class Mask(ABC):
             number = to_int(value)
             if number is None or number < minimum:
                 raise ValueError(f"{name} is {value}, must be a whole number, {minimum} or more")
+            if parameter.metadata.get("up_to_seq_len"):
+                number = min(number, self.seq_len)
+            if number > MAX_PARAMETER:
+                raise ValueError(f"{name} is {number}, must be at most {MAX_PARAMETER}")
             object.__setattr__(self, name, number)
 
     @abstractmethod

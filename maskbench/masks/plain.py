@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from maskbench.masks.base import (
-    NON_NEGATIVE,
-    POSITIVE,
+    DISTANCE,
+    EXTENT,
     DeviceLike,
     Mask,
     MaskMod,
@@ -57,8 +57,8 @@ class SlidingWindow(Mask):
     Longformer, https://arxiv.org/abs/2004.05150, section 3.1.
     """
 
-    left: int = field(metadata=NON_NEGATIVE)
-    right: int = field(metadata=NON_NEGATIVE)
+    left: int = field(metadata=DISTANCE)
+    right: int = field(metadata=DISTANCE)
 
     def mask_mod(self, device: DeviceLike) -> MaskMod:
         left, right = self.left, self.right
@@ -75,8 +75,8 @@ class DilatedSlidingWindow(Mask):
     Longformer, https://arxiv.org/abs/2004.05150, section 3.1.
     """
 
-    window: int = field(metadata=NON_NEGATIVE)
-    dilation: int = field(metadata=POSITIVE)
+    window: int = field(metadata=DISTANCE)
+    dilation: int = field(metadata=EXTENT)
 
     def mask_mod(self, device: DeviceLike) -> MaskMod:
         window, dilation, low_bits = self.window, self.dilation, self.dilation - 1
@@ -113,7 +113,7 @@ class GlobalLocalSlidingWindow(Mask):
     without duplicates.
     """
 
-    window: int = field(metadata=NON_NEGATIVE)
+    window: int = field(metadata=DISTANCE)
     tokens: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ class PrefixLM(Mask):
     T5, https://arxiv.org/abs/1910.10683, figure 4.
     """
 
-    prefix: int = field(metadata=NON_NEGATIVE)
+    prefix: int = field(metadata=DISTANCE)
 
     def mask_mod(self, device: DeviceLike) -> MaskMod:
         prefix = self.prefix
@@ -195,8 +195,8 @@ class LocalAttention2D(Mask):
     number of pixels in a row. The last row may be incomplete.
     """
 
-    width: int = field(metadata=POSITIVE)
-    radius: int = field(metadata=NON_NEGATIVE)
+    width: int = field(metadata=EXTENT)
+    radius: int = field(metadata=DISTANCE)
 
     def mask_mod(self, device: DeviceLike) -> MaskMod:
         width, radius = self.width, self.radius
