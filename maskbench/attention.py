@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TypeAlias
 
 from torch import Tensor
@@ -65,3 +66,14 @@ class BoundAttention:
 Bind: TypeAlias = Callable[[Mask, Tensor, Tensor, Tensor], BoundAttention]
 """bind(mask, q, k, v): q is [B, heads, S, head_dim], k and v are [B, kv_heads, S, head_dim].
 Raises Unsupported."""
+
+
+def check_shapes(bind: Bind) -> Bind:
+    """The same function, but it raises ValueError for tensors that are not of the mask."""
+
+    @wraps(bind)
+    def checked(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
+        mask.require_shapes(q, k, v)
+        return bind(mask, q, k, v)
+
+    return checked

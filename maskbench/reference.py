@@ -163,9 +163,15 @@ class Reference:
         [B, heads, S, head_dim]; without `dout` there are no gradients.
     k, v
         [B, kv_heads, S, head_dim].
+
+    Raises
+    ------
+    ValueError
+        If the tensors are not of the mask.
     """
 
     def __init__(self, mask: Mask, q: Tensor, k: Tensor, v: Tensor, dout: Tensor | None) -> None:
+        mask.require_shapes(q, k, v)
         self.kv_heads, self.pairs = k.shape[1], sample_heads(q, k)
         compared = len(self.pairs[0]) * q.shape[1] // k.shape[1]
         self.checked = f"{compared} of {q.shape[0] * q.shape[1]} heads"

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from functools import cache
 
-from maskbench.attention import Bind
+from maskbench.attention import Bind, check_shapes
 
 
 class BackendUnavailable(Exception):
@@ -77,11 +77,14 @@ def _import_backend(name: str) -> Bind | str:
 
 
 def load(name: str) -> Bind:
-    """Return the backend's `bind`. Raises BackendUnavailable if its library does not import."""
+    """Return the backend's `bind`, which raises ValueError for tensors that are not of the mask.
+
+    Raises BackendUnavailable if the backend's library does not import.
+    """
     found = _import_backend(name)
     if isinstance(found, str):
         raise BackendUnavailable(found)
-    return found
+    return check_shapes(found)
 
 
 # The order is the order of `--backends`. Colors are Okabe and Ito's

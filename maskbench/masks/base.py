@@ -54,8 +54,8 @@ class Mask(ABC):
 
     Integer parameters declare their lower bound: `field(metadata=POSITIVE)` or
     `field(metadata=NON_NEGATIVE)`. Python and NumPy integers are accepted and stored as int.
-    If every value from `seq_len` on means the same, as for the width of a window, declare `DISTANCE`
-    or `EXTENT` instead: larger values are then stored as `seq_len`.
+    If every value from `seq_len` on means the same, as for the width of a window, declare
+    `DISTANCE` or `EXTENT` instead: larger values are then stored as `seq_len`.
 
         @dataclass(frozen=True)
         class CausalWindow(Mask):
@@ -151,6 +151,31 @@ class Mask(ABC):
     def batch(self) -> int | None:
         """The batch size, if the mask differs by batch element; else None."""
         return None
+
+    def require_shapes(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Raise ValueError if the tensors are not of this mask.
+
+        A mask of another length or batch would run in many libraries, with a wrong result.
+
+        Parameters
+        ----------
+        q
+            [B, heads, S, head_dim].
+        k, v
+            [B, kv_heads, S, head_dim]. `kv_heads` divides `heads`.
+        """
+        shapes = {name: list(t.shape) for name, t in zip("qkv", (q, k, v), strict=True)}
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        if any(len(shape) != 4 for shape in shapes.values()):
+            raise ValueError(f"{given}: each must be [batch, heads, seq_len, head_dim]")
+        if any(shape[2] != self.seq_len for shape in shapes.values()):
+            raise ValueError(f"{given}: the mask is for a seq_len of {self.seq_len}")
+        if len({shape[0] for shape in shapes.values()}) > 1:
+            raise ValueError(f"{given}: must have the same batch")
+        if self.batch not in (None, shapes["q"][0]):
+            raise ValueError(f"{given}: the mask is for a batch of {self.batch}")
+        if shapes["k"][1] != shapes["v"][1] or shapes["q"][1] % shapes["k"][1]:
+            raise ValueError(f"{given}: the heads of k and v must be equal and divide those of q")
 
     def fully_masked_rows(self, device: DeviceLike) -> Tensor | None:
         """Return bool [B, 1, S, 1], True for a query without keys; None if every query has one."""
