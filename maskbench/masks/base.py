@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from maskbench.masks.evaluation import DenseRows, count_pairs, partial_and_full_blocks
+
 DeviceLike = torch.device | str
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 TokenRange = tuple[Tensor, Tensor]
@@ -45,12 +47,11 @@ class Mask(ABC):
 
     To write a mask, derive a frozen dataclass and define:
 
-    1. `mask_mod`, always.
-    2. `key_range`, if the keys of every query are one contiguous range that contains the query
-       and never moves back as the query grows. The base class derives the rest from it.
+    1. `mask_mod`, always. It is enough: block masks and areas come from evaluating it in chunks.
+    2. To be faster at large S, `key_range`, if the keys of every query are one contiguous range
+       that contains the query and never moves back as the query grows. The base class derives
+       the rest from it.
     3. Otherwise `any_all_attend` and `area`.
-
-    Without 2 or 3, `dense` works but `block_mask` and `area` raise NotImplementedError.
 
     Integer parameters declare their lower bound: `field(metadata=POSITIVE)` or
     `field(metadata=NON_NEGATIVE)`. Python and NumPy integers are accepted and stored as int.
@@ -126,26 +127,44 @@ class Mask(ABC):
             broadcast; both returned bool tensors have the broadcast shape, which may have
             leading dimensions [B, 1].
         """
-        first, last = self._derive_key_range(q[0], "any_all_attend")
-        first_of_last, last_of_last = self._derive_key_range(q[1], "any_all_attend")
+        (first, last), (first_of_last, last_of_last) = map(self._require_key_range, q)
         any_attend = (first <= k[1]) & (last_of_last >= k[0])
         all_attend = (first_of_last <= k[0]) & (last >= k[1])
         return any_attend, all_attend
 
     def area(self, batch: int = 1) -> int:
-        """Return the exact number of attended (query, key) pairs of one head over `batch`."""
-        first, last = self._derive_key_range(torch.arange(self.seq_len), "area")
+        """Return the exact number of attended (query, key) pairs of one head over `batch`.
+
+        Raises
+        ------
+        ValueError
+            If the mask differs by batch element and is for another batch size.
+        """
+        found = self.key_range(torch.arange(self.seq_len))
+        if found is None:
+            elements = self.batch or 1
+            if self.batch not in (None, batch):
+                raise ValueError(f"batch is {batch}, the mask is for {self.batch}")
+            pairs = count_pairs(self._dense_rows_on("cpu"), self.seq_len, elements)
+            return pairs * batch // elements
+        first, last = found
         return batch * int((last.clamp(max=self.seq_len - 1) - first.clamp(min=0) + 1).sum())
 
-    def _derive_key_range(self, q: Tensor, method: str) -> TokenRange:
-        """Return `key_range(q)`, or raise NotImplementedError if `method` cannot use it."""
+    def _require_key_range(self, q: Tensor) -> TokenRange:
+        """Return `key_range(q)`. Raises NotImplementedError if the class defines none."""
         found = self.key_range(q)
         if found is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} does not define {method}: define key_range if the keys "
-                "of every query are one contiguous range, else any_all_attend and area"
-            )
+            raise NotImplementedError(f"{type(self).__name__} has no key_range")
         return found
+
+    @property
+    def knows_blocks(self) -> bool:
+        """Whether `any_all_attend` can be used; else blocks are found by evaluating every pair."""
+        own = type(self).any_all_attend is not Mask.any_all_attend
+        return own or self.key_range(torch.zeros(1, dtype=torch.int32)) is not None
+
+    def _dense_rows_on(self, device: DeviceLike) -> DenseRows:
+        return lambda start, stop: self.dense_rows(start, stop, device)
 
     @property
     def batch(self) -> int | None:
@@ -202,6 +221,9 @@ class Mask(ABC):
         Each is bool [1 or B, 1, query blocks, key blocks]. No block is in both. `size` is the
         number of queries and of keys of a block.
         """
+        if not self.knows_blocks:
+            rows = self._dense_rows_on(device)
+            return partial_and_full_blocks(rows, self.seq_len, self.batch or 1, size)
         q_first, q_last = _block_ranges(self.seq_len, size[0], device)
         q_first, q_last = q_first[:, None], q_last[:, None]
         k_first, k_last = _block_ranges(self.seq_len, size[1], device)
@@ -215,7 +237,8 @@ class Mask(ABC):
     def block_mask(self, device: DeviceLike, block_size: int | tuple[int, int] = 128) -> BlockMask:
         """Return FlexAttention's block mask, equal to that of `create_block_mask`.
 
-        It is computed from the bounds of each block, so no S x S tensor is needed.
+        It is computed from the bounds of each block if the mask `knows_blocks`, else in chunks of
+        rows, so no S x S tensor is needed.
         https://docs.pytorch.org/docs/stable/nn.attention.flex_attention.html
 
         Parameters

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange, to_device_async, to_int
+from maskbench.masks.evaluation import count_pairs
 from maskbench.masks.plain import Causal, Full
 
 
@@ -76,7 +77,7 @@ class Documents(Mask):
         starts = self.cu_seqlens(q.dtype, q.device)
         document = torch.bucketize(q, starts[1:], right=True)
         first, last = starts[document], starts[document + 1] - 1
-        inner_first, inner_last = self.inner._derive_key_range(q - first, "key_range")
+        inner_first, inner_last = self.inner._require_key_range(q - first)
         return first + inner_first.clamp(min=0), torch.minimum(first + inner_last, last)
 
 
@@ -133,6 +134,10 @@ class Padded(Mask):
 
     def fully_masked_rows(self, device: DeviceLike) -> Tensor:
         return self.padding.to(device)[:, None, :, None]
+
+    @property
+    def knows_blocks(self) -> bool:
+        return self.inner.knows_blocks
 
     @cached_property
     def valid_range(self) -> ValidRange:
@@ -215,7 +220,7 @@ class Padded(Mask):
         self, device: DeviceLike, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         partial, full = super().partial_and_full_blocks(device, size)
-        if not self.valid_range.is_contiguous:
+        if self.knows_blocks and not self.valid_range.is_contiguous:
             partial = self._drop_empty_blocks(partial, size)
         return partial, full
 
@@ -244,10 +249,7 @@ class Padded(Mask):
             raise ValueError(f"batch is {batch}, the padding is for {self.batch}")
         key_range = self.inner.key_range(torch.arange(self.seq_len))
         if key_range is None:
-            step = max(1, 2**22 // (self.seq_len * self.batch))
-            starts = range(0, self.seq_len, step)
-            chunks = (self.dense_rows(i, min(i + step, self.seq_len), "cpu") for i in starts)
-            return sum(int(chunk.sum()) for chunk in chunks)
+            return count_pairs(self._dense_rows_on("cpu"), self.seq_len, self.batch)
         valid = ~self.padding.cpu()
         valid_before = pad(valid.cumsum(1), (1, 0))
         first, last = self._clamp(key_range)

@@ -77,20 +77,64 @@ def test_key_range_makes_a_mask_an_inner_mask_of_documents():
     assert_blocks_equal_torch(mask, 8)
 
 
-@pytest.mark.parametrize(
-    ("call", "method"),
-    [
-        (lambda mask: mask.block_mask("cpu"), "any_all_attend"),
-        (lambda mask: mask.partial_and_full_blocks("cpu", (8, 8)), "any_all_attend"),
-        (lambda mask: mask.area(2), "area"),
-    ],
-)
-def test_missing_methods_are_named(call, method):
-    mask = Chunks(4, 0, seq_len=16)
-    assert mask.dense("cpu").sum() == 4 * 16, "the dense form needs mask_mod only"
-    message = f"Chunks does not define {method}: define key_range if .* any_all_attend and area"
-    with pytest.raises(NotImplementedError, match=message):
-        call(mask)
+def evaluated(monkeypatch):
+    """Chunks of few pairs, so that a small mask has several."""
+    monkeypatch.setattr("maskbench.masks.evaluation.CHUNK_PAIRS", 200)
+
+
+@pytest.mark.parametrize("seq_len", [1, 16, 41])
+@pytest.mark.parametrize("block_size", [1, 8, (16, 4), (4, 16), 64])
+def test_a_mask_mod_alone_is_enough(seq_len, block_size, monkeypatch):
+    evaluated(monkeypatch)
+    mask = Chunks(5, 2, seq_len=seq_len)
+    assert not mask.knows_blocks
+    assert mask.area(3) == 3 * int(mask.dense("cpu").sum())
+    assert_blocks_equal_torch(mask, block_size)
+
+
+@pytest.mark.parametrize("padding_at", ["the end", "scattered"])
+def test_padding_of_such_a_mask(padding_at, monkeypatch):
+    evaluated(monkeypatch)
+    padding = torch.zeros(3, 41, dtype=torch.bool)
+    padding[0, 30:] = padding[1, :] = True
+    if padding_at == "scattered":
+        padding[2, ::7] = True
+    mask = Padded(Chunks(5, 2, seq_len=41), padding)
+    assert mask.area() == int(mask.dense("cpu").sum())
+    for block_size in (8, (16, 4)):
+        assert_blocks_equal_torch(mask, block_size)
+
+
+def test_a_mask_that_differs_by_batch_element_counts_each():
+    @dataclass(frozen=True)
+    class ByElement(Mask):
+        batch: int = 3
+
+        def mask_mod(self, device):
+            return lambda b, h, q, k: (q - k) % (b + 1) == 0
+
+    mask = ByElement(seq_len=41)
+    assert mask.area(3) == int(mask.dense("cpu").sum())
+    assert_blocks_equal_torch(mask, 8)
+    with pytest.raises(ValueError, match="batch is 2, the mask is for 3"):
+        mask.area(2)
+
+
+def test_no_tensor_of_all_pairs_is_made(monkeypatch):
+    mask, sizes = Chunks(64, 0, seq_len=2048), []
+    dense_rows = Mask.dense_rows
+
+    def watched(self, start, stop, device):
+        rows = dense_rows(self, start, stop, device)
+        sizes.append(rows.numel())
+        return rows
+
+    monkeypatch.setattr(Mask, "dense_rows", watched)
+    monkeypatch.setattr("maskbench.masks.evaluation.CHUNK_PAIRS", 2**19)
+    mask.block_mask("cpu")
+    assert mask.area() == 64 * 2048
+    assert max(sizes) <= 2**19
+    assert len(sizes) == 16
 
 
 def test_mask_without_mask_mod_cannot_be_created():
