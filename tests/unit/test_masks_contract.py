@@ -1,10 +1,12 @@
 """The contract of a mask class: parameters, required methods and their errors."""
 
+import random
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from maskbench.masks import (
     NON_NEGATIVE,
@@ -222,3 +224,27 @@ def test_numpy_integers_become_int():
 def test_wrong_parameters_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("count", [3, 17, 60])
+def test_scattered_global_tokens_need_no_larger_mask_mod(count):
+    """Each comparison of a mask_mod is compiled, and 300 of them took over a minute."""
+
+    class Counted(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    tokens = tuple(sorted(random.Random(count).sample(range(1, 97), count)))
+    mask = GlobalLocalSlidingWindow(2, tokens, seq_len=97)
+    mod, q = mask.mask_mod("cpu"), torch.arange(97, dtype=torch.int32)
+    with Counted() as counted:
+        attends = mod(q[:1], q[:1], q[:, None], q)
+    assert counted.calls <= 30
+    expected = [
+        [abs(i - j) <= 2 or i in tokens or j in tokens for j in range(97)] for i in range(97)
+    ]
+    assert attends.tolist() == expected
+    assert mask.area() == sum(map(sum, expected))
