@@ -27,6 +27,11 @@ class Ending:
         """Ctrl-C, another KeyboardInterrupt, pytest.exit() or session.shouldstop."""
         error = excinfo.value
         self.interrupt = str(getattr(error, "msg", None) or error) or type(error).__name__
+        # A signal can come at an instruction without a line (seen on Python 3.11), and pytest 9.2
+        # fails to show such an entry.
+        shown = [entry for entry in excinfo.traceback if _has_line(entry)]
+        if len(shown) < len(excinfo.traceback):
+            excinfo.traceback = type(excinfo.traceback)(shown)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -44,3 +49,11 @@ class Ending:
         stopped = session.shouldfail or session.shouldstop
         reason = self.interrupt or (str(stopped) if stopped else None) or errors
         return reason or ("unknown" if planned else "no benchmark was selected")
+
+
+def _has_line(entry: object) -> bool:
+    """Whether an entry of a traceback has a line number."""
+    try:
+        return getattr(entry, "lineno", None) is not None
+    except TypeError:  # pytest calculates with None
+        return False
