@@ -93,7 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--new", metavar="NEW", nargs="+", type=Path, help="default: the last file"
     )
     command.add_argument("--history", metavar="DIR", type=Path, help="runs that show the noise")
-    command.set_defaults(run=lambda o: compare(*two_sides(command, o), o.history, o.o))
+    comparing = command
+    command.set_defaults(run=lambda o: compare(*two_sides(comparing, o), o.history, o.o))
     command = add(history)
     command.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=STORAGE)
     add_selection(command)

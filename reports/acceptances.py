@@ -7,6 +7,7 @@ not time are no longer expected.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ from reports.comparability import Run
 from reports.output_files import write_whole
 
 FORMAT = 1
+# pytest-benchmark dates the --benchmark-json file and the autosaved file of one run differently.
+SAME_RUN = timedelta(seconds=5)
 Text = Annotated[str, Meta(min_length=1, max_length=2000)]
 
 
@@ -41,9 +44,16 @@ class Acceptance(Struct, forbid_unknown_fields=True, frozen=True):
         """Whether a cell is accepted."""
         return self.containing is None or self.containing in name
 
+    def names(self, saved: str) -> bool:
+        """Whether a run of this date is an accepted one."""
+        date = datetime.fromisoformat(saved)
+        return any(
+            abs(date - datetime.fromisoformat(one)) <= SAME_RUN for one in self.runs.values()
+        )
+
     def covers(self, saved: str) -> bool:
         """Whether a run of this date is an accepted one or came after them."""
-        return saved in self.runs.values() or saved > max(self.runs.values())
+        return saved > max(self.runs.values()) or self.names(saved)
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -95,6 +105,8 @@ def accept_night(
     """
     if not because.strip():
         raise UnreadableRun("--because: is empty; say why the change is accepted")
+    if part_of_name == "":
+        raise UnreadableRun("-k: is empty; leave it out to accept all cells")
     if part_of_name is not None and not any(part_of_name in name for name in known):
         raise UnreadableRun(
             f"-k {part_of_name}: no cell of these runs or of the history has that in its name"
@@ -108,6 +120,10 @@ def accept_night(
         containing=part_of_name,
     )
     text = msgspec.json.encode(_File(FORMAT, [*acceptances, added]))
+    try:
+        msgspec.json.decode(text, type=_File)
+    except msgspec.ValidationError as error:
+        raise UnreadableRun(f"{path}: would not be readable again ({error})") from error
     write_whole(path, msgspec.json.format(text, indent=2).decode() + "\n")
     return added
 

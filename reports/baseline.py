@@ -58,11 +58,11 @@ class CellHistory:
 
     name: str
     row: CellRow  # of the newest run
-    saved: str  # the date of the newest run in UTC
+    saved: tuple[str, ...]  # the dates of its runs in UTC
     new: Times  # the runs of the night
     past: Times
     accepted: np.ndarray  # flags of the past runs since the last acceptance
-    difference: str | None  # why a run since the last acceptance does not count
+    difference: str | None  # from the first run since the last acceptance; None if comparable
     acceptance: Acceptance | None = None  # the last one
 
     @property
@@ -74,12 +74,14 @@ class CellHistory:
     @property
     def is_accepted_itself(self) -> bool:
         """Whether the runs of the night are the accepted ones."""
-        return self.acceptance is not None and self.saved in self.acceptance.runs.values()
+        return self.acceptance is not None and all(map(self.acceptance.names, self.saved))
 
     @property
-    def exponent(self) -> float:
-        """Of the clock in the cell's times; 0 where the clock is unknown."""
-        return clock_exponent(self.past.log_s, self.past.log_clock) if self.has_clock else 0.0
+    def exponent(self) -> tuple[float, float]:
+        """Of the clock in the cell's times, and its error; 0 where the clock is unknown."""
+        if not self.has_clock:
+            return 0.0, 0.0
+        return clock_exponent(self.past.log_s, self.past.log_clock)
 
 
 def cell_history(
@@ -90,6 +92,8 @@ def cell_history(
     acceptance: Acceptance | None,
 ) -> CellHistory:
     """One cell of a night with those of its earlier times that can be compared.
+
+    Runs without a clock are left out if there are others.
 
     Parameters
     ----------
@@ -105,27 +109,36 @@ def cell_history(
     timed = [run for run in night if name in run.rows]
     row = timed[-1].rows[name]
     own = max(labels, default=-1) + 1
-    past, accepted, difference = [], [], None
-    for run, label in zip(history, labels, strict=True):
-        before = run.rows.get(name)
-        if before is None:
-            continue
-        counts = acceptance is None or acceptance.covers(run.saved)
-        if found := cell_difference(before, row):
-            difference = found if counts else difference
-        else:
-            past.append((before, label, run.gpu_uuid or ""))
-            accepted.append(counts)
+    new = [(run.rows[name], own, run.gpu_uuid or "") for run in timed]
+    before = [
+        (run.rows[name], label, run.gpu_uuid or "", run.saved)
+        for run, label in zip(history, labels, strict=True)
+        if name in run.rows
+    ]
+    counted = [one for one in before if acceptance is None or acceptance.covers(one[3])]
+    difference = cell_difference(counted[0][0], row) if counted else None
+    for mixed, _, _ in new:
+        if found := cell_difference(mixed, row):
+            difference = f"within the night, {found}"
+    past = [one for one in before if cell_difference(one[0], row) is None]
+    if any(_has_clock(one[0]) for one in new) and any(_has_clock(one[0]) for one in past):
+        new = [one for one in new if _has_clock(one[0])]
+        past = [one for one in past if _has_clock(one[0])]
+    accepted = [acceptance is None or acceptance.covers(saved) for *_, saved in past]
     return CellHistory(
         name=name,
         row=row,
-        saved=timed[-1].saved,
-        new=times_of([(run.rows[name], own, run.gpu_uuid or "") for run in timed]),
-        past=times_of(past),
+        saved=tuple(run.saved for run in timed),
+        new=times_of(new),
+        past=times_of([one[:3] for one in past]),
         accepted=np.array(accepted, bool),
         difference=difference,
         acceptance=acceptance,
     )
+
+
+def _has_clock(row: CellRow) -> bool:
+    return bool(np.isfinite(row["clock_mhz"]))
 
 
 def anchored(x: np.ndarray, noise: float) -> np.ndarray:

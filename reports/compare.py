@@ -86,7 +86,7 @@ def _compared(
     clocks = np.concatenate([one.log_clock, other.log_clock, past.log_clock])
     has_clock = bool(np.isfinite(clocks).all())
     shown = past if len(past) > 2 else one
-    exponent = clock_exponent(shown.log_s, shown.log_clock) if has_clock else 0.0
+    exponent = clock_exponent(shown.log_s, shown.log_clock)[0] if has_clock else 0.0
     row |= {"base_s": _mean_s(before), "on_gpu": has_clock, "exponent": exponent}
     row |= {"base_runs": len(before), "new_runs": len(after)}
     row["within"] = float(np.hypot(_standard_error(before), _standard_error(after)))

@@ -13,6 +13,7 @@ from reports.comparability import CellRow, Run, machine_differences, software_di
 from reports.levels import CODE, CODE_ON_ALL_CARDS, MIN_RUNS, SECONDS, compare_levels
 from reports.lost_cells import lost_cells
 from reports.nights import by_night, night_labels
+from reports.runs import cell_label
 from reports.thresholds import NORMAL_95
 from reports.verdict import Conclusion, Status, Verdict, cell_columns
 
@@ -48,7 +49,9 @@ def judge_night(
     names = set(cells.index) | {name for run in history for name in run.rows}
     notes += unused_notes(own, names)
     notes += detectable_notes(cells, len(night))
-    is_other_machine = bool(runs) and not history
+    notes += partly_timed_note(night)
+    earlier = [run for run in runs if run.saved < last.saved]
+    is_other_machine = bool(earlier) and not history
     conclusion, code = suite_verdict(cells, is_other_machine, strict)
     return Verdict(cells, conclusion, code, notes)
 
@@ -130,7 +133,9 @@ def _mark_untested(cells: pd.DataFrame) -> None:
     untested = cells["status"].isna() & cells["change"].isna()
     cells.loc[untested, "status"] = Status.TOO_FEW_RUNS
     cells.loc[untested, "reason"] = [
-        f"{n} comparable runs since the last acceptance, {MIN_RUNS} needed"
+        f"comparable runs: {n}, needed: {MIN_RUNS}"
+        if n < MIN_RUNS
+        else "the noise between runs is not known yet"
         for n in cells.loc[untested, "n"]
     ]
 
@@ -165,11 +170,21 @@ def _described(history: CellHistory) -> dict[str, object]:
     row |= {"status": None, "group": ""}
     if history.acceptance and history.is_accepted_itself:
         return {**row, "status": Status.ACCEPTED, "reason": history.acceptance.because}
-    if len(history.past):
-        return row
     if history.difference:
         return {**row, "status": Status.ANOTHER_FORM, "reason": history.difference}
+    if len(history.past):
+        return row
     return {**row, "status": Status.NEW, "reason": "was not timed before"}
+
+
+def partly_timed_note(night: list[Run]) -> list[str]:
+    """A note on the cells that some runs of the night timed and others did not."""
+    timed = [set(run.rows) for run in night]
+    partly = sorted(name for name in set().union(*timed) if not all(name in one for one in timed))
+    if not partly:
+        return []
+    names = ", ".join(map(cell_label, partly[:3])) + (", ..." if len(partly) > 3 else "")
+    return [f"not timed in each run of the night: {len(partly)} ({names})"]
 
 
 def detectable_notes(cells: pd.DataFrame, runs: int) -> list[str]:
@@ -177,11 +192,13 @@ def detectable_notes(cells: pd.DataFrame, runs: int) -> list[str]:
     found = cells.get("detectable", pd.Series(dtype=float)).dropna()
     if found.empty:
         return []
-    half, most, worst = found.quantile([0.5, 0.95, 1.0])
+    half, most, worst = (
+        f"{share:.1%}" if share < 1 else "over 100 %" for share in found.quantile([0.5, 0.95, 1.0])
+    )
     what = "one run" if runs == 1 else f"{runs} runs"
     return [
-        f"found in 95 % of nights of {what}: slowdowns of {half:.1%} in half of the cells,"
-        f" of {most:.1%} in 95 % of them, of {worst:.1%} in all"
+        f"found in 95 % of nights of {what}: slowdowns of {half} in half of the cells,"
+        f" of {most} in 95 % of them, of {worst} in all"
     ]
 
 

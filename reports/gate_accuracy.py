@@ -53,11 +53,14 @@ def timers(run: Run) -> set[str]:
 
 
 def trials(runs: Sequence[Run], size: int) -> list[Trial]:
-    """Each night of `size` successive runs of one card with at least MIN_RUNS runs before it."""
+    """Nights of `size` successive runs of one card with at least MIN_RUNS runs before them.
+
+    No run is in two nights.
+    """
     found = []
     for card in dict.fromkeys(run.gpu_uuid for run in runs):
         own = [run for run in runs if run.gpu_uuid == card]
-        for start in range(len(own) - size + 1):
+        for start in range(len(own) % size, len(own) - size + 1, size):
             night = own[start : start + size]
             history = [
                 run
@@ -174,7 +177,7 @@ def drift(runs: Sequence[Run]) -> str:
         last = labels == DRIFT_NIGHTS - 1
         past = times.where(~last)
         accepted = np.ones(len(past), bool)
-        histories.append(CellHistory(name, rows[-1], "", times.where(last), past, accepted, None))
+        histories.append(CellHistory(name, rows[-1], (), times.where(last), past, accepted, None))
     red = (cell_statuses(histories)["status"] == Status.REGRESSION).tolist()
     return (
         f"After {DRIFT_NIGHTS} nights of drift to x{DRIFT:.2f}, {percent(red, 1)} of"
@@ -264,7 +267,7 @@ def described(runs: Sequence[Run]) -> str:
     rest = f" and the others of {cells[0]} or more" if whole < len(runs) else ""
     return (
         f"{len(runs)} runs, {whole} of {cells[-1]} cells{rest}, each in a fresh process, on"
-        f" {len(cards)} cards and {len(days)} days ({days[0]} to {days[-1]}), {runs[-1].device},"
+        f" {len(cards)} cards, {days[0]} to {days[-1]}, {runs[-1].device},"
         f" torch {runs[-1].torch}."
     )
 

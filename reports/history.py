@@ -112,7 +112,7 @@ def trend(name: str, past: list[Time]) -> dict[str, object]:
     xs = np.log([time.median_s for time in past])
     clocks = np.log([time.row["clock_mhz"] for time in past])
     if np.isfinite(clocks).all():
-        xs = xs + clock_exponent(xs, clocks) * (clocks - clocks[-1])
+        xs = xs + clock_exponent(xs, clocks)[0] * (clocks - clocks[-1])
     steps = detect_steps(xs)
     drifted = drift(xs, steps)
     edges = [0, *steps, len(past)]

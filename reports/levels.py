@@ -97,7 +97,20 @@ def _past_of(history: CellHistory, unit: Unit) -> tuple[Times, np.ndarray, bool]
 
 
 def _exponent(history: CellHistory, unit: Unit) -> float:
-    return history.exponent if unit.is_without_clock else 0.0
+    return history.exponent[0] if unit.is_without_clock else 0.0
+
+
+def _plausible_shifts(
+    history: CellHistory, unit: Unit, baseline: Times, shift: float
+) -> tuple[float, float]:
+    """The least and the greatest shift, over the exponents that the history allows."""
+    if not unit.is_without_clock or not history.has_clock:
+        return shift, shift
+    exponent, error = history.exponent
+    lowest, highest = max(0.0, exponent - 2 * error), min(1.0, exponent + 2 * error)
+    change = float(history.new.log_clock.mean() - baseline.log_clock.mean())
+    ends = [shift + (end - exponent) * change for end in (lowest, highest)]
+    return min(ends), max(ends)
 
 
 def _noise_of(history: CellHistory, unit: Unit) -> dict[str, object]:
@@ -145,6 +158,7 @@ def _shift_of(history: CellHistory, unit: Unit, noise: float, known: bool) -> di
     since = past.where(accepted)
     none = {"n": 0, "nights": 0, "shift": np.nan, "base_s": np.nan, "runs": np.array([np.nan])}
     none |= {"effect": np.nan, "new_runs": len(history.new)}
+    none |= {"plausible": (np.nan, np.nan)}
     if not len(since) or not np.isfinite(noise):
         return none
     x = since.without_clock(exponent)
@@ -160,6 +174,7 @@ def _shift_of(history: CellHistory, unit: Unit, noise: float, known: bool) -> di
         "runs": runs,
         "effect": effect,
         "new_runs": len(runs),
+        "plausible": _plausible_shifts(history, unit, since.where(flags), float(runs.mean())),
     }
 
 
@@ -195,8 +210,8 @@ def _find_changes(cells: pd.DataFrame) -> None:
         if known.any():
             adjusted[known] = false_discovery_control(p[known])
         each = [
-            bool((sign * runs > small / 2).all())
-            for runs, small in zip(cells["runs"], smallest, strict=True)
+            bool((sign * runs > small / 2).all() and min(sign * np.array(ends)) > small / 2)
+            for runs, ends, small in zip(cells["runs"], cells["plausible"], smallest, strict=True)
         ]
         large = sign * cells["shift"] >= smallest
         cells[name] = (adjusted <= FALSE_DISCOVERY_RATE) & large & np.array(each)

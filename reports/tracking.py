@@ -80,12 +80,15 @@ def accept(
         require_whole(run)
     path = acceptances or history / ACCEPTANCES
     runs = load_history(history, night)[0] if history.is_dir() else []
-    known = {name for run in (*runs, *night) for name in run.rows}
+    known = {str(name) for run in (*runs, *night) for name in run.cells.index}
     added = accept_night(night, known, because, part_of_name, path)
-    cells = sum(part_of_name is None or part_of_name in name for name in known)
+    timed = {name for run in night for name in run.rows if added.is_of(name)}
     for note in notes:
         say(f"note: {plain_text(note)}")
-    say(f"{path}: {cells} cells are accepted as they are in {described(night)}: {added.because}")
+    say(
+        f"{path}: accepted as in {described(night)}: {len(timed)} timed, and"
+        f" {sum(map(added.is_of, known - timed))} not timed: {added.because}"
+    )
     return 0
 
 

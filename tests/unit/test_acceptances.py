@@ -19,7 +19,7 @@ def test_an_acceptance_moves_the_baseline_of_its_cells_only(save_run, tmp_path, 
     scale = [(CELL, 1.1), (OTHER_CELL, 1.1)]
     slower = save_night(save_run, 5, "nights", scale)
     assert accept(slower, history, "-k", CELL) == 0
-    assert "1 cells are accepted" in capsys.readouterr().out
+    assert ": 1 timed, and 1 not timed: meant" in capsys.readouterr().out
     code, verdict = run_gate(save_night(save_run, 6, scale=scale), history, tmp_path)
     assert (code, status_of(verdict), status_of(verdict, OTHER_CELL)) == (
         1,
@@ -133,7 +133,7 @@ def test_one_run_of_history_is_no_verdict(save_run, tmp_path, capsys):
     history = save_nights(save_run, range(1), runs=1)
     code, verdict = run_gate(save_night(save_run, 5), history, tmp_path)
     assert (code, verdict["verdict"]) == (0, "NOT ENOUGH HISTORY")
-    assert "1 comparable runs since the last acceptance, 3 needed" in capsys.readouterr().out
+    assert "comparable runs: 1, needed: 3" in capsys.readouterr().out
 
 
 def test_a_comment_is_short_and_has_the_verdict_first(save_run, tmp_path):

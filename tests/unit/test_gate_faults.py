@@ -169,7 +169,7 @@ def simulated(draw, shift, count=400, noise=0.004):
         return Times(x, np.full(length, np.nan), nights[:length], np.full(length, "", object))
 
     return [
-        CellHistory(str(i), {}, "", times(3, shift), times(15, 0.0), np.ones(15, bool), None)
+        CellHistory(str(i), {}, (), times(3, shift), times(15, 0.0), np.ones(15, bool), None)
         for i in range(count)
     ]
 
