@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import f, false_discovery_control, norm, t
 
 from reports.baseline import CellHistory, Times, anchored
-from reports.noise import measure_noise
+from reports.noise import MIN_NIGHTS, measure_noise
 from reports.thresholds import (
     EFFECT,
     EFFECT_OF_ANOTHER_CARD,
@@ -118,8 +118,9 @@ def _noise_of(history: CellHistory, unit: Unit) -> dict[str, object]:
     past, _, known = _past_of(history, unit)
     exponent = _exponent(history, unit)
     x, new = past.without_clock(exponent), history.new.without_clock(exponent)
-    # Without a past of the night's card, its difference from other cards is a part of the noise.
-    noise = measure_noise(x, past.night, may_have_steps=known)
+    # Without a past of the night's card, its difference from other cards is a part of the noise. On
+    # a CPU, nights differ by more than their processes.
+    noise = measure_noise(x, past.night, may_have_steps=known and history.has_clock)
     squares = np.nansum([noise.process * noise.process_degrees, np.var(new) * len(new)])
     degrees = noise.process_degrees + len(new) - 1
     return {
@@ -194,7 +195,8 @@ def _find_changes(cells: pd.DataFrame) -> None:
     n, nights, new = cells["n"].clip(lower=1), cells["nights"].clip(lower=1), cells["new_runs"]
     process = cells["process"] * (1 / new + 1 / n)
     night = (cells["night"] * (1 + 1 / nights)).where(nights > 1)
-    differ = _nights_differ(cells) | ~cells["is_known_card"]
+    few_on_cpu = ~cells["on_gpu"] & (nights < MIN_NIGHTS)
+    differ = _nights_differ(cells) | ~cells["is_known_card"] | few_on_cpu
     by_night = night.notna() & (process.isna() | differ)
     cells["error"] = np.sqrt(np.where(by_night, night, process))
     degrees = np.where(by_night, cells["night_degrees"], cells["process_degrees"])

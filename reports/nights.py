@@ -40,8 +40,15 @@ def by_night(runs: Sequence[Run]) -> list[Run]:
     return [run for _, run in sorted(zip(labels, runs, strict=True), key=lambda pair: pair[0])]
 
 
-def as_night(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def as_night(runs: Sequence[Run], within_a_day: bool = True) -> tuple[list[Run], list[str]]:
     """The runs of one night, oldest first and each once, with a note on each that is left out.
+
+    Parameters
+    ----------
+    runs
+        Runs in any order.
+    within_a_day
+        Whether runs that were saved days apart are refused.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def as_night(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
                 " runs of a night are of one machine"
             )
         apart = datetime.fromisoformat(run.saved) - datetime.fromisoformat(first.saved)
-        if apart > MAX_NIGHT:
+        if within_a_day and apart > MAX_NIGHT:
             raise UnreadableRun(
                 f"{run.path}: was saved {apart / MAX_NIGHT:.1f} days after {first.path}; the runs"
                 " of a night are made within a day, so judge the two apart"

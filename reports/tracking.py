@@ -24,8 +24,8 @@ def compare(base: list[Path], new: list[Path], history: Path | None, folder: Pat
     from reports.compare import compare_sides
     from reports.nights import as_night
 
-    base_runs, base_notes = as_night([load_run(path) for path in base])
-    new_runs, new_notes = as_night([load_run(path) for path in new])
+    base_runs, base_notes = as_night([load_run(path) for path in base], within_a_day=False)
+    new_runs, new_notes = as_night([load_run(path) for path in new], within_a_day=False)
     sides = [*base_runs, *new_runs]
     runs, notes = load_history(history, sides) if history else ([], [])
     verdict = compare_sides(base_runs, new_runs, runs)

@@ -137,6 +137,14 @@ def test_a_slower_clock_is_named_as_that(seen, save_run, tmp_path):
     assert status_of(compare(base, same_clock, tmp_path)[1]) == {"SUSPECT slower"}
 
 
+def test_the_runs_of_a_side_may_be_days_apart(save_run, tmp_path):
+    base = [str(save_run(day)) for day in (0, 3, 7)]
+    new = [str(save_run(day, "new", [(CELL, 1.2)])) for day in (8, 12)]
+    assert main(["compare", *base, "--new", *new, "-o", str(tmp_path / "out")]) == 0
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert status_of(verdict) == {"SLOWER"}
+
+
 def test_runs_of_two_gpus_are_not_comparable(save_run, tmp_path):
     code, verdict = compare(save_run(20, "new"), save_run(21, "new", change=other_gpu), tmp_path)
     assert (code, verdict["verdict"]) == (0, "NOT COMPARABLE")

@@ -64,6 +64,17 @@ def test_a_suite_that_is_three_times_slower_on_a_noisy_cpu_is_red(save_run, tmp_
     assert run_gate(quiet, tmp_path / "wild", tmp_path)[0] == 0
 
 
+@pytest.mark.parametrize("nights", [2, 3])
+def test_a_cpu_whose_nights_differ_is_not_red(nights, save_run, tmp_path):
+    """Within a night the noise is 1 %, and nights differ by 5 %."""
+    for day, level in zip(range(nights), (1.0, 1.08, 0.97), strict=False):
+        for i in range(3):
+            save_run(day + i / 96, "cpu", [("", level)], noise=0.01)
+    night = [save_run(20 + i / 96, "new", [("", 1.06)], noise=0.01) for i in range(3)]
+    code, verdict = run_gate(night, tmp_path / "cpu", tmp_path)
+    assert (code, set(verdict["counts"])) == (0, {"same"})
+
+
 def test_one_unusual_run_of_the_past_disarms_no_cell(save_run, tmp_path):
     history = save_nights(save_run, range(6))
     unusual = json.loads((history / "0002.00_1.json").read_text())
