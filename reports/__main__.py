@@ -54,7 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(
-        function: Callable[..., int], note: str = "", page: Path | None = None
+        function: Callable[..., int],
+        note: str = "",
+        page: Path | None = None,
+        has_output: bool = True,
     ) -> argparse.ArgumentParser:
         text = f"{function.__doc__}{note}"
         summary = f"{function.__doc__}".split(" Exit ")[0]
@@ -62,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
         if page:
             text = f"the page with the markers (default: {page})"
             command.add_argument("-o", metavar="FILE", type=Path, default=page, help=text)
-        else:
+        elif has_output:
             text = "output folder"
             command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"), help=text)
         return command
@@ -108,12 +111,12 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(gate_accuracy, page=Path("docs/regressions.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: gate_accuracy(o.runs, o.o))
-    command = add(accept)
+    command = add(accept, has_output=False)
     add_night(command)
     add_selection(command)
     command.add_argument("--because", metavar="TEXT", required=True, help="the reason")
     command.set_defaults(
-        run=lambda o: accept(o.new, o.history, o.acceptances, o.because, o.part_of_name, o.o)
+        run=lambda o: accept(o.new, o.history, o.acceptances, o.because, o.part_of_name)
     )
     command = add(releases, " Each file is a run.", page=Path("docs/releases.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)

@@ -129,9 +129,8 @@ def accept_night(
 
 
 def latest_acceptance(name: str, acceptances: Sequence[Acceptance]) -> Acceptance | None:
-    """The acceptance of a cell that is in force; None if it was never accepted."""
-    own = [one for one in acceptances if one.is_of(name)]
-    return max(own, key=lambda one: one.since, default=None)
+    """The acceptance of a cell that was made last; None if it was never accepted."""
+    return next((one for one in reversed(acceptances) if one.is_of(name)), None)
 
 
 def unused_notes(acceptances: Sequence[Acceptance], names: set[str]) -> list[str]:

@@ -64,7 +64,8 @@ def _groups(lost: pd.DataFrame, expected: Mapping[str, CellRow]) -> list[str]:
         counts = before[column].value_counts() if len(before) else pd.Series(dtype=int)
         if len(counts) < 2:
             continue  # all cells have the same value
-        for value, cells in lost[was_timed & (groups == "")].groupby(column):
+        for value, cells in lost[was_timed].groupby(column):
             if 1 < len(cells) == counts.get(value):
-                groups[cells.index] = f"all {len(cells)} cells of {column} {value}"
+                ungrouped = cells.index[groups[cells.index] == ""]
+                groups[ungrouped] = f"all {len(cells)} cells of {column} {value}"
     return list(groups)

@@ -68,7 +68,6 @@ def accept(
     acceptances: Path | None,
     because: str,
     part_of_name: str | None,
-    folder: Path,
 ) -> int:
     """Accept the times of runs as the new baseline. Cells that they lack are not expected."""
     from reports.acceptances import accept_night

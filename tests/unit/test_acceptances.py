@@ -168,3 +168,15 @@ def test_an_acceptance_does_not_count_for_earlier_nights(save_run, tmp_path):
     assert accept(save_night(save_run, 9, "nights", [(CELL, 1.1)]), history) == 0
     code, verdict = run_gate(save_night(save_run, 6, scale=[(CELL, 1.1)]), history, tmp_path)
     assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+
+
+def test_the_acceptance_that_was_made_last_counts(save_run, tmp_path):
+    """An older night can be accepted after a newer one, to take that one back."""
+    history = save_nights(save_run)
+    older = save_night(save_run, 5, "nights", [(CELL, 1.1)])
+    newer = save_night(save_run, 6, "nights", [(CELL, 1.2)])
+    assert accept(newer, history) == 0
+    assert accept(older, history, because="no: 1.1 is right") == 0
+    code, verdict = run_gate(save_night(save_run, 7, scale=[(CELL, 1.2)]), history, tmp_path)
+    assert (code, status_of(verdict)) == (1, {"REGRESSION"})
+    assert run_gate(save_night(save_run, 8, scale=[(CELL, 1.1)]), history, tmp_path)[0] == 0

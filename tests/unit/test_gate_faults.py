@@ -245,6 +245,16 @@ def test_a_backend_that_no_longer_imports_is_one_line_with_the_reason(save_run, 
     assert summary.count("all 6 cells of backend flex") == 1
 
 
+def test_a_length_that_is_lost_beside_a_backend_is_one_line(save_run, tmp_path, capsys):
+    history = save_nights(save_run)
+    night = save_night(save_run, 10, change=without("-sdpa_math-", "-s1024-"))
+    assert run_gate(night, history, tmp_path)[0] == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("vanished")]
+    assert len(lines) == 2
+    assert "cells of backend sdpa_math" in lines[0]
+    assert "cells of seq_len 1024" in lines[1]
+
+
 def test_renamed_cells_do_not_hide_that_they_are_slower(save_run, tmp_path):
     history = save_nights(save_run)
 
