@@ -17,7 +17,7 @@ from reports.comparability import (
     software_differences,
     standard_error,
 )
-from reports.levels import FALSE_DISCOVERY_RATE, PRIOR_DEGREES
+from reports.levels import FALSE_DISCOVERY_RATE, shrink
 from reports.lost_cells import lost_cells
 from reports.nights import night_labels
 from reports.noise import Noise, measure_noise
@@ -160,13 +160,9 @@ def _tested(cells: pd.DataFrame, unit: str) -> pd.DataFrame:
     """Each cell's shift, the half-width of its interval, its noise, and if it is significant."""
     is_code = (cells["exponent"] > 0) & (unit == "code")
     floor = np.where(is_code, NOISE_FLOOR, NOISE_FLOOR_SECONDS)
-    variance, degrees = cells[f"process_{unit}"], cells[f"degrees_{unit}"].astype(float)
-    typical = variance[degrees > 0].median()
-    if np.isfinite(typical):
-        prior = np.where(cells["on_gpu"], PRIOR_DEGREES, 0)
-        pooled = prior * typical + degrees * variance.fillna(0)
-        degrees = degrees + prior
-        variance = pooled / degrees.where(degrees > 0)
+    known = cells[f"degrees_{unit}"].astype(float)
+    shrunk = shrink(cells[f"process_{unit}"], known, cells["on_gpu"].astype(bool))
+    variance, degrees = shrunk["variance"], shrunk["degrees"]
     variance = variance.clip(lower=pd.Series(floor**2, cells.index))
     between = variance * (1 / cells["base_runs"] + 1 / cells["new_runs"])
     between = between.clip(lower=2 * cells[f"night_{unit}"].fillna(0))

@@ -138,17 +138,28 @@ def _noise_of(history: CellHistory, unit: Unit) -> dict[str, object]:
     }
 
 
+def shrink(variance: pd.Series, degrees: pd.Series, on_gpu: pd.Series) -> pd.DataFrame:
+    """The variances of cells on a GPU, shrunk to that of the median cell.
+
+    Returns
+    -------
+    `variance`, NaN where nothing is known, and its `degrees` of freedom.
+    """
+    typical = variance[degrees > 0].median()
+    prior = np.where(on_gpu & np.isfinite(typical), PRIOR_DEGREES, 0)
+    total = degrees + prior
+    pooled = prior * np.nan_to_num(typical) + degrees * variance.fillna(0)
+    shrunk: pd.DataFrame = pd.DataFrame({"degrees": total})
+    shrunk["variance"] = pooled / total.where(total > 0)
+    return shrunk
+
+
 def _shrink_noise(cells: pd.DataFrame) -> None:
     """Moderate the variances, and add `noise`, the standard deviation of one run."""
-    prior = np.where(cells["on_gpu"], PRIOR_DEGREES, 0)
     for kind in ("process", "night"):
-        own, degrees = cells[kind].fillna(0), cells[f"{kind}_degrees"]
-        typical = cells.loc[degrees > 0, kind].median()
-        strength = prior if np.isfinite(typical) else 0 * prior
-        total = strength + degrees
-        pooled = (strength * np.nan_to_num(typical) + degrees * own) / total.where(total > 0)
-        cells[kind] = np.maximum(pooled, cells["floor"] ** 2)  # NaN where nothing is known
-        cells[f"{kind}_degrees"] = total
+        shrunk = shrink(cells[kind], cells[f"{kind}_degrees"], cells["on_gpu"])
+        cells[kind] = shrunk["variance"].clip(lower=cells["floor"] ** 2)
+        cells[f"{kind}_degrees"] = shrunk["degrees"]
     cells["noise"] = np.sqrt(cells[["process", "night"]].max(axis=1))
 
 
@@ -192,25 +203,19 @@ def _nights_differ(cells: pd.DataFrame) -> np.ndarray:
 
 def _find_changes(cells: pd.DataFrame) -> None:
     """Add the error, p values, flags and the detectable change."""
-    n, nights, new = cells["n"].clip(lower=1), cells["nights"].clip(lower=1), cells["new_runs"]
-    process = cells["process"] * (1 / new + 1 / n)
-    night = (cells["night"] * (1 + 1 / nights)).where(nights > 1)
-    few_on_cpu = ~cells["on_gpu"] & (nights < MIN_NIGHTS)
-    differ = _nights_differ(cells) | ~cells["is_known_card"] | few_on_cpu
-    by_night = night.notna() & (process.isna() | differ)
-    cells["error"] = np.sqrt(np.where(by_night, night, process))
-    degrees = np.where(by_night, cells["night_degrees"], cells["process_degrees"])
+    _add_error(cells)
     enough = (cells["n"] >= MIN_RUNS) | (cells["own_degrees"] >= MIN_DEGREES)
-    cells["tested"] = enough & cells["shift"].notna() & cells["error"].notna() & (degrees > 0)
-    cells["shift"] = cells["shift"].where(cells["tested"])
-    smallest = np.log1p(np.maximum(cells["effect"], MIN_CHANGE_S / cells["base_s"]))
+    known = cells["shift"].notna() & cells["error"].notna() & (cells["degrees"] > 0)
+    tested = enough & known
+    cells["shift"] = cells["shift"].where(tested)
+    limits = np.maximum(cells["effect"], MIN_CHANGE_S / cells["base_s"])
+    smallest = pd.Series(np.log1p(limits), cells.index)
     for name, sign in (("slow", 1), ("fast", -1)):
-        p = pd.Series(t.sf(sign * cells["shift"] / cells["error"], degrees), cells.index)
-        p = p.where(cells["tested"])
-        known = p.notna()
+        ratio = sign * cells["shift"] / cells["error"]
+        p = pd.Series(t.sf(ratio, cells["degrees"]), cells.index).where(tested)
         adjusted = pd.Series(np.nan, cells.index)
-        if known.any():
-            adjusted[known] = false_discovery_control(p[known])
+        if tested.any():
+            adjusted[tested] = false_discovery_control(p[tested])
         each = [
             bool((sign * runs > small / 2).all() and min(sign * np.array(ends)) > small / 2)
             for runs, ends, small in zip(cells["runs"], cells["plausible"], smallest, strict=True)
@@ -218,8 +223,27 @@ def _find_changes(cells: pd.DataFrame) -> None:
         large = sign * cells["shift"] >= smallest
         cells[name] = (adjusted <= FALSE_DISCOVERY_RATE) & large & np.array(each)
         cells[f"p_{name}"] = p
-    count = max(1, int(cells["tested"].sum()))
-    needed = np.maximum(t.isf(FALSE_DISCOVERY_RATE / count, degrees) * cells["error"], smallest)
+    cells["detectable"] = _detectable(cells, smallest, int(tested.sum())).where(tested)
+
+
+def _add_error(cells: pd.DataFrame) -> None:
+    """Add `error`, the standard error of the shift, and its `degrees` of freedom."""
+    n, nights = cells["n"].clip(lower=1), cells["nights"].clip(lower=1)
+    process = cells["process"] * (1 / cells["new_runs"] + 1 / n)
+    night = (cells["night"] * (1 + 1 / nights)).where(nights > 1)
+    few_on_cpu = ~cells["on_gpu"] & (nights < MIN_NIGHTS)
+    differ = _nights_differ(cells) | ~cells["is_known_card"] | few_on_cpu
+    by_night = night.notna() & (process.isna() | differ)
+    cells["error"] = np.sqrt(night.where(by_night, process))
+    cells["degrees"] = cells["night_degrees"].where(by_night, cells["process_degrees"])
+
+
+def _detectable(cells: pd.DataFrame, smallest: pd.Series, count: int) -> pd.Series:
+    """The relative slowdown that is found in FOUND of nights, if `count` cells are tested."""
+    critical = t.isf(FALSE_DISCOVERY_RATE / max(1, count), cells["degrees"])
+    needed = np.maximum(critical * cells["error"], smallest)
     on_average = needed + norm.ppf(FOUND) * cells["error"]
-    in_each_run = smallest / 2 + norm.ppf(FOUND ** (1 / new)) * np.sqrt(cells["process"].fillna(0))
-    cells["detectable"] = np.expm1(np.maximum(on_average, in_each_run)).where(cells["tested"])
+    process = np.sqrt(cells["process"].fillna(0))
+    in_each_run = smallest / 2 + norm.ppf(FOUND ** (1 / cells["new_runs"])) * process
+    found: pd.Series = np.expm1(np.maximum(on_average, in_each_run))
+    return found
