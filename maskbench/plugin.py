@@ -203,7 +203,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     journaling.begin(saver.info, saver.shares_device())
     if tasks:
         with stage_timer("compile ahead"):
-            failures = precompile(tasks, run.jobs)
+            failures = precompile(tasks, run.jobs, run.mask_request)
         for failure in failures:
             write_line(config, f"compiled in the timing process: {failure}")
     if link := config.stash.get(LINK, None):
@@ -251,7 +251,9 @@ def shape(pytestconfig: pytest.Config) -> Shape:
 
 
 @pytest.fixture
-def workload(request: pytest.FixtureRequest, mask: str, seq_len: int) -> Workload:
+def workload(
+    request: pytest.FixtureRequest, mask: str, seq_len: int, q_len: int | None
+) -> Workload:
     """What the cell computes."""
     item: pytest.Item = request.node
     return item.stash[CELL_KEY].workload

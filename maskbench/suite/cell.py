@@ -22,12 +22,12 @@ from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.unchanged import Unchanged
-from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs, mask_statistics
+from maskbench.suite.work import bytes_moved, flops, mask_work
+from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
 from maskbench.timing import runner
 from maskbench.timing.clock import Clock
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
-BACKWARD_FLOPS = 2.5  # relative to the forward: five matrix products (one is recomputed) to two
 
 
 def time_call(
@@ -185,18 +185,17 @@ class Cell:
         if measured:
             median_s = statistics.median(runner.recorded_seconds(self.benchmark))
             info["tflops"] = info["flops"] / median_s / 1e12
+            info["gb_per_s"] = info["bytes"] / median_s / 1e9
 
     def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
-        shape = self.workload.shape
-        sparsity = mask_statistics(self.workload.mask, self.workload.seq_len, shape.batch)
-        flops = 4 * sparsity["area"] * shape.heads * shape.head_dim
         return {
             **self.workload.fields(),
             "backend": self.backend,
             "form": call.formulation.text,
             "formulation": call.formulation.id,
-            **sparsity,
-            "flops": flops * (BACKWARD_FLOPS if self.workload.phase.needs_gradients else 1),
+            **mask_work(self.workload).fields(),
+            "flops": flops(self.workload),
+            "bytes": bytes_moved(self.workload),
             "error": comparison.error,
             "error_bound": comparison.bound,
             "error_of": comparison.tensor,

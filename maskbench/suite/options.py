@@ -13,6 +13,15 @@ import pytest
 import torch
 
 from maskbench.backends.registry import BACKENDS
+from maskbench.suite.models import MODELS, find_model
+from maskbench.suite.requested_masks import (
+    REQUESTED,
+    MaskRequest,
+    build_mask,
+    request_masks,
+    split_masks,
+)
+from maskbench.suite.user_masks import MaskSize, UnusableMask
 from maskbench.suite.workload import Shape
 from masks import PATTERNS
 
@@ -22,14 +31,25 @@ class Defaults(TypedDict):
 
     batch: int
     heads: int
+    kv_heads: int | None  # None for as many as heads
     head_dim: int
+    v_head_dim: int | None  # None for the same as head_dim
     dtype: str
+    masks: tuple[str, ...] | None  # None for all
 
 
 DTYPES = ("float16", "bfloat16", "float32")
 DEFAULTS: dict[str, Defaults] = {
-    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
-    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
+    device: Defaults(
+        batch=batch,
+        heads=heads,
+        kv_heads=None,
+        head_dim=64,
+        v_head_dim=None,
+        dtype=dtype,
+        masks=None,
+    )
+    for device, batch, heads, dtype in (("cuda", 8, 16, "float16"), ("cpu", 1, 4, "float32"))
 }
 SEQ_LENS = {"cuda": (1024, 4096, 16384), "cpu": (512, 1024, 2048)}
 DEFAULT_LENGTH = {"cuda": 4096, "cpu": 512}  # for benchmarks that depend little on the length
@@ -46,10 +66,12 @@ class RunConfig:
 
     device: str
     masks: list[str]
+    mask_request: MaskRequest
     backends: list[str]
     backends_named: bool  # whether --backends was given
     seq_lens: list[int]
     seq_lens_named: bool  # whether --seq-lens was given
+    q_lens: list[int | None]  # None for all queries
     shape: Shape
     jobs: int
     dtype: str
@@ -90,7 +112,11 @@ def add_options(parser: pytest.Parser) -> None:
     with_scores = " and ".join(s.name for s in BACKENDS.values() if s.materializes_scores)
     group.addoption("--device", help="cuda or cpu. Default: cuda where there is a GPU, else cpu.")
     group.addoption(
-        "--masks", type=split, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
+        "--masks",
+        type=split_masks,
+        help="Masks, comma-separated: a name, a name with parameters such as "
+        "causal_sliding_window(left=1023), or FILE.py:NAME for a mask of your own. "
+        f"Default: all: {', '.join(PATTERNS)}.",
     )
     group.addoption(
         "--backends",
@@ -101,12 +127,30 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--seq-lens", type=split, help=f"Sequence lengths, comma-separated. Default: {lengths}."
     )
+    group.addoption(
+        "--q-lens",
+        type=split,
+        help="Numbers of queries, comma-separated: only the last queries of each mask, over all "
+        "its keys, as in decoding and chunked prefill. Default: all queries.",
+    )
+    group.addoption(
+        "--document-lengths",
+        metavar="LENGTHS",
+        help="Lengths of packed documents for the masks that have documents: a file with a number "
+        "a line or a JSON list, or lognormal, uniform or equal. Default: five documents.",
+    )
+    group.addoption(
+        "--model",
+        help="Take the masks, heads, head dimensions and data type of a model; options beside it "
+        f"win. One of {', '.join(MODELS)}.",
+    )
     group.addoption("--batch", help=f"Batch size. Default: {batch}.")
     group.addoption("--heads", help=f"Query heads. Default: {heads}.")
     group.addoption(
         "--kv-heads", help="Key/value heads, a divisor of --heads. Default: as --heads."
     )
     group.addoption("--head-dim", help=f"Head dimension. Default: {head_dim}.")
+    group.addoption("--v-head-dim", help="Head dimension of v. Default: as --head-dim.")
     group.addoption(
         "--jobs",
         help="Processes that compile before anything is timed. Default: one per CPU, "
@@ -205,39 +249,119 @@ def visible_gpus(requested: str | None, device: str) -> list[str]:
     return names[:wanted] if wanted > 1 else []
 
 
-def parse_config(option: argparse.Namespace) -> RunConfig:
-    """Check and complete the options. Raises pytest.UsageError (exit status 4)."""
-    device = select_device(option.device)
-    default = DEFAULTS[device]
+def numbers(option: str, values: list[str]) -> list[int]:
+    """Whole numbers of 1 or more, without repeats. Raises pytest.UsageError."""
+    if not values:
+        raise pytest.UsageError(f"{option}: names no number")
+    return list(dict.fromkeys(positive_int(option, value) for value in values))
+
+
+def default_shape(option: argparse.Namespace, device: str) -> Defaults:
+    """The device's defaults, or those of the model. Raises pytest.UsageError."""
+    if option.model is None:
+        return DEFAULTS[device]
+    try:
+        model = find_model(option.model)
+    except ValueError as error:
+        raise pytest.UsageError(f"--model: {error}") from None
+    dtype = model.dtype if device == "cuda" else DEFAULTS[device]["dtype"]
+    return Defaults(
+        batch=DEFAULTS[device]["batch"],
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        v_head_dim=model.v_head_dim,
+        dtype=dtype,
+        masks=model.masks,
+    )
+
+
+def parse_shape(option: argparse.Namespace, default: Defaults) -> Shape:
+    """The shape of the options. Raises pytest.UsageError."""
 
     def number(name: str, fallback: int) -> int:
         value = getattr(option, name)
         return positive_int(f"--{name.replace('_', '-')}", fallback if value is None else value)
 
     heads = number("heads", default["heads"])
-    kv_heads = number("kv_heads", heads)
+    # A model's key/value heads belong to its query heads.
+    model_kv_heads = default["kv_heads"] if option.heads is None else None
+    kv_heads = number("kv_heads", model_kv_heads or heads)
     if heads % kv_heads:
         raise pytest.UsageError(f"--kv-heads: {kv_heads} does not divide --heads {heads}")
+    head_dim = number("head_dim", default["head_dim"])
+    model_v_head_dim = default["v_head_dim"] if option.head_dim is None else None
+    v_head_dim = number("v_head_dim", model_v_head_dim or head_dim)
+    return Shape(
+        number("batch", default["batch"]),
+        heads,
+        kv_heads,
+        head_dim,
+        None if v_head_dim == head_dim else v_head_dim,
+    )
+
+
+def parse_lengths(option: argparse.Namespace, device: str) -> tuple[list[int], list[int | None]]:
+    """The sequence lengths, and the numbers of queries. Raises pytest.UsageError."""
+    given = option.seq_lens
+    seq_lens = numbers("--seq-lens", given) if given is not None else list(SEQ_LENS[device])
+    if option.q_lens is None:
+        return seq_lens, [None]
+    q_lens = numbers("--q-lens", option.q_lens)
+    if max(q_lens) > min(seq_lens):
+        raise pytest.UsageError(
+            f"--q-lens: {max(q_lens)} queries are more than the {min(seq_lens)} keys of --seq-lens"
+        )
+    return seq_lens, [None if [q_len] == seq_lens else q_len for q_len in q_lens]
+
+
+def parse_masks(
+    option: argparse.Namespace, default: Defaults, sizes: list[MaskSize]
+) -> tuple[list[str], MaskRequest]:
+    """The names of the masks, and what they were requested as.
+
+    Raises
+    ------
+    pytest.UsageError
+        If a mask does not exist, or one that is not of the catalogue as it is cannot be built.
+    """
+    texts = option.masks if option.masks is not None else default["masks"] or list(PATTERNS)
+    if not texts:
+        raise pytest.UsageError(f"--masks: names nothing; valid are {', '.join(PATTERNS)}")
+    request = MaskRequest(tuple(texts), option.document_lengths)
+    try:
+        names = request_masks(request)
+        for name in filter(REQUESTED.get, names):
+            for size in sizes:
+                build_mask(name, size)
+    except (UnusableMask, ValueError) as error:
+        raise pytest.UsageError(f"--masks: {error}") from None
+    return names, request
+
+
+def parse_config(option: argparse.Namespace) -> RunConfig:
+    """Check and complete the options. Raises pytest.UsageError (exit status 4)."""
+    device = select_device(option.device)
+    default = default_shape(option, device)
     if not 0 <= option.cell_timeout < math.inf:
         raise pytest.UsageError(
             f"--cell-timeout: {option.cell_timeout} is not a time of 0 s or more"
         )
-    lengths = SEQ_LENS[device] if option.seq_lens is None else option.seq_lens
-    if not lengths:
-        raise pytest.UsageError("--seq-lens: names no length")
+    shape = parse_shape(option, default)
+    seq_lens, q_lens = parse_lengths(option, device)
+    sizes = [MaskSize(seq_len, shape.batch, shape.heads, device) for seq_len in seq_lens]
+    masks, mask_request = parse_masks(option, default, sizes)
+    jobs = default_jobs(device) if option.jobs is None else option.jobs
     return RunConfig(
         device=device,
-        masks=validate_choices("--masks", option.masks, PATTERNS),
+        masks=masks,
+        mask_request=mask_request,
         backends=validate_choices("--backends", option.backends, BACKENDS),
         backends_named=option.backends is not None,
-        seq_lens=list(dict.fromkeys(positive_int("--seq-lens", n) for n in lengths)),
+        seq_lens=seq_lens,
         seq_lens_named=bool(option.seq_lens),
-        shape=Shape(
-            number("batch", default["batch"]),
-            heads,
-            kv_heads,
-            number("head_dim", default["head_dim"]),
-        ),
-        jobs=number("jobs", default_jobs(device)),
+        q_lens=q_lens,
+        shape=shape,
+        jobs=positive_int("--jobs", jobs),
         dtype=validate_choices("--dtype", [option.dtype or default["dtype"]], DTYPES)[0],
     )

@@ -106,7 +106,7 @@ class ProgressReporter:
         self.current, self.start = nodeid, perf_counter()
         if self.has_bar:
             workload, variant = self.pending[nodeid]
-            name = f"{workload.mask} {variant} {workload.phase} S={workload.seq_len}"
+            name = f"{workload.mask} {variant} {workload.phase} {workload.lengths}"
             self._draw_bar(f"{name}, {self.summary()}")
 
     @pytest.hookimpl(tryfirst=True)
