@@ -63,7 +63,11 @@ class MaskFamily:
     build: Callable[[int, int], Mask]
     example: Mask
 
-    def __call__(self, *, seq_len: int, batch: int = 1) -> Mask:
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {}
+
+    def __call__(self, *, seq_len: int, batch: int = 1, heads: int = 1, **given: object) -> Mask:
         """Return the mask for `seq_len` tokens.
 
         Raises

@@ -31,14 +31,9 @@ from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.journaling import JOURNALING, Journaling
 from maskbench.suite.locks import lock_target
-from maskbench.suite.options import (
-    RUN_CONFIG,
-    add_options,
-    benchmarking,
-    parse_config,
-    select_device,
-    visible_gpus,
-)
+from maskbench.suite.nothing_to_time import why_nothing_is_timed
+from maskbench.suite.option_parsing import parse_config, select_device, visible_gpus
+from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking
 from maskbench.suite.outcomes import CELL_RECORD
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.process_state import restored_after_import
@@ -187,6 +182,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     run = config.stash[RUN_CONFIG]
     journaling = config.stash[JOURNALING]
     pending = [item for item in session.items if not journaling.is_finished(item)]
+    with restored_after_import():
+        if nothing_to_time := why_nothing_is_timed(pending, run):
+            raise pytest.UsageError(nothing_to_time)
     with restored_after_import():
         tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
     timed = any(map(uses_clock, pending))

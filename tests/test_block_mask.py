@@ -51,6 +51,8 @@ def test_block_mask(
             "formulation": BUILDERS[builder].formulation,
             "flops": 0,
             "tflops": 0.0,
+            "bytes": 0,
+            "gb_per_s": 0.0,
             "error": 0,
             "error_bound": 0,
             "error_of": "blocks",

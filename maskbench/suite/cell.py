@@ -28,6 +28,10 @@ from maskbench.timing import runner
 from maskbench.timing.clock import Clock
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
+TOO_LARGE = (
+    f"holds S x S scores, by default up to S = {MAX_SEQ_LEN_WITH_SCORES}; "
+    "name it in --backends to measure it"
+)
 
 
 def time_call(
@@ -92,24 +96,24 @@ def scores_too_large(workload: Workload, backend: str) -> bool:
     return holds_scores and workload.seq_len > MAX_SEQ_LEN_WITH_SCORES
 
 
-def is_known_to_be_skipped(workload: Workload, variant: str, backend_named: bool) -> bool:
-    """Whether a cell will be skipped, as far as that is known before its backend is called."""
+def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> str | None:
+    """Why a cell will be skipped, as far as that is known before its backend is called."""
     spec = registry.BACKENDS.get(variant)
     if spec and workload.device not in spec.devices:
-        return True
+        return f"{variant} runs on {' and '.join(spec.devices)} only"
     # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
     uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
     if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
-        return True
+        return "FlexAttention does not support backward on CPU"
     try:
         workload.build_mask()
         if spec:
             registry.load(variant)
-    except (ValueError, registry.BackendUnavailable):
-        return True
+    except (ValueError, registry.BackendUnavailable) as error:
+        return str(error)
     except Exception:  # of the user's mask: its cell fails with it
-        return False
-    return scores_too_large(workload, variant) and not backend_named
+        return None
+    return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,7 @@ class Cell:
         Raises WrongResult, or whatever the backend raises.
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
-            reason = f"holds S x S scores, by default up to S = {MAX_SEQ_LEN_WITH_SCORES}"
-            self.status.skip(Outcome.SKIPPED, f"{reason}; name it in --backends to measure it")
+            self.status.skip(Outcome.SKIPPED, TOO_LARGE)
         try:
             mask = self.workload.build_mask()
             bind = get_bind(self.workload, self.backend)

@@ -57,7 +57,9 @@ def _values(
         caches: dict[str, int] = metafunc.module.CACHES
         return product(run.masks, run.default_seq_lens, run.q_lens, caches)
     # The variants are written for all queries.
-    masks_and_lengths = product(run.masks, run.default_seq_lens, [None] if None in run.q_lens else ())
+    masks_and_lengths = product(
+        run.masks, run.default_seq_lens, [None] if None in run.q_lens else ()
+    )
     return ((*cell, name) for cell in masks_and_lengths for name in VARIANTS.get(cell[0], ()))
 
 

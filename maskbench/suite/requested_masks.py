@@ -107,7 +107,9 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
     family = PATTERNS[target]
     if unknown := [name for name in parameters if name not in family.parameters]:
         known = ", ".join(f"{name}={value}" for name, value in family.parameters.items())
-        raise UnusableMask(f"{text}: {target} has no parameter {unknown[0]}; it has {known or 'none'}")
+        raise UnusableMask(
+            f"{text}: {target} has no parameter {unknown[0]}; it has {known or 'none'}"
+        )
     shown = dict(parameters)
     if document_lengths is not None and DOCUMENTS in family.parameters:
         shown[DOCUMENTS] = Path(document_lengths).name
@@ -142,7 +144,7 @@ def _shown(parameters: dict[str, Any]) -> str:
 
 
 def _split_parameters(text: str) -> tuple[str, dict[str, Any]]:
-    """"name(left=3)" to ("name", {"left": 3}). Raises UnusableMask."""
+    """ "name(left=3)" to ("name", {"left": 3}). Raises UnusableMask."""
     target, parenthesis, _ = text.partition("(")
     if not parenthesis:
         return text, {}
