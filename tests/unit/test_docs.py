@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from masks import PATTERNS
 from reports.__main__ import main
 from tests.unit.pytest_process import ROOT, pytest_run, strict_json
 
@@ -245,3 +246,9 @@ def test_every_page_is_linked_from_readme():
 
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_the_page_of_forms_has_every_mask_as_it_describes_itself():
+    text = (ROOT / "docs" / "forms.md").read_text(encoding="utf-8")
+    for name, family in PATTERNS.items():
+        assert f"| `{name}` | {family.description} | [source]({family.source}) |" in text
