@@ -250,7 +250,7 @@ PATTERNS: dict[str, MaskFamily] = {
     ),
     "block_sparse": MaskFamily(
         lambda n, b, h, block=128, top_k=None: builders.block_sparse(n, b, h, block, top_k),
-        builders.block_sparse(32, 1, 2, 4, 3),
+        builders.block_sparse(32, 1, 4, 4, 3),
         "blocks[b, h, q // block, k // block]: random, top_k (S/8) for a query, and the diagonal",
         "https://arxiv.org/abs/2502.11089",
     ),

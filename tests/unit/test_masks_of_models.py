@@ -119,6 +119,19 @@ def test_masks_are_values(mask):
     assert mask not in others
 
 
+@pytest.mark.parametrize("number", [64, 2**30, 2**31, 2**70])
+def test_parameters_beyond_the_sequence_do_not_overflow(number):
+    for mask, at_most in [
+        (SinkSlidingWindow(number, 0, seq_len=64), SinkSlidingWindow(63, 0, seq_len=64)),
+        (SinkSlidingWindow(0, number, seq_len=64), SinkSlidingWindow(0, 63, seq_len=64)),
+        (BlockCausal(number, seq_len=64), BlockCausal(64, seq_len=64)),
+        (BlockDiffusion(number, seq_len=64), BlockDiffusion(32, seq_len=64)),
+    ]:
+        assert torch.equal(mask.dense("cpu"), pairs_of(at_most))
+        assert mask.area() == at_most.area()
+        assert_blocks_equal_torch(mask, 16)
+
+
 def test_numpy_integers_become_int():
     masks = [
         (
