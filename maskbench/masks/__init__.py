@@ -4,7 +4,7 @@ The catalogue of named masks is `masks.py` in the root of the repository.
 """
 
 from maskbench.masks.base import DISTANCE, EXTENT, NON_NEGATIVE, POSITIVE, Mask
-from maskbench.masks.composed import Documents, Padded
+from maskbench.masks.composed import Documents, LastQueries, Padded
 from maskbench.masks.plain import (
     Causal,
     DilatedSlidingWindow,
@@ -25,6 +25,7 @@ __all__ = [
     "Documents",
     "Full",
     "GlobalLocalSlidingWindow",
+    "LastQueries",
     "LocalAttention2D",
     "Mask",
     "Padded",

@@ -171,6 +171,16 @@ class Mask(ABC):
         """The batch size, if the mask differs by batch element; else None."""
         return None
 
+    @property
+    def heads(self) -> int | None:
+        """The number of heads, if the mask differs by head; else None."""
+        return None
+
+    @property
+    def q_len(self) -> int:
+        """The number of queries."""
+        return self.seq_len
+
     def require_shapes(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Raise ValueError if the tensors are not of this mask.
 
@@ -187,7 +197,8 @@ class Mask(ABC):
         given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         if any(len(shape) != 4 for shape in shapes.values()):
             raise ValueError(f"{given}: each must be [batch, heads, seq_len, head_dim]")
-        if any(shape[2] != self.seq_len for shape in shapes.values()):
+        lengths = {"q": self.q_len, "k": self.seq_len, "v": self.seq_len}
+        if any(shape[2] != lengths[name] for name, shape in shapes.items()):
             raise ValueError(f"{given}: the mask is for a seq_len of {self.seq_len}")
         if len({shape[0] for shape in shapes.values()}) > 1:
             raise ValueError(f"{given}: must have the same batch")
@@ -211,7 +222,7 @@ class Mask(ABC):
 
     def dense(self, device: DeviceLike) -> Tensor:
         """Return bool [1 or B, 1, S, S], True = may attend."""
-        return self.dense_rows(0, self.seq_len, device)
+        return self.dense_rows(0, self.q_len, device)
 
     def partial_and_full_blocks(
         self, device: DeviceLike, size: tuple[int, int]

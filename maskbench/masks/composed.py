@@ -254,3 +254,27 @@ class Padded(Mask):
         valid_before = pad(valid.cumsum(1), (1, 0))
         first, last = self._clamp(key_range)
         return int(((valid_before[:, last + 1] - valid_before[:, first]) * valid).sum())
+
+
+@dataclass(frozen=True)
+class LastQueries(Mask):
+    """The last `q_len` queries of `inner` over all its keys, aligned at the bottom right."""
+
+    inner: Mask
+    queries: int
+    seq_len: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seq_len", self.inner.seq_len)
+
+    @property
+    def q_len(self) -> int:
+        return self.queries
+
+    @property
+    def batch(self) -> int | None:
+        return self.inner.batch
+
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
+        inner, offset = self.inner.mask_mod(device), self.seq_len - self.q_len
+        return lambda b, h, q, k: inner(b, h, q + offset, k)
