@@ -10,6 +10,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from maskbench.masks import Mask
+from maskbench.masks.shapes import require_shapes
 
 
 class Unsupported(Exception):
@@ -64,8 +65,8 @@ class BoundAttention:
 
 
 Bind: TypeAlias = Callable[[Mask, Tensor, Tensor, Tensor], BoundAttention]
-"""bind(mask, q, k, v): q is [B, heads, S, head_dim], k and v are [B, kv_heads, S, head_dim].
-Raises Unsupported."""
+"""bind(mask, q, k, v): q is [B, heads, Q, head_dim], k is [B, kv_heads, S, head_dim] and v is
+[B, kv_heads, S, v_head_dim]. Raises Unsupported."""
 
 
 def check_shapes(bind: Bind) -> Bind:
@@ -73,7 +74,7 @@ def check_shapes(bind: Bind) -> Bind:
 
     @wraps(bind)
     def checked(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-        mask.require_shapes(q, k, v)
+        require_shapes(mask, q, k, v)
         return bind(mask, q, k, v)
 
     return checked

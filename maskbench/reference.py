@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from maskbench.masks import Mask
+from maskbench.masks.shapes import require_shapes
 
 # Bound of an error: ERROR_FACTOR times the dense computation's, plus FLOOR_EPS machine epsilons.
 ERROR_FACTOR, FLOOR_EPS = 2.0, 2.0
@@ -56,9 +57,9 @@ class Comparison:
 
 def sample_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """(batch index, kv head index) of the heads to compare: all, or an evenly spaced sample."""
-    batch, heads, seq_len, _ = q.shape
+    batch, heads, q_len, _ = q.shape
     pairs = batch * k.shape[1]
-    scores_per_pair = heads // k.shape[1] * seq_len**2
+    scores_per_pair = heads // k.shape[1] * q_len * k.shape[2]
     count = min(pairs, max(2, MAX_SCORES[q.device.type] // scores_per_pair))
     chosen = torch.linspace(0, pairs - 1, count).round().long()
     return chosen // k.shape[1], chosen % k.shape[1]
@@ -66,8 +67,7 @@ def sample_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 def gather_heads(tensor: Tensor, pairs: tuple[Tensor, Tensor], kv_heads: int) -> Tensor:
     """[B, heads, S, D] to [pairs, heads per kv head, S, D]: the heads of `sample_heads`."""
-    batch, heads, seq_len, head_dim = tensor.shape
-    grouped = tensor.detach().view(batch, kv_heads, heads // kv_heads, seq_len, head_dim)
+    grouped = torch.unflatten(tensor.detach(), 1, (kv_heads, -1))
     return grouped[pairs[0].to(tensor.device), pairs[1].to(tensor.device)]
 
 
@@ -77,39 +77,46 @@ def attention(
     k: Tensor,
     v: Tensor,
     dout: Tensor | None,
-    batches: Tensor,
+    pairs: tuple[Tensor, Tensor],
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """Attention by its formula, in `dtype`, one chunk of query rows at a time.
 
     Parameters
     ----------
-    q, dout
-        [P, heads per kv head, S, D], where P counts pairs of batch element and kv head.
-    k, v
+    q
+        [P, heads per kv head, Q, D], where P counts pairs of batch element and kv head.
+    k
         [P, 1, S, D].
-    batches
-        [P]: the batch element of each pair, for masks that differ by batch element.
+    v
+        [P, 1, S, Dv].
+    dout
+        [P, heads per kv head, Q, Dv].
+    pairs
+        [P] each: the batch element and the kv head of each pair, for masks that differ by them.
 
     Returns
     -------
     dict
         "out", and with `dout` also "dq", "dk" and "dv", in `dtype`.
     """
-    scale, seq_len = 1 / math.sqrt(q.shape[-1]), q.shape[-2]
+    scale, (q_len, seq_len) = 1 / math.sqrt(q.shape[-1]), (q.shape[-2], k.shape[-2])
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    result = {"out": torch.empty_like(q)}
+    result = {"out": q.new_empty(*q.shape[:3], v.shape[-1])}
     sum_dtype = torch.promote_types(dtype, torch.float32)  # of the sums over chunks
     if dout is not None:
         dout = dout.to(dtype)
         result["dq"] = torch.empty_like(q)
         result["dk"] = torch.zeros_like(k, dtype=sum_dtype)
         result["dv"] = torch.zeros_like(v, dtype=sum_dtype)
-    step = max(1, CHUNK_SCORES[q.device.type] // (q.shape[0] * q.shape[1] * seq_len))
-    for start in range(0, seq_len, step):
-        rows = slice(start, min(start + step, seq_len))
-        allowed = mask.dense_rows(rows.start, rows.stop, q.device)
-        allowed = allowed[batches.to(q.device)] if len(allowed) > 1 else allowed
+    # A mask that differs by batch element or head is evaluated for all of them.
+    mask_rows = mask.dense_shape[0] * mask.dense_shape[1] * seq_len
+    step = max(1, CHUNK_SCORES[q.device.type] // max(q.shape[0] * q.shape[1] * seq_len, mask_rows))
+    for start in range(0, q_len, step):
+        rows = slice(start, min(start + step, q_len))
+        allowed = _rows_of_pairs(
+            mask.dense_rows(rows.start, rows.stop, q.device), pairs, q.shape[1]
+        )
         scores = (q[:, :, rows] * scale) @ k.mT
         p = torch.softmax(scores.masked_fill_(~allowed, -torch.inf), -1)
         p = p.masked_fill_(~allowed, 0)  # a row that sees no key is zeros, not NaN
@@ -123,6 +130,15 @@ def attention(
         result["dk"] += (ds.mT @ (q[:, :, rows] * scale)).to(sum_dtype).sum(1, keepdim=True)
         result["dv"] += (p.mT @ do).to(sum_dtype).sum(1, keepdim=True)
     return {name: t.to(dtype) for name, t in result.items()}
+
+
+def _rows_of_pairs(allowed: Tensor, pairs: tuple[Tensor, Tensor], group: int) -> Tensor:
+    """bool [1 or B, 1 or heads, rows, S] to [1 or P, 1 or `group`, rows, S]."""
+    batches, kv_heads = (index.to(allowed.device) for index in pairs)
+    if allowed.shape[1] > 1:
+        by_kv_head = torch.unflatten(allowed, 1, (-1, group))
+        return by_kv_head[batches if len(allowed) > 1 else 0 * batches, kv_heads]
+    return allowed[batches] if len(allowed) > 1 else allowed
 
 
 @contextmanager
@@ -159,10 +175,14 @@ class Reference:
 
     Parameters
     ----------
-    q, dout
-        [B, heads, S, head_dim]; without `dout` there are no gradients.
-    k, v
+    q
+        [B, heads, Q, head_dim].
+    k
         [B, kv_heads, S, head_dim].
+    v
+        [B, kv_heads, S, v_head_dim].
+    dout
+        [B, heads, Q, v_head_dim]; without it there are no gradients.
 
     Raises
     ------
@@ -171,14 +191,14 @@ class Reference:
     """
 
     def __init__(self, mask: Mask, q: Tensor, k: Tensor, v: Tensor, dout: Tensor | None) -> None:
-        mask.require_shapes(q, k, v)
+        require_shapes(mask, q, k, v)
         self.kv_heads, self.pairs = k.shape[1], sample_heads(q, k)
         compared = len(self.pairs[0]) * q.shape[1] // k.shape[1]
         self.checked = f"{compared} of {q.shape[0] * q.shape[1]} heads"
         reference_dtype = torch.float64 if q.dtype == torch.float32 else torch.float32
         chosen_q, chosen_k, chosen_v = self._gather(q), self._gather(k), self._gather(v)
         chosen_dout = None if dout is None else self._gather(dout)
-        operands = (mask, chosen_q, chosen_k, chosen_v, chosen_dout, self.pairs[0])
+        operands = (mask, chosen_q, chosen_k, chosen_v, chosen_dout, self.pairs)
         with ieee_matmul():
             self.exact = attention(*operands, reference_dtype)
             same_dtype = attention(*operands, q.dtype)
@@ -194,7 +214,7 @@ class Reference:
     def compare(self, results: dict[str, Tensor]) -> Comparison:
         """Compare results with the reference.
 
-        `results` maps "out" (and "dq", "dk", "dv") to [B, heads or kv_heads, S, head_dim].
+        `results` maps "out" (and "dq", "dk", "dv") to tensors of the shape of dout, q, k and v.
         """
         comparisons = []
         for name, exact in self.exact.items():

@@ -3,8 +3,11 @@
 The catalogue of named masks is `masks.py` in the root of the repository.
 """
 
-from maskbench.masks.base import DISTANCE, EXTENT, NON_NEGATIVE, POSITIVE, Mask
-from maskbench.masks.composed import Documents, LastQueries, Padded
+from maskbench.masks.base import Intersection, Mask, Union
+from maskbench.masks.composed import LastQueries, Padded
+from maskbench.masks.documents import Documents
+from maskbench.masks.functions import FromMaskMod
+from maskbench.masks.parameters import DISTANCE, EXTENT, NON_NEGATIVE, POSITIVE
 from maskbench.masks.plain import (
     Causal,
     DilatedSlidingWindow,
@@ -23,12 +26,15 @@ __all__ = [
     "Causal",
     "DilatedSlidingWindow",
     "Documents",
+    "FromMaskMod",
     "Full",
     "GlobalLocalSlidingWindow",
+    "Intersection",
     "LastQueries",
     "LocalAttention2D",
     "Mask",
     "Padded",
     "PrefixLM",
     "SlidingWindow",
+    "Union",
 ]

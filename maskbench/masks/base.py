@@ -4,46 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, fields
-from numbers import Integral
-from types import MappingProxyType
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from maskbench.masks.evaluation import DenseRows, count_pairs, partial_and_full_blocks
+from maskbench.masks import evaluation
+from maskbench.masks.blocks import blocks_from_bounds, list_blocks
+from maskbench.masks.evaluation import DenseRows, DenseShape
+from maskbench.masks.parameters import POSITIVE, check_parameters
 
 DeviceLike = torch.device | str
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 TokenRange = tuple[Tensor, Tensor]
 """First and last token of a contiguous range, both inclusive. The tensors may hold many ranges."""
 
-NON_NEGATIVE = MappingProxyType({"minimum": 0})
-"""Field metadata for an integer >= 0: `left: int = field(metadata=NON_NEGATIVE)`."""
-POSITIVE = MappingProxyType({"minimum": 1})
-"""Field metadata for an integer >= 1: `width: int = field(metadata=POSITIVE)`."""
-DISTANCE = MappingProxyType({"minimum": 0, "up_to_seq_len": True})
-"""Field metadata for an integer >= 0 that means the same from `seq_len` on: it is stored as at most
-`seq_len`, so that 32-bit integers on the device do not overflow."""
-EXTENT = MappingProxyType({"minimum": 1, "up_to_seq_len": True})
-"""The same for an integer >= 1."""
-MAX_PARAMETER = 2**30  # the sum of two such integers has 32 bits
-
-
-def to_int(value: object) -> int | None:
-    """Convert a Python or NumPy integer to int. Return None for anything else, bool included."""
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    return None
-
 
 @dataclass(frozen=True)
 class Mask(ABC):
-    """Which keys each query may attend to, for `seq_len` queries and as many keys.
+    """Which keys each query may attend to, for `seq_len` keys and, usually, as many queries.
 
     A mask is a frozen dataclass, so that masks with equal parameters are equal and backends can
-    select masks with `match`. In shapes, S is `seq_len` and B is `batch`.
+    select masks with `match`. In shapes, S is `seq_len`, Q is `q_len`, B is `batch` and H is
+    `heads`. Masks are combined with `&` and `|`.
 
     To write a mask, derive a frozen dataclass and define:
 
@@ -53,10 +37,7 @@ class Mask(ABC):
        the rest from it.
     3. Otherwise `any_all_attend` and `area`.
 
-    Integer parameters declare their lower bound: `field(metadata=POSITIVE)` or
-    `field(metadata=NON_NEGATIVE)`. Python and NumPy integers are accepted and stored as int.
-    If every value from `seq_len` on means the same, as for the width of a window, declare
-    `DISTANCE` or `EXTENT` instead: larger values are then stored as `seq_len`.
+    Integer parameters declare their limits with the metadata of `maskbench.masks.parameters`.
 
         @dataclass(frozen=True)
         class CausalWindow(Mask):
@@ -78,19 +59,7 @@ class Mask(ABC):
     seq_len: int = field(metadata=POSITIVE)
 
     def __post_init__(self) -> None:
-        for parameter in fields(self):
-            minimum = parameter.metadata.get("minimum")
-            if minimum is None:
-                continue
-            name, value = parameter.name, getattr(self, parameter.name)
-            number = to_int(value)
-            if number is None or number < minimum:
-                raise ValueError(f"{name} is {value}, must be a whole number, {minimum} or more")
-            if parameter.metadata.get("up_to_seq_len"):
-                number = min(number, self.seq_len)
-            if number > MAX_PARAMETER:
-                raise ValueError(f"{name} is {number}, must be at most {MAX_PARAMETER}")
-            object.__setattr__(self, name, number)
+        check_parameters(self, self.seq_len)
 
     @abstractmethod
     def mask_mod(self, device: DeviceLike) -> MaskMod:
@@ -106,16 +75,12 @@ class Mask(ABC):
         None means that the keys of a query are not one contiguous range. The range of a query
         must contain the query, and neither bound may decrease as q grows. Bounds may exceed the
         sequence; callers clamp them.
-
-        Parameters
-        ----------
-        q
-            Query indices: integers, any shape. The returned tensors have the same shape.
+        `q` are query indices, integers of any shape. The returned tensors have the same shape.
         """
         return None
 
     def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
-        """Return whether any pair of a query range and a key range attends, and whether all do.
+        """Return whether any pair of a query and a key range attends, and whether all do.
 
         Block masks are built from this without evaluating each pair. The result must be exact,
         unless the class also overrides `partial_and_full_blocks` (see `Padded`).
@@ -125,7 +90,7 @@ class Mask(ABC):
         q, k
             First and last token of the query ranges and of the key ranges. The shapes of q and k
             broadcast; both returned bool tensors have the broadcast shape, which may have
-            leading dimensions [B, 1].
+            leading dimensions [1 or B, 1 or H].
         """
         (first, last), (first_of_last, last_of_last) = map(self._require_key_range, q)
         any_attend = (first <= k[1]) & (last_of_last >= k[0])
@@ -133,22 +98,38 @@ class Mask(ABC):
         return any_attend, all_attend
 
     def area(self, batch: int = 1) -> int:
-        """Return the exact number of attended (query, key) pairs of one head over `batch`.
+        """Return the exact number of attended (query, key) pairs over `batch`.
+
+        The pairs are those of one head, or of all heads if the mask differs by head.
 
         Raises
         ------
         ValueError
             If the mask differs by batch element and is for another batch size.
         """
+        self._require_batch(batch)
         found = self.key_range(torch.arange(self.seq_len))
         if found is None:
-            elements = self.batch or 1
-            if self.batch not in (None, batch):
-                raise ValueError(f"batch is {batch}, the mask is for {self.batch}")
-            pairs = count_pairs(self._dense_rows_on("cpu"), self.seq_len, elements)
-            return pairs * batch // elements
+            pairs = evaluation.count_pairs(*self._rows_on(self.evaluation_device))
+            return pairs * batch // (self.batch or 1)
         first, last = found
         return batch * int((last.clamp(max=self.seq_len - 1) - first.clamp(min=0) + 1).sum())
+
+    @property
+    def attends_to_itself(self) -> bool:
+        """Whether every query is known to see the key at its own position."""
+        return self.key_range(torch.zeros(1, dtype=torch.int32)) is not None
+
+    def attended_keys(self, batch: int = 1) -> int:
+        """Return the number of keys over `batch` that at least one query sees.
+
+        They are counted for one head, or for all heads if the mask differs by head.
+        """
+        self._require_batch(batch)
+        if self.attends_to_itself:
+            return batch * self.seq_len * (self.heads or 1)
+        keys = evaluation.count_keys(*self._rows_on(self.evaluation_device))
+        return keys * batch // (self.batch or 1)
 
     def _require_key_range(self, q: Tensor) -> TokenRange:
         """Return `key_range(q)`. Raises NotImplementedError if the class defines none."""
@@ -163,8 +144,18 @@ class Mask(ABC):
         own = type(self).any_all_attend is not Mask.any_all_attend
         return own or self.key_range(torch.zeros(1, dtype=torch.int32)) is not None
 
-    def _dense_rows_on(self, device: DeviceLike) -> DenseRows:
-        return lambda start, stop: self.dense_rows(start, stop, device)
+    def _require_batch(self, batch: int) -> None:
+        """Raise ValueError if the mask is for another batch size."""
+        if self.batch not in (None, batch):
+            raise ValueError(f"batch is {batch}, the mask is for {self.batch}")
+
+    @property
+    def evaluation_device(self) -> DeviceLike:
+        """The device on which pairs are evaluated where no device is given, as in `area`."""
+        return "cpu"
+
+    def _rows_on(self, device: DeviceLike) -> tuple[DenseRows, DenseShape]:
+        return lambda start, stop: self.dense_rows(start, stop, device), self.dense_shape
 
     @property
     def batch(self) -> int | None:
@@ -173,7 +164,7 @@ class Mask(ABC):
 
     @property
     def heads(self) -> int | None:
-        """The number of heads, if the mask differs by head; else None."""
+        """The number of query heads, if the mask differs by head; else None."""
         return None
 
     @property
@@ -181,47 +172,41 @@ class Mask(ABC):
         """The number of queries."""
         return self.seq_len
 
-    def require_shapes(self, q: Tensor, k: Tensor, v: Tensor) -> None:
-        """Raise ValueError if the tensors are not of this mask.
+    @property
+    def dense_shape(self) -> DenseShape:
+        """The shape of `dense`: 1 or B, 1 or H, Q, S."""
+        return self.batch or 1, self.heads or 1, self.q_len, self.seq_len
 
-        A mask of another length or batch would run in many libraries, with a wrong result.
+    def __and__(self, other: Mask) -> Intersection:
+        """Return the mask of the pairs that attend in both masks."""
+        return Intersection(self, other)
 
-        Parameters
-        ----------
-        q
-            [B, heads, S, head_dim].
-        k, v
-            [B, kv_heads, S, head_dim]. `kv_heads` divides `heads`.
-        """
-        shapes = {name: list(t.shape) for name, t in zip("qkv", (q, k, v), strict=True)}
-        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        if any(len(shape) != 4 for shape in shapes.values()):
-            raise ValueError(f"{given}: each must be [batch, heads, seq_len, head_dim]")
-        lengths = {"q": self.q_len, "k": self.seq_len, "v": self.seq_len}
-        if any(shape[2] != lengths[name] for name, shape in shapes.items()):
-            raise ValueError(f"{given}: the mask is for a seq_len of {self.seq_len}")
-        if len({shape[0] for shape in shapes.values()}) > 1:
-            raise ValueError(f"{given}: must have the same batch")
-        if self.batch not in (None, shapes["q"][0]):
-            raise ValueError(f"{given}: the mask is for a batch of {self.batch}")
-        if shapes["k"][1] != shapes["v"][1] or shapes["q"][1] % shapes["k"][1]:
-            raise ValueError(f"{given}: the heads of k and v must be equal and divide those of q")
+    def __or__(self, other: Mask) -> Union:
+        """Return the mask of the pairs that attend in one of the masks or in both."""
+        return Union(self, other)
 
     def fully_masked_rows(self, device: DeviceLike) -> Tensor | None:
-        """Return bool [B, 1, S, 1], True for a query without keys; None if every query has one."""
-        return None
+        """Return bool [1 or B, 1 or H, Q, 1], True for a query without keys.
+
+        None means that every query has one.
+        """
+        if self.attends_to_itself:
+            return None
+        rows = evaluation.rows_without_keys(*self._rows_on(device))
+        return rows if bool(rows.any()) else None
 
     def dense_rows(self, start: int, stop: int, device: DeviceLike) -> Tensor:
-        """Return rows `start` to `stop - 1` of `dense`: bool [1 or B, 1, stop - start, S]."""
-        batch = self.batch or 1
-        b = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None, None]
-        q = torch.arange(start, stop, dtype=torch.int32, device=device)[:, None]
-        k = torch.arange(self.seq_len, dtype=torch.int32, device=device)
-        allowed = self.mask_mod(device)(b, torch.zeros_like(b), q, k)
-        return allowed.expand(batch, 1, stop - start, self.seq_len).contiguous()
+        """Return rows `start` to `stop - 1` of `dense`: bool [1 or B, 1 or H, stop - start, S]."""
+        batch, heads, _, seq_len = self.dense_shape
+        b, h, q, k = (
+            torch.arange(first, last, dtype=torch.int32, device=device)
+            for first, last in ((0, batch), (0, heads), (start, stop), (0, seq_len))
+        )
+        allowed = self.mask_mod(device)(b.view(-1, 1, 1, 1), h.view(-1, 1, 1), q.view(-1, 1), k)
+        return allowed.expand(batch, heads, stop - start, seq_len).contiguous()
 
     def dense(self, device: DeviceLike) -> Tensor:
-        """Return bool [1 or B, 1, S, S], True = may attend."""
+        """Return bool [1 or B, 1 or H, Q, S], True = may attend."""
         return self.dense_rows(0, self.q_len, device)
 
     def partial_and_full_blocks(
@@ -229,27 +214,19 @@ class Mask(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Return the blocks in which some pairs attend, and those in which all do.
 
-        Each is bool [1 or B, 1, query blocks, key blocks]. No block is in both. `size` is the
-        number of queries and of keys of a block.
+        Each is bool [1 or B, 1 or H, query blocks, key blocks]. No block is in both. `size` is
+        the number of queries and of keys of a block.
         """
         if not self.knows_blocks:
-            rows = self._dense_rows_on(device)
-            return partial_and_full_blocks(rows, self.seq_len, self.batch or 1, size)
-        q_first, q_last = _block_ranges(self.seq_len, size[0], device)
-        q_first, q_last = q_first[:, None], q_last[:, None]
-        k_first, k_last = _block_ranges(self.seq_len, size[1], device)
-        any_attend, all_attend = self.any_all_attend((q_first, q_last), (k_first, k_last))
-        # torch pads an incomplete block at the end with False, so it is never full
-        complete = (q_last - q_first + 1 == size[0]) & (k_last - k_first + 1 == size[1])
-        full = all_attend & complete
-        shape = (self.batch or 1, 1, len(q_first), len(k_first))
-        return (any_attend & ~full).expand(shape), full.expand(shape)
+            return evaluation.partial_and_full_blocks(*self._rows_on(device), size)
+        partial, full = blocks_from_bounds(self.any_all_attend, self.seq_len, size, device)
+        shape = (*self.dense_shape[:2], *partial.shape[-2:])
+        return partial.expand(shape), full.expand(shape)
 
     def block_mask(self, device: DeviceLike, block_size: int | tuple[int, int] = 128) -> BlockMask:
         """Return FlexAttention's block mask, equal to that of `create_block_mask`.
 
-        It is computed from the bounds of each block if the mask `knows_blocks`, else in chunks of
-        rows, so no S x S tensor is needed.
+        It is computed from block bounds if the mask `knows_blocks`, else in chunks of rows.
         https://docs.pytorch.org/docs/stable/nn.attention.flex_attention.html
 
         Parameters
@@ -259,48 +236,63 @@ class Mask(ABC):
         """
         size = (block_size, block_size) if isinstance(block_size, int) else block_size
         partial, full = self.partial_and_full_blocks(device, size)
-        return BlockMask(
-            (self.seq_len, self.seq_len),
-            *(*dense_to_block_indices(partial), *dense_to_block_indices(full)),
-            *(*dense_to_block_indices(partial.mT), *dense_to_block_indices(full.mT)),
-            BLOCK_SIZE=size,
-            mask_mod=self.mask_mod(device),
-        )
+        return list_blocks(partial, full, self.dense_shape[2:], size, self.mask_mod(device))
 
 
-def _block_ranges(seq_len: int, size: int, device: DeviceLike) -> TokenRange:
-    """Return the first and last token of each block: two int32 tensors [blocks]."""
-    first = torch.arange(0, seq_len, size, dtype=torch.int32, device=device)
-    return first, (first + size).clamp(max=seq_len) - 1
+@dataclass(frozen=True)
+class Combination(Mask):
+    """Two masks. Raises ValueError if they are not for the same tokens, batch and heads."""
+
+    first: Mask
+    second: Mask
+    seq_len: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "q_len", "batch", "heads"):
+            sizes = getattr(self.first, name), getattr(self.second, name)
+            if None not in sizes and sizes[0] != sizes[1]:
+                raise ValueError(f"the masks have a {name} of {sizes[0]} and of {sizes[1]}")
+        object.__setattr__(self, "seq_len", self.first.seq_len)
+
+    @property
+    def q_len(self) -> int:
+        return self.first.q_len
+
+    @property
+    def batch(self) -> int | None:
+        return self.first.batch or self.second.batch
+
+    @property
+    def heads(self) -> int | None:
+        return self.first.heads or self.second.heads
+
+    @property
+    def evaluation_device(self) -> DeviceLike:
+        first = self.first.evaluation_device
+        return self.second.evaluation_device if first == "cpu" else first
 
 
-def to_device_async(tensor: Tensor, device: DeviceLike) -> Tensor:
-    """Copy to `device`. A copy from CPU to GPU uses pinned memory and does not block the host."""
-    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+@dataclass(frozen=True)
+class Intersection(Combination):
+    """The pairs that attend in both masks."""
+
+    @property
+    def attends_to_itself(self) -> bool:
+        return self.first.attends_to_itself and self.second.attends_to_itself
+
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
+        first, second = self.first.mask_mod(device), self.second.mask_mod(device)
+        return lambda b, h, q, k: first(b, h, q, k) & second(b, h, q, k)
 
 
-def dense_to_block_indices(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Convert a dense block map to the counts and indices of a BlockMask.
+@dataclass(frozen=True)
+class Union(Combination):
+    """The pairs that attend in one of the masks or in both."""
 
-    Parameters
-    ----------
-    blocks
-        bool [..., rows, columns], True for a block that is listed.
+    @property
+    def attends_to_itself(self) -> bool:
+        return self.first.attends_to_itself or self.second.attends_to_itself
 
-    Returns
-    -------
-    counts, indices
-        int32 [..., rows], the number of listed columns of each row, and int32
-        [..., rows, columns], the listed columns followed by the others, both in ascending order,
-        as torch orders them.
-    """
-    # A stable sort gives the same, but takes 8 bytes of index for each block.
-    columns = blocks.shape[-1]
-    listed = blocks.cumsum(-1, dtype=torch.int32)  # up to and including each column
-    counts = listed[..., -1].contiguous()
-    column = torch.arange(columns, dtype=torch.int32, device=blocks.device)
-    position = torch.where(blocks, listed - 1, counts[..., None] + column - listed)
-    indices = torch.empty(position.shape, dtype=torch.int32, device=blocks.device)
-    return counts, indices.scatter_(-1, position.long(), column.expand_as(position))
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
+        first, second = self.first.mask_mod(device), self.second.mask_mod(device)
+        return lambda b, h, q, k: first(b, h, q, k) | second(b, h, q, k)

@@ -1,84 +1,19 @@
-"""Masks that contain another mask: packed documents and padding."""
+"""Masks that contain another mask: padding, and the last queries of a mask."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange, to_device_async, to_int
-from maskbench.masks.evaluation import count_pairs
-from maskbench.masks.plain import Causal, Full
-
-
-@dataclass(frozen=True)
-class Documents(Mask):
-    """Packed documents. Tokens attend within their own document only, as `inner` says.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of each document, in order. They add up to the `seq_len` of `inner`.
-    inner
-        The mask within a document. It is applied to positions relative to the document's first
-        token. It must define `key_range`.
-    """
-
-    lengths: tuple[int, ...]
-    inner: Mask
-    seq_len: int = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        lengths = []
-        for length in self.lengths:
-            number = to_int(length)
-            if number is None or number < 1:
-                given = tuple(self.lengths)
-                raise ValueError(f"lengths are {given}, each must be a whole number, 1 or more")
-            lengths.append(number)
-        total = self.inner.seq_len
-        if sum(lengths) != total:
-            raise ValueError(f"lengths add up to {sum(lengths)}, not to seq_len {total}")
-        if self.inner.key_range(torch.zeros(1)) is None:
-            raise ValueError(f"inner {type(self.inner).__name__} has keys that are not one run")
-        object.__setattr__(self, "lengths", tuple(lengths))
-        object.__setattr__(self, "seq_len", total)
-
-    def cu_seqlens(self, dtype: torch.dtype, device: DeviceLike) -> Tensor:
-        """Return [documents + 1]: the first token of each document, and `seq_len`."""
-        return to_device_async(torch.tensor([0, *accumulate(self.lengths)], dtype=dtype), device)
-
-    def mask_mod(self, device: DeviceLike) -> MaskMod:
-        tokens = torch.arange(self.seq_len, dtype=torch.int32, device=device)
-        starts = self.cu_seqlens(tokens.dtype, device)
-        first = starts[torch.bucketize(tokens, starts[1:], right=True)]  # of each token's document
-        # One table that is indexed by query and by key was faster on an H100 than two tables, of
-        # first and last keys, that are indexed by query (0.36 against 0.51 ms at S=4096). A
-        # single lookup is faster still.
-        match self.inner:
-            case Full():
-                return lambda b, h, q, k: first[q] == first[k]
-            case Causal():
-                return lambda b, h, q, k: (q >= k) & (k >= first[q])
-        inner = self.inner.mask_mod(device)
-
-        def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            start = first[k]
-            return (first[q] == start) & inner(b, h, q - start, k - start)
-
-        return mod
-
-    def key_range(self, q: Tensor) -> TokenRange:
-        starts = self.cu_seqlens(q.dtype, q.device)
-        document = torch.bucketize(q, starts[1:], right=True)
-        first, last = starts[document], starts[document + 1] - 1
-        inner_first, inner_last = self.inner._require_key_range(q - first)
-        return first + inner_first.clamp(min=0), torch.minimum(first + inner_last, last)
+from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange
+from maskbench.masks.blocks import to_device_async
+from maskbench.masks.parameters import POSITIVE
+from maskbench.masks.plain import Causal
 
 
 class ValidRange(NamedTuple):
@@ -118,7 +53,9 @@ class Padded(Mask):
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.seq_len:
             raise ValueError(f"padding is {shape}, must be [batch, {self.seq_len}]")
         if self.inner.batch is not None:
-            raise ValueError("inner is padded: join the two paddings instead")
+            raise ValueError("inner differs by batch element: combine it with & instead")
+        if self.inner.q_len != self.seq_len:
+            raise ValueError("inner has fewer queries than keys: take the LastQueries of this mask")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Padded):
@@ -132,8 +69,28 @@ class Padded(Mask):
     def batch(self) -> int:
         return self.padding.shape[0]
 
-    def fully_masked_rows(self, device: DeviceLike) -> Tensor:
-        return self.padding.to(device)[:, None, :, None]
+    @property
+    def heads(self) -> int | None:
+        return self.inner.heads
+
+    @property
+    def evaluation_device(self) -> DeviceLike:
+        return self.inner.evaluation_device
+
+    @property
+    def attends_to_itself(self) -> bool:
+        return False  # padding does not
+
+    def fully_masked_rows(self, device: DeviceLike) -> Tensor | None:
+        if self.inner.attends_to_itself:
+            return self.padding.to(device)[:, None, :, None]
+        return super().fully_masked_rows(device)
+
+    def attended_keys(self, batch: int = 1) -> int:
+        if not self.inner.attends_to_itself:
+            return super().attended_keys(batch)
+        self._require_batch(batch)
+        return int((~self.padding).sum()) * (self.heads or 1)
 
     @property
     def knows_blocks(self) -> bool:
@@ -249,7 +206,7 @@ class Padded(Mask):
             raise ValueError(f"batch is {batch}, the padding is for {self.batch}")
         key_range = self.inner.key_range(torch.arange(self.seq_len))
         if key_range is None:
-            return count_pairs(self._dense_rows_on("cpu"), self.seq_len, self.batch)
+            return super().area(self.batch)
         valid = ~self.padding.cpu()
         valid_before = pad(valid.cumsum(1), (1, 0))
         first, last = self._clamp(key_range)
@@ -258,23 +215,63 @@ class Padded(Mask):
 
 @dataclass(frozen=True)
 class LastQueries(Mask):
-    """The last `q_len` queries of `inner` over all its keys, aligned at the bottom right."""
+    """The last queries of `inner`, over all its keys: decode and chunked prefill.
+
+    Query i is query S - `queries` + i of `inner`: both end at the same token, so that one new
+    token with a causal mask sees every key.
+
+    Parameters
+    ----------
+    inner
+        A mask with as many queries as keys.
+    queries
+        The number of queries, `q_len`: 1 to S.
+    """
 
     inner: Mask
-    queries: int
+    queries: int = field(metadata=POSITIVE)
     seq_len: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seq_len", self.inner.seq_len)
+        super().__post_init__()
+        if self.inner.q_len != self.seq_len:
+            raise ValueError("inner has fewer queries than keys already")
+        if self.queries > self.seq_len:
+            raise ValueError(f"queries is {self.queries}, must be at most seq_len {self.seq_len}")
 
     @property
     def q_len(self) -> int:
         return self.queries
 
     @property
+    def offset(self) -> int:
+        """The position of the first query."""
+        return self.seq_len - self.queries
+
+    @property
     def batch(self) -> int | None:
         return self.inner.batch
 
+    @property
+    def heads(self) -> int | None:
+        return self.inner.heads
+
+    @property
+    def evaluation_device(self) -> DeviceLike:
+        return self.inner.evaluation_device
+
     def mask_mod(self, device: DeviceLike) -> MaskMod:
-        inner, offset = self.inner.mask_mod(device), self.seq_len - self.q_len
+        inner, offset = self.inner.mask_mod(device), self.offset
         return lambda b, h, q, k: inner(b, h, q + offset, k)
+
+    def fully_masked_rows(self, device: DeviceLike) -> Tensor | None:
+        rows = self.inner.fully_masked_rows(device)
+        return None if rows is None else rows[:, :, self.offset :]
+
+    def area(self, batch: int = 1) -> int:
+        found = self.inner.key_range(torch.arange(self.offset, self.seq_len))
+        if found is None:
+            return super().area(batch)
+        first, last = found
+        return batch * int((last.clamp(max=self.seq_len - 1) - first.clamp(min=0) + 1).sum())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from maskbench.masks.base import Mask
-from maskbench.masks.composed import Documents, LastQueries, Padded
+from maskbench.masks.composed import LastQueries, Padded
+from maskbench.masks.documents import Documents
 from maskbench.masks.plain import (
     Causal,
     DilatedSlidingWindow,
@@ -29,8 +30,9 @@ def simplify(mask: Mask) -> Mask:
         case LastQueries(inner):
             return _simplify_last_queries(simplify(inner), mask.q_len)
         case Documents(lengths, inner):
-            inner = _simplify_plain(inner, max(lengths))
-            return inner if len(lengths) == 1 else Documents(lengths, inner)
+            inner = _simplify_plain(inner, max(map(max, mask.elements)))
+            is_one = mask.elements == ((mask.seq_len,),)
+            return inner if is_one else Documents(lengths, inner)
         case Padded(inner, padding):
             inner = simplify(inner)
             return Padded(inner, padding) if bool(padding.any()) else inner
@@ -69,7 +71,7 @@ def _simplify_plain(mask: Mask, extent: int) -> Mask:
 def _simplify_last_queries(inner: Mask, q_len: int) -> Mask:
     """`simplify` for the last `q_len` queries of a simple mask."""
     n = inner.seq_len
-    first = n - q_len  # the position of the first query
+    first = n - q_len  # position of the first query
     match inner:
         case _ if first == 0:
             return inner

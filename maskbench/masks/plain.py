@@ -9,16 +9,9 @@ from operator import or_
 import torch
 from torch import Tensor
 
-from maskbench.masks.base import (
-    DISTANCE,
-    EXTENT,
-    DeviceLike,
-    Mask,
-    MaskMod,
-    TokenRange,
-    to_device_async,
-    to_int,
-)
+from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange
+from maskbench.masks.blocks import to_device_async
+from maskbench.masks.parameters import DISTANCE, EXTENT, to_int
 
 MAX_COMPARISONS = 4  # scattered tokens; for more, a table is looked up
 INT32_SENTINEL = 2**29  # beyond any pixel; adding a radius to it does not overflow int32
@@ -92,6 +85,10 @@ class DilatedSlidingWindow(Mask):
 
         return mod
 
+    @property
+    def attends_to_itself(self) -> bool:
+        return True
+
     def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
         # q - k takes every value from `minimum` to `maximum`
         minimum, maximum = q[0] - k[1], q[1] - k[0]
@@ -157,6 +154,10 @@ class GlobalLocalSlidingWindow(Mask):
             return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod
+
+    @property
+    def attends_to_itself(self) -> bool:
+        return True
 
     def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
         any_attend = (q[0] - k[1] <= self.window) & (k[0] - q[1] <= self.window)
@@ -242,6 +243,10 @@ class LocalAttention2D(Mask):
             ((torch.where(one_row, right, row_end), row_end, right), -INT32_SENTINEL),
         )
         return [torch.where(exists, torch.stack(side), missing) for side, missing in sides]
+
+    @property
+    def attends_to_itself(self) -> bool:
+        return True
 
     def any_all_attend(self, q: TokenRange, k: TokenRange) -> tuple[Tensor, Tensor]:
         # All pairs of rectangles at once: a loop over them was limited by the host.

@@ -43,15 +43,15 @@ def _from_bounds(mask: Mask, device: str) -> Callable[[], BlockMask]:
 
 
 def _by_search(mask: Mask, device: str) -> Callable[[], BlockMask]:
-    mask_mod, n = mask.mask_mod(device), mask.seq_len
-    return lambda: create_block_mask(mask_mod, mask.batch, None, n, n, device=device)
+    mask_mod, sizes = mask.mask_mod(device), (mask.batch, mask.heads, mask.q_len, mask.seq_len)
+    return lambda: create_block_mask(mask_mod, *sizes, device=device)
 
 
 def _by_compiled_search(mask: Mask, device: str) -> Callable[[], BlockMask]:
-    mask_mod, n = mask.mask_mod(device), mask.seq_len
+    mask_mod, sizes = mask.mask_mod(device), (mask.batch, mask.heads, mask.q_len, mask.seq_len)
     torch.compiler.reset()
     create = torch.compile(create_block_mask, fullgraph=True, dynamic=False)
-    return lambda: create(mask_mod, mask.batch, None, n, n, device=device)
+    return lambda: create(mask_mod, *sizes, device=device)
 
 
 BUILDERS = {
@@ -68,14 +68,14 @@ BUILDERS = {
 
 @lru_cache(maxsize=1)  # the builders of one workload run one after the other
 def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
-    """(partial, full) blocks, bool [1 or B, 1, query blocks, key blocks], found from every pair.
+    """(partial, full) blocks, bool [1 or B, 1 or H, query blocks, key blocks], from every pair.
 
     One row of blocks is evaluated at a time, so S x S values are never held.
     """
     found = []
     columns = -(-mask.seq_len // BLOCK)
-    for start in range(0, mask.seq_len, BLOCK):
-        rows = mask.dense_rows(start, min(start + BLOCK, mask.seq_len), device)
+    for start in range(0, mask.q_len, BLOCK):
+        rows = mask.dense_rows(start, min(start + BLOCK, mask.q_len), device)
         padded = F.pad(rows, (0, columns * BLOCK - mask.seq_len, 0, BLOCK - rows.shape[2]))
         blocks = padded.view(*padded.shape[:-1], columns, BLOCK)
         found.append(blocks.sum((-3, -1)))
@@ -86,7 +86,7 @@ def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
 def listed_blocks(block_mask: BlockMask) -> Iterator[Tensor]:
     """The partial blocks, then the full blocks, that a BlockMask lists.
 
-    Both are bool [1 or B, 1, query blocks, key blocks]. Raises ValueError if a list is missing.
+    Both are bool [1 or B, 1 or H, query blocks, key blocks]. Raises ValueError if a list is missing.
     """
     for count, order in (
         (block_mask.kv_num_blocks, block_mask.kv_indices),

@@ -68,11 +68,12 @@ def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) ->
         case PrefixLM(prefix):
             attend = prefix_queries(library, mask.seq_len, prefix)
             return bind_layout(PREFIX, attend, BSHDLayout(), q, k, v)
-        case Documents(lengths, inner) if (window := as_window(inner)) is not None:
-            op = library.packed(lengths * batch, lengths * batch, window)
+        case Documents(_, inner) if (window := as_window(inner)) is not None:
+            lengths = mask.packed_lengths(batch)
+            op = library.packed(lengths, lengths, window)
             return bind_layout(op.formulation, op.attend, THDLayout(batch), q, k, v)
-        case Documents(lengths, PrefixLM(prefix)):
-            attend = document_prefix(library, lengths * batch, prefix, q.device)
+        case Documents(_, PrefixLM(prefix)):
+            attend = document_prefix(library, mask.packed_lengths(batch), prefix, q.device)
             return bind_layout(DOCUMENT_PREFIX, attend, THDLayout(batch), q, k, v)
         case GlobalLocalSlidingWindow():
             attend = global_local(library, mask, batch, q.device)

@@ -40,10 +40,8 @@ def classify_block(block, size):
 def assert_blocks_equal_torch(mask, block_size):
     """`mask.block_mask` is what `create_block_mask` finds, with contiguous tensors."""
     ours = mask.block_mask("cpu", block_size)
-    n = mask.seq_len
-    expected = create_block_mask(
-        mask.mask_mod("cpu"), mask.batch, None, n, n, device="cpu", BLOCK_SIZE=block_size
-    )
+    sizes = mask.batch, mask.heads, mask.q_len, mask.seq_len
+    expected = create_block_mask(mask.mask_mod("cpu"), *sizes, device="cpu", BLOCK_SIZE=block_size)
     assert ours.shape == expected.shape
     assert ours.BLOCK_SIZE == expected.BLOCK_SIZE
     for part in BLOCK_MASK_PARTS:

@@ -1,0 +1,141 @@
+"""Masks from a function alone: `FromMaskMod`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskbench.masks.base import DeviceLike, Mask, MaskMod
+from maskbench.masks.parameters import to_int
+
+ARGUMENTS = "(b, h, q_idx, kv_idx)"
+
+
+@dataclass(frozen=True)
+class FromMaskMod(Mask):
+    """The mask of a function (b, h, q_idx, kv_idx) -> bool, as FlexAttention takes it.
+
+    Area, dense form and blocks come from evaluating the function in chunks of rows. Use `of`, which
+    checks the function and finds out whether it differs by batch element and by head.
+
+    Parameters
+    ----------
+    function
+        Called with int32 tensors that broadcast; returns a bool tensor.
+    batch, heads
+        The batch size and the number of query heads, if the function differs by them; else None.
+    device
+        Where the tensors are that the function captures.
+    """
+
+    function: MaskMod
+    batch: int | None = None
+    heads: int | None = None
+    device: DeviceLike = "cpu"
+
+    @classmethod
+    def of(
+        cls,
+        function: MaskMod,
+        *,
+        seq_len: int,
+        batch: int = 1,
+        heads: int = 1,
+        device: DeviceLike = "cpu",
+    ) -> FromMaskMod:
+        """Return the mask of `function` for `batch` elements and `heads` query heads.
+
+        Raises
+        ------
+        ValueError
+            If the function does not take four arguments, raises, returns no bool tensor, captures
+            a tensor on another device, or cannot be traced by torch.compile.
+        """
+        _require_four_arguments(function)
+        _require_tensors_on(device, function)
+        length = to_int(seq_len)
+        if length is None or length < 1:
+            raise ValueError(f"seq_len is {seq_len}, must be a whole number, 1 or more")
+        # Indices of different shapes: the shape of the result shows which of them it depends on.
+        sizes = batch, heads, min(length, 2), min(length, 3)
+        b, h, q, k = (torch.arange(n, dtype=torch.int32, device=device) for n in sizes)
+        indices = b.view(-1, 1, 1, 1), h.view(-1, 1, 1), q.view(-1, 1), k
+        allowed = _call(function, *indices)
+        by_element, by_head = (
+            allowed.dim() > axis and allowed.shape[-1 - axis] > 1 for axis in (3, 2)
+        )
+        _require_traceable(function, *indices)
+        return cls(
+            function,
+            batch if by_element else None,
+            heads if by_head else None,
+            device,
+            seq_len=length,
+        )
+
+    @property
+    def evaluation_device(self) -> DeviceLike:
+        return self.device
+
+    def mask_mod(self, device: DeviceLike) -> MaskMod:
+        return self.function
+
+
+def _require_four_arguments(function: MaskMod) -> None:
+    if not callable(function):
+        raise ValueError(f"is {function!r:.60}, must be a function {ARGUMENTS}")
+    try:
+        inspect.signature(function).bind(*range(4))
+    except TypeError:
+        raise ValueError(
+            f"takes {inspect.signature(function)}, must take four arguments {ARGUMENTS}"
+        ) from None
+    except ValueError:  # a builtin without a signature; the call shows whether it fits
+        return
+
+
+def _require_tensors_on(device: DeviceLike, function: MaskMod) -> None:
+    """Raise ValueError if the function captures a tensor on another type of device."""
+    if not inspect.isfunction(function):
+        return
+    captured = inspect.getclosurevars(function)
+    for name, value in {**captured.globals, **captured.nonlocals}.items():
+        if isinstance(value, Tensor) and value.device.type != torch.device(device).type:
+            raise ValueError(
+                f"captures the tensor {name} on {value.device}; the run is on {device}: "
+                "make it in a factory that takes `device`"
+            )
+
+
+def _call(function: MaskMod, *indices: Tensor) -> Tensor:
+    """The result for a few indices. Raises ValueError if it is no bool tensor."""
+    try:
+        allowed: Any = function(*indices)
+    except Exception as error:  # of the user's function
+        raise ValueError(
+            f"raises {type(error).__name__} when called: {_one_line(error)}"
+        ) from error
+    if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
+        kind = allowed.dtype if isinstance(allowed, Tensor) else type(allowed).__name__
+        raise ValueError(f"returns {kind}, must return a bool tensor")
+    return allowed
+
+
+def _require_traceable(function: MaskMod, *indices: Tensor) -> None:
+    """Raise ValueError if torch.compile cannot trace the function as one graph."""
+    torch.compiler.reset()
+    try:
+        torch.compile(function, backend="eager", fullgraph=True)(*indices)
+    except Exception as error:  # dynamo has many types of its own
+        raise ValueError(f"cannot be traced by torch.compile: {_one_line(error)}") from error
+    finally:
+        torch.compiler.reset()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
