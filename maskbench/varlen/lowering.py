@@ -6,6 +6,8 @@ exactly, and the layout that their tensors need.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from torch import Tensor
 
 from maskbench.attention import BoundAttention, Formulation, Unsupported
@@ -15,11 +17,13 @@ from maskbench.masks import (
     Documents,
     Full,
     GlobalLocalSlidingWindow,
+    LastQueries,
     Mask,
     Padded,
     PrefixLM,
     SlidingWindow,
 )
+from maskbench.masks.equal_forms import simplify
 from maskbench.varlen.layouts import (
     BSHDLayout,
     StridedLayout,
@@ -41,37 +45,39 @@ GLOBAL_LOCAL = Formulation(
 
 
 def as_window(mask: Mask) -> Window | None:
-    """The window that is the same as the mask; None if there is none."""
+    """The window that is the same as a mask from `simplify`; None if there is none."""
     match mask:
         case Full():
             return FULL
-        case Causal() | PrefixLM(prefix=0 | 1):
+        case Causal():
             return CAUSAL
-        case PrefixLM(prefix) if prefix >= mask.seq_len:
-            return FULL
         case SlidingWindow(left, right):
             return left, right
-        case GlobalLocalSlidingWindow(window, tokens) if not tokens or window >= mask.seq_len - 1:
-            return window, window
     return None
 
 
 def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     """Bind the mask as calls of `library`. Raises Unsupported if no exact form is known."""
-    batch, window = q.shape[0], as_window(mask)
-    if window is not None:
-        op = library.batched(mask.seq_len, mask.seq_len, window)
+    mask = simplify(mask)
+    inner = mask.inner if isinstance(mask, LastQueries) else mask
+    window = as_window(inner)
+    if window is not None:  # aligned at the bottom right, as LastQueries are
+        op = library.batched(mask.q_len, mask.seq_len, window)
         return bind_layout(op.formulation, op.attend, BSHDLayout(), q, k, v)
-    match mask:
+    batch, queries = q.shape[0], mask.q_len
+    match inner:
         case DilatedSlidingWindow():
-            return residue_streams(library, mask, q, k, v)
+            return residue_streams(library, inner, queries, q, k, v)
         case PrefixLM(prefix):
-            attend = prefix_queries(library, mask.seq_len, prefix)
+            attend = prefix_queries(library, mask.seq_len, prefix, queries)
             return bind_layout(PREFIX, attend, BSHDLayout(), q, k, v)
-        case Documents(_, inner) if (window := as_window(inner)) is not None:
-            lengths = mask.packed_lengths(batch)
-            op = library.packed(lengths, lengths, window)
+        case Documents(_, within) if (window := as_window(within)) is not None:
+            op = library.packed(*document_lengths(inner, queries, batch), window)
             return bind_layout(op.formulation, op.attend, THDLayout(batch), q, k, v)
+    if queries < mask.seq_len:
+        name = type(inner).__name__
+        raise Unsupported(f"no form of the last queries of {name} in windows and packed sequences")
+    match mask:
         case Documents(_, PrefixLM(prefix)):
             attend = document_prefix(library, mask.packed_lengths(batch), prefix, q.device)
             return bind_layout(DOCUMENT_PREFIX, attend, THDLayout(batch), q, k, v)
@@ -83,11 +89,31 @@ def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) ->
     raise Unsupported(f"no form of {type(mask).__name__} in windows and packed sequences")
 
 
+def document_lengths(
+    mask: Documents, queries: int, batch: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The lengths of each document in the batch: its tokens among the last `queries`, and all.
+
+    A document without queries has a query length of 0, and the gradients of its keys are zeros.
+    """
+    first_query, found = mask.seq_len - queries, []
+    lengths = mask.packed_lengths(batch)
+    for end, length in zip(accumulate(lengths), lengths, strict=True):
+        end_in_element = (end - 1) % mask.seq_len + 1
+        found.append(max(0, min(length, end_in_element - first_query)))
+    return tuple(found), lengths
+
+
 # --- one call, on reordered tokens ---
 
 
 def residue_streams(
-    library: FlashLibrary, mask: DilatedSlidingWindow, q: Tensor, k: Tensor, v: Tensor
+    library: FlashLibrary,
+    mask: DilatedSlidingWindow,
+    queries: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
 ) -> BoundAttention:
     """Dilated window: a token attends only to tokens with its residue modulo the dilation.
 
@@ -97,13 +123,14 @@ def residue_streams(
     [B, S, heads, D] is read as [B, S / n, n * heads, D].
     """
     reach, dilation = mask.window, mask.dilation
-    if mask.seq_len % dilation:
-        raise Unsupported(
-            f"residue streams need a length that the dilation divides: {mask.seq_len} is no "
-            f"multiple of {dilation}"
-        )
-    length, window = mask.seq_len // dilation, (reach // dilation, reach // dilation)
-    op = library.batched(length, length, window)
+    for length in (mask.seq_len, queries):
+        if length % dilation:
+            raise Unsupported(
+                f"residue streams need a length that the dilation divides: {length} is no "
+                f"multiple of {dilation}"
+            )
+    window = reach // dilation, reach // dilation
+    op = library.batched(queries // dilation, mask.seq_len // dilation, window)
     formulation = Formulation(
         f"residue_streams:{op.formulation.id}",
         f"{dilation} residue streams as heads, {op.formulation.text}",

@@ -47,16 +47,18 @@ class QuerySlice:
     keys: slice
 
 
-def prefix_queries(library: FlashLibrary, seq_len: int, prefix: int) -> Attend:
-    """Prefix LM: queries before `prefix` see the whole prefix, the rest are causal.
+def prefix_queries(library: FlashLibrary, seq_len: int, prefix: int, queries: int) -> Attend:
+    """Prefix LM for the last `queries`: those in the prefix see all of it, the rest are causal.
 
-    The first `prefix` queries see the first `prefix` keys, all of them. Query q of the rest sees
+    A query in the prefix sees the first `prefix` keys, all of them. Query q of the rest sees
     the keys up to q: a causal mask aligned at the bottom right.
     """
-    first, rest = slice(0, prefix), slice(prefix, seq_len)
+    rest = seq_len - prefix  # queries
+    in_prefix = queries - rest
+    whole, causal = library.batched(in_prefix, prefix, FULL), library.batched(rest, seq_len, CAUSAL)
     parts = (
-        QuerySlice(library.batched(prefix, prefix, FULL), first, first),
-        QuerySlice(library.batched(seq_len - prefix, seq_len, CAUSAL), rest, slice(0, seq_len)),
+        QuerySlice(whole, slice(0, in_prefix), slice(0, prefix)),
+        QuerySlice(causal, slice(in_prefix, queries), slice(0, seq_len)),
     )
     apply: Callable[..., Tensor] = DisjointQueries.apply
     return lambda q, k, v: apply(q, k, v, parts)

@@ -121,3 +121,12 @@ def require_cuda_half(library: str, q: Tensor) -> None:
         raise Unsupported(f"{library} needs CUDA")
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise Unsupported(f"{library} takes float16 and bfloat16 only")
+
+
+def require_equal_head_dims(library: str, q: Tensor, v: Tensor) -> None:
+    """Raise Unsupported if v's head dimension is not that of q and k."""
+    if v.shape[-1] != q.shape[-1]:
+        raise Unsupported(
+            f"{library} takes no v with a head dimension of {v.shape[-1]} for q and k with "
+            f"{q.shape[-1]}"
+        )

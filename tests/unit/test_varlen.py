@@ -18,6 +18,7 @@ from maskbench.masks import (
     Documents,
     Full,
     GlobalLocalSlidingWindow,
+    LastQueries,
     LocalAttention2D,
     Padded,
     PrefixLM,
@@ -27,7 +28,7 @@ from maskbench.varlen.lowering import lower
 from maskbench.varlen.ops import CAUSAL, FULL, AttentionOp, FlashLibrary
 from masks import PATTERNS
 from tests.unit.conformance import LOWERED, assert_sentence
-from tests.unit.plain_library import EXACT, PLAIN, difference
+from tests.unit.plain_library import EXACT, PLAIN, difference, formula_difference
 
 
 def assert_exact(mask, kv_heads=2):
@@ -51,7 +52,7 @@ def test_a_mask_without_a_form_has_its_reason():
     probe = torch.zeros(1, 1, 12, 16)
     for mask, reason in {
         LocalAttention2D(4, 1, seq_len=12): "no form of LocalAttention2D in windows and packed",
-        DilatedSlidingWindow(4, 5, seq_len=12): "12 is no multiple of 5",
+        DilatedSlidingWindow(6, 5, seq_len=12): "12 is no multiple of 5",
         GlobalLocalSlidingWindow(6, (6,), seq_len=12): "every global token lies in every query",
         Padded(SlidingWindow(2, 0, seq_len=12), torch.arange(12)[None] == 4): "at the ends alone",
     }.items():
@@ -60,6 +61,49 @@ def test_a_mask_without_a_form_has_its_reason():
 
 
 N = 60
+DOCUMENTS = Documents((7, 20, 3, 30), Causal(seq_len=N))
+BY_ELEMENT = Documents(((7, 53), (20, 10, 30)), SlidingWindow(9, 4, seq_len=N))
+LAST_QUERIES = {
+    "full": (Full(seq_len=N), 7, "full"),
+    "causal": (Causal(seq_len=N), 7, "causal"),
+    "causal_token": (Causal(seq_len=N), 1, "full"),
+    "window": (SlidingWindow(9, 4, seq_len=N), 31, "window"),
+    "window_token": (SlidingWindow(9, 4, seq_len=N), 1, "window"),
+    "prefix": (PrefixLM(20, seq_len=N), 40, "causal"),
+    "prefix_in_part": (PrefixLM(20, seq_len=N), 42, "prefix_two_calls"),
+    "documents": (DOCUMENTS, 34, "varlen:causal"),
+    "documents_at_a_start": (DOCUMENTS, 30, "varlen:causal"),
+    "documents_token": (DOCUMENTS, 1, "varlen:causal"),
+    "documents_by_element": (BY_ELEMENT, 31, "varlen:window"),
+    "dilated": (DilatedSlidingWindow(12, 3, seq_len=N), 9, "residue_streams:window"),
+}
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("v_dim", [16, 8])
+@pytest.mark.parametrize("name", LAST_QUERIES)
+def test_last_queries_are_exact(name, v_dim, kv_heads):
+    mask, queries, form = LAST_QUERIES[name]
+    formulation, error = formula_difference(
+        partial(lower, PLAIN), LastQueries(mask, queries), kv_heads=kv_heads, v_dim=v_dim
+    )
+    assert error < EXACT
+    assert formulation.id == form
+
+
+@pytest.mark.parametrize(
+    ("mask", "queries", "reason"),
+    [
+        (GlobalLocalSlidingWindow(6, (0,), seq_len=N), 9, "the last queries of GlobalLocalSliding"),
+        (Padded(Causal(seq_len=N), torch.arange(N)[None] == 4), 9, "the last queries of Padded"),
+        (Documents((20, 40), PrefixLM(9, seq_len=N)), 50, "the last queries of Documents"),
+        (DilatedSlidingWindow(12, 3, seq_len=N), 10, "10 is no multiple of 3"),
+    ],
+)
+def test_last_queries_without_a_form_have_their_reason(mask, queries, reason):
+    probe = torch.zeros(1, 1, N, 16)
+    with pytest.raises(Unsupported, match=reason):
+        lower(PLAIN, LastQueries(mask, queries), probe[:, :, -queries:], probe, probe)
 
 
 @st.composite
