@@ -129,7 +129,7 @@ SPECS = [registry.BackendSpec(name, __name__, compiles=True) for name in BACKEND
 def pytest_load_initial_conftests() -> None:
     """Before conftest.py reads the names; importing this module alone changes nothing."""
     PATTERNS["plugin_mask"] = MaskFamily(
-        lambda seq_len, batch: PluginMask(seq_len=seq_len), PluginMask(seq_len=32)
+        lambda seq_len, batch, heads: PluginMask(seq_len=seq_len), PluginMask(seq_len=32)
     )
     for spec in SPECS:
         registry.register(spec)

@@ -215,7 +215,7 @@ def test_a_shared_device_stays_noted(path):
 def test_the_code_of_any_plugin_has_a_digest(module, monkeypatch):
     before = code_digest()
     monkeypatch.setitem(registry.BACKENDS, "odd", registry.BackendSpec("odd", module))
-    partial = functools.partial(lambda width, n, b: None, 3)
+    partial = functools.partial(lambda width, n, b, h: None, 3)
     monkeypatch.setitem(PATTERNS, "odd", MaskFamily(partial, Full(seq_len=32)))
     assert len(code_digest()) == len(before)
 

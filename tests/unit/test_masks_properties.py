@@ -17,6 +17,7 @@ from maskbench.masks import (
     PrefixLM,
     SlidingWindow,
 )
+from tests.unit.mask_definitions import attends
 from tests.unit.mask_oracles import assert_blocks_equal_torch
 
 
@@ -59,37 +60,6 @@ def masks(draw):
     if draw(st.booleans()):
         mask = draw(with_padding(mask, draw(st.integers(1, 3))))
     return mask
-
-
-def attends(mask, q, k, b=0):
-    """Whether query q may attend to key k: the definition of each class in plain Python."""
-    match mask:
-        case Full():
-            return True
-        case Causal():
-            return q >= k
-        case SlidingWindow(left, right):
-            return -right <= q - k <= left
-        case DilatedSlidingWindow(window, dilation):
-            return abs(q - k) <= window and (q - k) % dilation == 0
-        case GlobalLocalSlidingWindow(window, tokens):
-            return abs(q - k) <= window or q in tokens or k in tokens
-        case PrefixLM(prefix):
-            return q >= k or k < prefix
-        case LocalAttention2D(width, radius):
-            rows, columns = q // width - k // width, q % width - k % width
-            return abs(rows) <= radius and abs(columns) <= radius
-        case Documents(lengths, inner):
-            start = 0
-            for length in lengths:
-                if start <= q < start + length:
-                    inside = start <= k < start + length
-                    return inside and attends(inner, q - start, k - start)
-                start += length
-        case Padded(inner, padding):
-            is_padding = padding.numpy()[b]
-            return not is_padding[q] and not is_padding[k] and attends(inner, q, k)
-    raise AssertionError(f"no definition of {mask}")
 
 
 @settings(deadline=None, max_examples=150)
