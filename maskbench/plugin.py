@@ -31,14 +31,9 @@ from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.journaling import JOURNALING, Journaling
 from maskbench.suite.locks import lock_target
-from maskbench.suite.options import (
-    RUN_CONFIG,
-    add_options,
-    benchmarking,
-    parse_config,
-    select_device,
-    visible_gpus,
-)
+from maskbench.suite.nothing_to_time import why_nothing_is_timed
+from maskbench.suite.option_parsing import parse_config, select_device, visible_gpus
+from maskbench.suite.options import RUN_CONFIG, add_options, benchmarking
 from maskbench.suite.outcomes import CELL_RECORD
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.process_state import restored_after_import
@@ -188,6 +183,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     journaling = config.stash[JOURNALING]
     pending = [item for item in session.items if not journaling.is_finished(item)]
     with restored_after_import():
+        if nothing_to_time := why_nothing_is_timed(pending, run):
+            raise pytest.UsageError(nothing_to_time)
+    with restored_after_import():
         tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
     timed = any(map(uses_clock, pending))
     uses_cache = tasks or (timed and run.device == "cuda")
@@ -203,7 +201,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     journaling.begin(saver.info, saver.shares_device())
     if tasks:
         with stage_timer("compile ahead"):
-            failures = precompile(tasks, run.jobs)
+            failures = precompile(tasks, run.jobs, run.mask_request)
         for failure in failures:
             write_line(config, f"compiled in the timing process: {failure}")
     if link := config.stash.get(LINK, None):
@@ -251,7 +249,9 @@ def shape(pytestconfig: pytest.Config) -> Shape:
 
 
 @pytest.fixture
-def workload(request: pytest.FixtureRequest, mask: str, seq_len: int) -> Workload:
+def workload(
+    request: pytest.FixtureRequest, mask: str, seq_len: int, q_len: int | None
+) -> Workload:
     """What the cell computes."""
     item: pytest.Item = request.node
     return item.stash[CELL_KEY].workload

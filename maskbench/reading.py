@@ -181,6 +181,12 @@ def _plain_fields(fields: Iterable[tuple[str, Any]]) -> CellRecord:
     }
 
 
+def _cell_fields(cell: schema.Cell) -> CellRecord:
+    """The fields of a cell, complete with those that are saved only where they are unusual."""
+    fields = _plain_fields(_items(cell))
+    return {"q_len": cell.seq_len, "v_head_dim": cell.head_dim, **fields}
+
+
 def _with_plain_texts(struct: T) -> T:
     fields = _plain_fields(_items(struct))
     return type(struct)(**fields)
@@ -191,7 +197,7 @@ def _items(struct: msgspec.Struct) -> Iterable[tuple[str, Any]]:
 
 
 def _untimed_cell(cell: schema.UntimedCell, path: Path) -> CellRecord:
-    fields = _plain_fields(_items(cell))
+    fields = _cell_fields(cell)
     if cell.outcome is Outcome.TIMED:
         raise unreadable(path, f"{fields['fullname']} is timed, but has no time")
     return fields
@@ -200,7 +206,7 @@ def _untimed_cell(cell: schema.UntimedCell, path: Path) -> CellRecord:
 def _timed_cell(bench: schema.Benchmark, path: Path, may_be_thinned: bool) -> CellRecord:
     """The fields of a timed cell, whichever format it was saved in."""
     extra, stats = bench.extra_info, bench.stats
-    fields = _plain_fields(_items(extra)) | {
+    fields = _cell_fields(extra) | {
         "fullname": plain_text(bench.fullname),
         "form": plain_text(extra.form or ""),
         "outcome": Outcome.TIMED,

@@ -44,6 +44,8 @@ class Cell(Struct, kw_only=True):
     kv_heads: Size
     head_dim: Size
     dtype: Name
+    q_len: Size | UnsetType = UNSET  # of the last queries; missing where it is seq_len
+    v_head_dim: Size | UnsetType = UNSET  # missing where it is head_dim
 
 
 class UntimedCell(Cell, kw_only=True):
@@ -63,6 +65,8 @@ class TimedCell(Cell, kw_only=True):
     block_density: Number | UnsetType = UNSET  # share of the blocks of 128 x 128
     flops: Number | UnsetType = UNSET
     tflops: Number | UnsetType = UNSET
+    bytes: Number | UnsetType = UNSET  # the fewest that a call can move
+    gb_per_s: Number | UnsetType = UNSET
     # How well it agrees with the reference.
     error: Number | UnsetType = UNSET
     error_bound: Number | UnsetType = UNSET

@@ -33,7 +33,8 @@ MACHINE_KEYS = (
 # Times of cells that differ in one of these are not comparable. `area` stands for the mask's
 # parameters, and `formulation` identifies how the backend computed the mask.
 CELL_KEYS = (
-    *("timer", "batch", "heads", "kv_heads", "seq_len", "head_dim", "dtype"),
+    *("timer", "batch", "heads", "kv_heads", "seq_len", "q_len", "head_dim"),
+    *("v_head_dim", "dtype"),
     *("area", "formulation"),
 )
 # These can change times and are named beside a change. Times stay comparable: they are judged too.

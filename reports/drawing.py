@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PICTURES = 80  # of a command; they take about half a minute
-SHAPE = ["batch", "heads", "kv_heads", "head_dim", "dtype"]
+SHAPE = ["batch", "heads", "kv_heads", "head_dim", "v_head_dim", "dtype", "seq_len", "q_len"]
 PROBLEM = ["mask", "backend", "direction", "seq_len"]  # of a cell, within one shape
 
 

@@ -102,7 +102,9 @@ def host_late(timed: pd.DataFrame | pd.Series) -> pd.Series | bool:
 def shape_of(row: pd.Series) -> str:
     """The shape in the words of a title, such as B8 H16 D64 float16."""
     grouped = f" (kv {row['kv_heads']})" if row["kv_heads"] != row["heads"] else ""
-    return f"B{row['batch']} H{row['heads']}{grouped} D{row['head_dim']} {row['dtype']}"
+    of_v = f" (v {row['v_head_dim']})" if row["v_head_dim"] != row["head_dim"] else ""
+    last = f" q={row['q_len']}" if row["q_len"] != row["seq_len"] else ""
+    return f"B{row['batch']} H{row['heads']}{grouped} D{row['head_dim']}{of_v} {row['dtype']}{last}"
 
 
 def cell_label(fullname: str) -> str:

@@ -3,6 +3,6 @@
 from maskbench.suite.cell import Cell
 
 
-# flops = 2.5 times the forward's: five matrix products (q @ k.T is recomputed) instead of two
+# flops and bytes: maskbench/suite/work.py
 def test_backward(backend: str, cell: Cell) -> None:
     cell.check_and_time()

@@ -10,7 +10,8 @@ from maskbench.suite.attention_call import WrongResult
 from maskbench.suite.block_masks import BUILDERS, blocks_by_brute_force, listed_blocks
 from maskbench.suite.cell import CellStatus, time_call
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.workload import Workload, mask_statistics
+from maskbench.suite.work import mask_work
+from maskbench.suite.workload import Workload
 from maskbench.timing.clock import Clock
 
 
@@ -44,12 +45,14 @@ def test_block_mask(
         check(block_mask)
         benchmark.extra_info |= {
             **workload.fields(),
-            **mask_statistics(workload.mask, workload.seq_len, workload.shape.batch),
+            **mask_work(workload).fields(),
             "backend": builder,
             "form": BUILDERS[builder].form,
             "formulation": BUILDERS[builder].formulation,
             "flops": 0,
             "tflops": 0.0,
+            "bytes": 0,
+            "gb_per_s": 0.0,
             "error": 0,
             "error_bound": 0,
             "error_of": "blocks",

@@ -20,7 +20,8 @@ from maskbench.suite.attention_call import run_attention
 from maskbench.suite.cell import CellStatus
 from maskbench.suite.kernel_cache import CACHE_VARIABLES
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.workload import Inputs, Workload, make_inputs, mask_statistics
+from maskbench.suite.work import mask_work
+from maskbench.suite.workload import Inputs, Workload, make_inputs
 
 CACHES = {"cold": 1, "warm": 3}  # state of the caches -> rounds
 pytestmark = pytest.mark.compile
@@ -62,7 +63,7 @@ def compile_and_time(
             compile_once(mask, inputs)
         benchmark.extra_info |= {
             **workload.fields(),
-            **mask_statistics(workload.mask, workload.seq_len, workload.shape.batch),
+            **mask_work(workload).fields(),
             "backend": "flex",
             "form": f"{cache} cache",
             "formulation": f"{cache}_cache",

@@ -3,6 +3,6 @@
 from maskbench.suite.cell import Cell
 
 
-# flops = 4 * area * heads * head_dim: 2 for q @ k.T and 2 for p @ v
+# flops and bytes: maskbench/suite/work.py
 def test_forward(backend: str, cell: Cell) -> None:
     cell.check_and_time()

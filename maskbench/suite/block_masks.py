@@ -86,7 +86,8 @@ def blocks_by_brute_force(mask: Mask, device: str) -> tuple[Tensor, Tensor]:
 def listed_blocks(block_mask: BlockMask) -> Iterator[Tensor]:
     """The partial blocks, then the full blocks, that a BlockMask lists.
 
-    Both are bool [1 or B, 1 or H, query blocks, key blocks]. Raises ValueError if a list is missing.
+    Both are bool [1 or B, 1 or H, query blocks, key blocks]. Raises ValueError if a list is
+    missing.
     """
     for count, order in (
         (block_mask.kv_num_blocks, block_mask.kv_indices),

@@ -22,12 +22,16 @@ from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.unchanged import Unchanged
-from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs, mask_statistics
+from maskbench.suite.work import bytes_moved, flops, mask_work
+from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
 from maskbench.timing import runner
 from maskbench.timing.clock import Clock
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
-BACKWARD_FLOPS = 2.5  # relative to the forward: five matrix products (one is recomputed) to two
+TOO_LARGE = (
+    f"holds S x S scores, by default up to S = {MAX_SEQ_LEN_WITH_SCORES}; "
+    "name it in --backends to measure it"
+)
 
 
 def time_call(
@@ -92,24 +96,24 @@ def scores_too_large(workload: Workload, backend: str) -> bool:
     return holds_scores and workload.seq_len > MAX_SEQ_LEN_WITH_SCORES
 
 
-def is_known_to_be_skipped(workload: Workload, variant: str, backend_named: bool) -> bool:
-    """Whether a cell will be skipped, as far as that is known before its backend is called."""
+def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> str | None:
+    """Why a cell will be skipped, as far as that is known before its backend is called."""
     spec = registry.BACKENDS.get(variant)
     if spec and workload.device not in spec.devices:
-        return True
+        return f"{variant} runs on {' and '.join(spec.devices)} only"
     # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
     uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
     if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
-        return True
+        return "FlexAttention does not support backward on CPU"
     try:
         workload.build_mask()
         if spec:
             registry.load(variant)
-    except (ValueError, registry.BackendUnavailable):
-        return True
+    except (ValueError, registry.BackendUnavailable) as error:
+        return str(error)
     except Exception:  # of the user's mask: its cell fails with it
-        return False
-    return scores_too_large(workload, variant) and not backend_named
+        return None
+    return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,7 @@ class Cell:
         Raises WrongResult, or whatever the backend raises.
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
-            reason = f"holds S x S scores, by default up to S = {MAX_SEQ_LEN_WITH_SCORES}"
-            self.status.skip(Outcome.SKIPPED, f"{reason}; name it in --backends to measure it")
+            self.status.skip(Outcome.SKIPPED, TOO_LARGE)
         try:
             mask = self.workload.build_mask()
             bind = get_bind(self.workload, self.backend)
@@ -185,18 +188,17 @@ class Cell:
         if measured:
             median_s = statistics.median(runner.recorded_seconds(self.benchmark))
             info["tflops"] = info["flops"] / median_s / 1e12
+            info["gb_per_s"] = info["bytes"] / median_s / 1e9
 
     def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
-        shape = self.workload.shape
-        sparsity = mask_statistics(self.workload.mask, self.workload.seq_len, shape.batch)
-        flops = 4 * sparsity["area"] * shape.heads * shape.head_dim
         return {
             **self.workload.fields(),
             "backend": self.backend,
             "form": call.formulation.text,
             "formulation": call.formulation.id,
-            **sparsity,
-            "flops": flops * (BACKWARD_FLOPS if self.workload.phase.needs_gradients else 1),
+            **mask_work(self.workload).fields(),
+            "flops": flops(self.workload),
+            "bytes": bytes_moved(self.workload),
             "error": comparison.error,
             "error_bound": comparison.bound,
             "error_of": comparison.tensor,

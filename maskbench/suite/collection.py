@@ -38,23 +38,29 @@ def parametrize(metafunc: pytest.Metafunc, run: RunConfig) -> None:
         return
     suffix = f"b{run.shape.batch}" if param == "builder" else f"{run.shape}-{run.dtype}"
     values = list(_values(param, metafunc, run))
-    ids = [f"{mask}-{variant}-s{seq_len}-{suffix}" for mask, seq_len, variant in values]
-    metafunc.parametrize(("mask", "seq_len", param), values, ids=ids)
+    ids = [
+        f"{mask}-{variant}-s{seq_len}-{f'q{q_len}-' if q_len else ''}{suffix}"
+        for mask, seq_len, q_len, variant in values
+    ]
+    metafunc.parametrize(("mask", "seq_len", "q_len", param), values, ids=ids)
 
 
 def _values(
     param: str, metafunc: pytest.Metafunc, run: RunConfig
-) -> Iterable[tuple[str, int, str]]:
-    """(mask, seq_len, variant) of each cell."""
+) -> Iterable[tuple[str, int, int | None, str]]:
+    """(mask, seq_len, q_len, variant) of each cell."""
     if param == "backend":
-        return product(run.masks, run.seq_lens, run.backends)
+        return product(run.masks, run.seq_lens, run.q_lens, run.backends)
     if param == "builder":
-        return product(run.masks, run.default_seq_lens, BUILDERS)
+        return product(run.masks, run.default_seq_lens, run.q_lens, BUILDERS)
     if param == "cache":
         caches: dict[str, int] = metafunc.module.CACHES
-        return product(run.masks, run.default_seq_lens, caches)
-    masks_and_lengths = product(run.masks, run.default_seq_lens)
-    return ((m, s, name) for m, s in masks_and_lengths for name in VARIANTS.get(m, ()))
+        return product(run.masks, run.default_seq_lens, run.q_lens, caches)
+    # The variants are written for all queries.
+    masks_and_lengths = product(
+        run.masks, run.default_seq_lens, [None] if None in run.q_lens else ()
+    )
+    return ((*cell, name) for cell in masks_and_lengths for name in VARIANTS.get(cell[0], ()))
 
 
 def is_benchmark(item: pytest.Item) -> bool:
@@ -82,6 +88,7 @@ def assign_workloads(items: list[pytest.Item], run: RunConfig) -> None:
             dtype=run.dtype,
             device=run.device,
             phase=Phase(item.function.__name__.removeprefix("test_")),
+            q_len=params["q_len"],
         )
         (variant,) = (params[name] for name in VARIANT_PARAMS if name in params)
         item.stash[CELL_KEY] = CellKey(workload, variant)

@@ -19,6 +19,7 @@ from maskbench.backends import registry
 from maskbench.backends.flex import cpp_compiler
 from maskbench.masks import Mask
 from maskbench.suite.cache_folders import CACHE_VARIABLES, INDUCTOR, STAMPS, set_folders
+from maskbench.suite.requested_masks import REQUESTED
 from maskbench.suite.workload import Workload
 
 # FlashAttention-4 writes what it compiles to disk only if this is set.
@@ -64,10 +65,12 @@ def backend_source(backend: str) -> str | None:
     return module.origin if module else None
 
 
-def _sources(mask: Mask, backend: str) -> set[str]:
+def _sources(workload: Workload, mask: Mask | None, backend: str) -> set[str]:
     """The files of the mask's classes and of the backend, which a plugin may have elsewhere."""
-    classes = {type(part) for part in _mask_parts(mask)}
+    classes = {type(part) for part in _mask_parts(mask)} if mask else set()
     files = {getattr(sys.modules[c.__module__], "__file__", None) for c in classes}
+    if workload.mask in REQUESTED:
+        files.add(str(REQUESTED[workload.mask].file))
     files.add(backend_source(backend))
     return {file for file in files if file and Path(file).is_file()}
 
@@ -81,12 +84,12 @@ def _mask_parts(mask: Mask) -> Iterator[Mask]:
             yield from _mask_parts(value)
 
 
-def stamp_path(workload: Workload, mask: Mask, backend: str) -> Path:
+def stamp_path(workload: Workload, mask: Mask | None, backend: str) -> Path:
     """The file that exists if the cell has been compiled into the current cache folders."""
     folders = [os.environ.get(name) for name in CACHE_VARIABLES]
     key = f"{workload!r} {mask!r} {backend} {folders} {environment_fingerprint()}"
     digest = sha256(key.encode())
-    for file in sorted(_sources(mask, backend)):
+    for file in sorted(_sources(workload, mask, backend)):
         digest.update(Path(file).read_bytes())
     return Path(os.environ[INDUCTOR], STAMPS, digest.hexdigest())
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import math
-import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypedDict
 
 import pytest
-import torch
 
 from maskbench.backends.registry import BACKENDS
+from maskbench.suite.models import MODELS
+from maskbench.suite.requested_masks import MaskRequest, split_masks
 from maskbench.suite.workload import Shape
 from masks import PATTERNS
 
@@ -22,21 +19,30 @@ class Defaults(TypedDict):
 
     batch: int
     heads: int
+    kv_heads: int | None  # None for as many as heads
     head_dim: int
+    v_head_dim: int | None  # None for the same as head_dim
     dtype: str
+    masks: tuple[str, ...] | None  # None for all
 
 
 DTYPES = ("float16", "bfloat16", "float32")
 DEFAULTS: dict[str, Defaults] = {
-    "cuda": {"batch": 8, "heads": 16, "head_dim": 64, "dtype": "float16"},
-    "cpu": {"batch": 1, "heads": 4, "head_dim": 64, "dtype": "float32"},
+    device: Defaults(
+        batch=batch,
+        heads=heads,
+        kv_heads=None,
+        head_dim=64,
+        v_head_dim=None,
+        dtype=dtype,
+        masks=None,
+    )
+    for device, batch, heads, dtype in (("cuda", 8, 16, "float16"), ("cpu", 1, 4, "float32"))
 }
 SEQ_LENS = {"cuda": (1024, 4096, 16384), "cpu": (512, 1024, 2048)}
 DEFAULT_LENGTH = {"cuda": 4096, "cpu": 512}  # for benchmarks that depend little on the length
 CELL_TIMEOUT_S = 600.0  # the longest cells, compilations of 131072 tokens, take minutes
 NEWEST_JOURNAL = "newest"  # of --resume without a file
-MAX_NUMBER = 2**31 - 1  # masks compute with int32
-MAX_SHOWN = 40  # characters of a wrong value in a message
 MAX_GPU_JOBS = 16  # each compile worker takes some GPU memory
 
 
@@ -46,10 +52,12 @@ class RunConfig:
 
     device: str
     masks: list[str]
+    mask_request: MaskRequest
     backends: list[str]
     backends_named: bool  # whether --backends was given
     seq_lens: list[int]
     seq_lens_named: bool  # whether --seq-lens was given
+    q_lens: list[int | None]  # None for all queries
     shape: Shape
     jobs: int
     dtype: str
@@ -90,7 +98,11 @@ def add_options(parser: pytest.Parser) -> None:
     with_scores = " and ".join(s.name for s in BACKENDS.values() if s.materializes_scores)
     group.addoption("--device", help="cuda or cpu. Default: cuda where there is a GPU, else cpu.")
     group.addoption(
-        "--masks", type=split, help=f"Masks, comma-separated. Default: all: {', '.join(PATTERNS)}."
+        "--masks",
+        type=split_masks,
+        help="Masks, comma-separated: a name, a name with parameters such as "
+        "causal_sliding_window(left=1023), or FILE.py:NAME for a mask of your own. "
+        f"Default: all: {', '.join(PATTERNS)}.",
     )
     group.addoption(
         "--backends",
@@ -101,12 +113,30 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--seq-lens", type=split, help=f"Sequence lengths, comma-separated. Default: {lengths}."
     )
+    group.addoption(
+        "--q-lens",
+        type=split,
+        help="Numbers of queries, comma-separated: only the last queries of each mask, over all "
+        "its keys, as in decoding and chunked prefill. Default: all queries.",
+    )
+    group.addoption(
+        "--document-lengths",
+        metavar="LENGTHS",
+        help="Lengths of packed documents for the masks that have documents: a file with a number "
+        "a line or a JSON list, or lognormal, uniform or equal. Default: five documents.",
+    )
+    group.addoption(
+        "--model",
+        help="Take the masks, heads, head dimensions and data type of a model; options beside it "
+        f"win. One of {', '.join(MODELS)}.",
+    )
     group.addoption("--batch", help=f"Batch size. Default: {batch}.")
     group.addoption("--heads", help=f"Query heads. Default: {heads}.")
     group.addoption(
         "--kv-heads", help="Key/value heads, a divisor of --heads. Default: as --heads."
     )
     group.addoption("--head-dim", help=f"Head dimension. Default: {head_dim}.")
+    group.addoption("--v-head-dim", help="Head dimension of v. Default: as --head-dim.")
     group.addoption(
         "--jobs",
         help="Processes that compile before anything is timed. Default: one per CPU, "
@@ -133,111 +163,4 @@ def add_options(parser: pytest.Parser) -> None:
         "--gpus",
         metavar="N",
         help="Time on N GPUs at once, or on all: each problem on one of them. Default: one GPU.",
-    )
-
-
-def validate_choices(option: str, requested: list[str] | None, valid: Collection[str]) -> list[str]:
-    """The requested names without repeats, or all valid ones if `requested` is None.
-
-    Raises
-    ------
-    pytest.UsageError
-        If a name is not valid, or no name is given.
-    """
-    unknown = [name for name in requested or () if name not in valid]
-    if unknown:
-        raise pytest.UsageError(
-            f"{option}: unknown {', '.join(unknown)}; valid are {', '.join(valid)}"
-        )
-    if requested == []:
-        raise pytest.UsageError(f"{option}: names nothing; valid are {', '.join(valid)}")
-    return list(dict.fromkeys(requested or valid))
-
-
-def select_device(requested: str | None) -> str:
-    """The requested device, else "cuda" where there is a GPU. Raises pytest.UsageError."""
-    available = torch.cuda.is_available()
-    default = "cuda" if available else "cpu"
-    (device,) = validate_choices("--device", [requested or default], ("cuda", "cpu"))
-    if device == "cuda" and not available:
-        raise pytest.UsageError(
-            f"--device cuda: torch {torch.__version__} finds no CUDA device; valid here: cpu"
-        )
-    return device
-
-
-def positive_int(option: str, value: object) -> int:
-    """`value` as a whole number from 1 to MAX_NUMBER. Raises pytest.UsageError for others."""
-    text = str(value)
-    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-    digits = text.lstrip("0")
-    if not text.isdecimal() or not digits:
-        raise pytest.UsageError(f"{option}: {shown} is not a whole number of 1 or more")
-    # The length comes first: int() raises ValueError for a string of more than 4300 digits.
-    if len(digits) > len(str(MAX_NUMBER)) or int(digits) > MAX_NUMBER:
-        raise pytest.UsageError(f"{option}: {shown} is more than {MAX_NUMBER}")
-    return int(digits)
-
-
-def default_jobs(device: str) -> int:
-    """One per CPU that this process may use; on a GPU at most MAX_GPU_JOBS."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cpus, MAX_GPU_JOBS) if device == "cuda" else cpus
-
-
-def visible_gpus(requested: str | None, device: str) -> list[str]:
-    """The value of CUDA_VISIBLE_DEVICES for each process that times; empty for only one process.
-
-    Raises
-    ------
-    pytest.UsageError
-        If --gpus asks for more GPUs than there are.
-    """
-    if requested is None:
-        return []
-    available = torch.cuda.device_count() if device == "cuda" else 0
-    wanted = available if requested == "all" else positive_int("--gpus", requested)
-    if not 0 < wanted <= available:
-        raise pytest.UsageError(f"--gpus {requested}: device {device} has {available} GPUs")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(index) for index in range(available)]
-    return names[:wanted] if wanted > 1 else []
-
-
-def parse_config(option: argparse.Namespace) -> RunConfig:
-    """Check and complete the options. Raises pytest.UsageError (exit status 4)."""
-    device = select_device(option.device)
-    default = DEFAULTS[device]
-
-    def number(name: str, fallback: int) -> int:
-        value = getattr(option, name)
-        return positive_int(f"--{name.replace('_', '-')}", fallback if value is None else value)
-
-    heads = number("heads", default["heads"])
-    kv_heads = number("kv_heads", heads)
-    if heads % kv_heads:
-        raise pytest.UsageError(f"--kv-heads: {kv_heads} does not divide --heads {heads}")
-    if not 0 <= option.cell_timeout < math.inf:
-        raise pytest.UsageError(
-            f"--cell-timeout: {option.cell_timeout} is not a time of 0 s or more"
-        )
-    lengths = SEQ_LENS[device] if option.seq_lens is None else option.seq_lens
-    if not lengths:
-        raise pytest.UsageError("--seq-lens: names no length")
-    return RunConfig(
-        device=device,
-        masks=validate_choices("--masks", option.masks, PATTERNS),
-        backends=validate_choices("--backends", option.backends, BACKENDS),
-        backends_named=option.backends is not None,
-        seq_lens=list(dict.fromkeys(positive_int("--seq-lens", n) for n in lengths)),
-        seq_lens_named=bool(option.seq_lens),
-        shape=Shape(
-            number("batch", default["batch"]),
-            heads,
-            kv_heads,
-            number("head_dim", default["head_dim"]),
-        ),
-        jobs=number("jobs", default_jobs(device)),
-        dtype=validate_choices("--dtype", [option.dtype or default["dtype"]], DTYPES)[0],
     )

@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -28,6 +29,8 @@ from maskbench.suite.cache_repair import first_call
 from maskbench.suite.cell import get_bind
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.kernel_cache import stamp_path, write_stamp
+from maskbench.suite.requested_masks import REQUESTED, MaskRequest, request_masks
+from maskbench.suite.user_masks import UnusableMask
 from maskbench.suite.workers import Lost, PoolBroken, WorkerPool
 from maskbench.suite.workload import Workload, make_inputs
 
@@ -39,15 +42,16 @@ class CompileTask:
     """A cell to compile.
 
     The mask is sent by value, because a mask that a plugin added to PATTERNS has no name in a
-    worker. Its class must be importable by name.
+    worker. Its class must be importable by name. A mask of the user's files is built in the
+    worker: its function may not be importable, and may capture tensors.
     """
 
     workload: Workload
-    mask: Mask
+    mask: Mask | None  # None is built in the worker
     variant: str  # a backend, a builder of block masks or a mask_mod variant
 
     def __str__(self) -> str:
-        phase = f"{self.workload.phase} S={self.workload.seq_len}"
+        phase = f"{self.workload.phase} {self.workload.lengths}"
         return f"{self.workload.mask} {self.variant} {phase}"
 
 
@@ -66,7 +70,8 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
             compiles = registry.BACKENDS[variant].compiles
     except Exception:  # of the user's mask or of a library
         return None  # the cell is skipped or fails with this reason
-    return CompileTask(workload, mask, variant) if compiles else None
+    is_users = workload.mask in REQUESTED and REQUESTED[workload.mask].file
+    return CompileTask(workload, None if is_users else mask, variant) if compiles else None
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,9 @@ class CompileResult:
 
 def compile_cell(task: CompileTask) -> CompileResult:
     """Run a cell once in a worker, unchecked and untimed."""
-    workload, mask = task.workload, task.mask
+    workload = task.workload
     try:
+        mask = task.mask or workload.build_mask()
         if workload.phase is Phase.BLOCK_MASK:
             BUILDERS[task.variant].prepare(mask, workload.device)()
             return CompileResult(True, "compiled")
@@ -127,12 +133,14 @@ def use_one_compile_thread() -> None:
         setattr(config, "compile_threads", 1)  # noqa: B010 (torch declares no such attribute)
 
 
-def init_worker(backends: dict[str, registry.BackendSpec]) -> None:
+def init_worker(backends: dict[str, registry.BackendSpec], request: MaskRequest) -> None:
     """Prepare a worker. `backends` includes those that a plugin registered in the parent."""
     use_one_compile_thread()
     warnings.simplefilter("ignore")  # the timing process shows them
     for spec in backends.values():
         registry.register(spec)
+    with suppress(UnusableMask):  # of a plugin's mask, which is sent by value
+        request_masks(request)
 
 
 def is_compiled(task: CompileTask) -> bool:
@@ -143,7 +151,7 @@ def is_compiled(task: CompileTask) -> bool:
         return False
 
 
-def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
+def precompile(tasks: list[CompileTask], jobs: int, request: MaskRequest) -> list[str]:
     """Compile each task that has no stamp in `jobs` workers, with a progress bar on stderr.
 
     Returns a line for each cell that no worker could finish, because it could not be sent, its
@@ -159,10 +167,12 @@ def precompile(tasks: list[CompileTask], jobs: int) -> list[str]:
         unit="cell",
         mininterval=1,
     ) as bar:
-        return _compile_in_workers(cold, jobs, bar) if cold else []
+        return _compile_in_workers(cold, jobs, request, bar) if cold else []
 
 
-def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]) -> list[str]:
+def _compile_in_workers(
+    tasks: list[CompileTask], jobs: int, request: MaskRequest, bar: tqdm[NoReturn]
+) -> list[str]:
     failures, pickled = [], []
     for task in tasks:
         try:
@@ -170,9 +180,9 @@ def _compile_in_workers(tasks: list[CompileTask], jobs: int, bar: tqdm[NoReturn]
         except Exception as error:  # a mask's class may raise any
             failures.append(f"{task}: it cannot be sent to a worker ({error})")
             bar.update()
-    backends = (registry.BACKENDS,)
+    arguments = registry.BACKENDS, request
     try:
-        with WorkerPool(jobs, init_worker, backends, receive_task, WORKER_TIMEOUT_S) as pool:
+        with WorkerPool(jobs, init_worker, arguments, receive_task, WORKER_TIMEOUT_S) as pool:
             for index, result in pool.run([data for _, data in pickled]):
                 task = pickled[index][0]
                 bar.set_postfix_str(str(task), refresh=False)  # the last one the run waited for

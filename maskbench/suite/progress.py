@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from tqdm import tqdm
 
-from maskbench.suite.cell import is_known_to_be_skipped
+from maskbench.suite.cell import known_skip_reason
 from maskbench.suite.collection import CELL_KEY, CellKey, cell_keys
 from maskbench.suite.options import RunConfig
 from maskbench.suite.precompile import compile_task, is_compiled
@@ -64,7 +64,7 @@ class ProgressReporter:
         if not keys:
             return None
         named = self.run.backends_named
-        to_time = [key for key in keys if not is_known_to_be_skipped(*key, named)]
+        to_time = [key for key in keys if not known_skip_reason(*key, named)]
         tasks = [task for key in to_time if (task := compile_task(*key))]
         to_compile = [task for task in tasks if not is_compiled(task)]
         device, jobs = self.run.device, self.run.jobs
@@ -106,7 +106,7 @@ class ProgressReporter:
         self.current, self.start = nodeid, perf_counter()
         if self.has_bar:
             workload, variant = self.pending[nodeid]
-            name = f"{workload.mask} {variant} {workload.phase} S={workload.seq_len}"
+            name = f"{workload.mask} {variant} {workload.phase} {workload.lengths}"
             self._draw_bar(f"{name}, {self.summary()}")
 
     @pytest.hookimpl(tryfirst=True)

@@ -28,6 +28,7 @@ from maskbench.journal import (
 )
 from maskbench.suite.kernel_cache import REPOSITORY, backend_source, environment_fingerprint
 from maskbench.suite.options import NEWEST_JOURNAL, RUN_CONFIG
+from maskbench.suite.requested_masks import REQUESTED
 from maskbench.suite.software import software_versions
 from maskbench.suite.stages import time_breakdown
 from maskbench.suite.targets import storage_folder
@@ -73,6 +74,7 @@ def code_digest() -> str:
         sys.modules.get(getattr(family.build, "__module__", "")) for family in PATTERNS.values()
     ]
     named = [*map(backend_source, BACKENDS), *(getattr(m, "__file__", None) for m in modules)]
+    named += [str(requested.file) for requested in REQUESTED.values() if requested.file]
     files |= {Path(name) for name in named if name}
     for file in sorted(filter(Path.is_file, files)):
         digest.update(file.read_bytes())

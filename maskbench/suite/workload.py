@@ -9,55 +9,78 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskbench.masks import Mask
+from maskbench.masks import LastQueries, Mask
 from maskbench.records import Phase
 from maskbench.reference import Reference
+from maskbench.suite.requested_masks import build_mask
 from maskbench.suite.unchanged import Unchanged
-from masks import PATTERNS
+from maskbench.suite.user_masks import MaskSize
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Batch, heads and head dimension. `str()` gives the form used in node ids."""
+    """Batch, heads and head dimensions. `str()` gives the form used in node ids.
+
+    `v_head_dim` is the head dimension of v and of the output; None if it is that of q.
+    """
 
     batch: int
     heads: int
     kv_heads: int
     head_dim: int
+    v_head_dim: int | None = None
 
     def __str__(self) -> str:
         grouped = f"kv{self.kv_heads}" if self.kv_heads != self.heads else ""
-        return f"b{self.batch}h{self.heads}{grouped}d{self.head_dim}"
+        of_v = f"v{self.v_head_dim}" if self.v_head_dim else ""
+        return f"b{self.batch}h{self.heads}{grouped}d{self.head_dim}{of_v}"
+
+    @property
+    def out_dim(self) -> int:
+        """The head dimension of v and of the output."""
+        return self.v_head_dim or self.head_dim
+
+    def fields(self) -> dict[str, int]:
+        """The fields of a saved cell; `v_head_dim` only if it is not that of q."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Workload:
     """What is computed, whichever backend computes it."""
 
-    mask: str  # a name in PATTERNS
+    mask: str  # the name of a mask of this run
     seq_len: int
     shape: Shape
     dtype: str  # "float16", "bfloat16" or "float32"
     device: str  # "cuda" or "cpu"
     phase: Phase
+    q_len: int | None = None  # only the last queries; None for all
 
     def build_mask(self) -> Mask:
         """Build the mask. Raises ValueError if the mask does not exist at this length."""
-        return PATTERNS[self.mask](seq_len=self.seq_len, batch=self.shape.batch)
+        size = MaskSize(self.seq_len, self.shape.batch, self.shape.heads, self.device)
+        mask = build_mask(self.mask, size)
+        return mask if self.q_len is None else LastQueries(mask, self.q_len)
 
     def fields(self) -> dict[str, object]:
         """The fields of a saved cell that name the workload."""
         own = {"mask": self.mask, "direction": self.phase.value, "seq_len": self.seq_len}
-        return {**own, **asdict(self.shape), "dtype": self.dtype}
+        queries = {} if self.q_len is None else {"q_len": self.q_len}
+        return {**own, **queries, **self.shape.fields(), "dtype": self.dtype}
+
+    @property
+    def lengths(self) -> str:
+        """The lengths in the words of a title: S=8192, or S=8192 q=16."""
+        return f"S={self.seq_len}" if self.q_len is None else f"S={self.seq_len} q={self.q_len}"
 
     def __str__(self) -> str:
-        return f"{self.mask} {self.phase} S={self.seq_len}"
+        return f"{self.mask} {self.phase} {self.lengths}"
 
 
 class Inputs(NamedTuple):
-    """q [B, heads, S, head_dim], k and v [B, kv_heads, S, head_dim], dout like q.
-
-    dout is None if no gradients are needed.
+    """q [B, heads, Q, head_dim], k [B, kv_heads, S, head_dim], v [B, kv_heads, S, v_head_dim], and
+    dout [B, heads, Q, v_head_dim], or None if no gradients are needed.
     """
 
     q: Tensor
@@ -79,14 +102,16 @@ def make_inputs(mask: Mask, shape: Shape, dtype: str, device: str, backward: boo
     """Draw normal tensors with a fixed seed; q, k and v require gradients if `backward`."""
     generator = torch.Generator(device).manual_seed(0)
 
-    def normal(heads: int) -> Tensor:
-        size = (shape.batch, heads, mask.seq_len, shape.head_dim)
+    def normal(heads: int, length: int, head_dim: int) -> Tensor:
+        size = (shape.batch, heads, length, head_dim)
         return torch.randn(size, generator=generator, device=device, dtype=getattr(torch, dtype))
 
-    q, k, v = (normal(n) for n in (shape.heads, shape.kv_heads, shape.kv_heads))
+    q = normal(shape.heads, mask.q_len, shape.head_dim)
+    k = normal(shape.kv_heads, mask.seq_len, shape.head_dim)
+    v = normal(shape.kv_heads, mask.seq_len, shape.out_dim)
     for tensor in (q, k, v):
         tensor.requires_grad_(backward)
-    return Inputs(q, k, v, normal(shape.heads) if backward else None)
+    return Inputs(q, k, v, normal(shape.heads, mask.q_len, shape.out_dim) if backward else None)
 
 
 @dataclass(frozen=True)
@@ -116,17 +141,3 @@ def cached_inputs(workload: Workload) -> CheckedInputs:
         workload.device,
         workload.phase.needs_gradients,
     )
-
-
-@lru_cache(maxsize=64)
-def mask_statistics(mask: str, seq_len: int, batch: int) -> dict[str, float]:
-    """How sparse a mask is.
-
-    "area" is the exact number of attended pairs of one head over the batch, "density" its share of
-    all pairs, and "block_density" the share of 128 x 128 blocks that have an attended pair.
-    """
-    built = PATTERNS[mask](seq_len=seq_len, batch=batch)
-    area = built.area(batch)
-    partial, full = built.partial_and_full_blocks("cpu", (128, 128))
-    touched = (partial | full).float().mean().item()
-    return {"area": area, "density": area / (batch * seq_len**2), "block_density": touched}

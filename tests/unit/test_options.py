@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from maskbench.suite.options import parse_config
+from maskbench.suite.option_parsing import parse_config
 from tests.unit.pytest_process import ROOT, pytest_inline
 
 # Saved runs have these names. Others may be added; these must not change.
@@ -75,7 +75,8 @@ def test_node_ids_of_compilation_are_frozen():
 def options(**given):
     """What pytest parses from the command line, with `given` set and the rest not."""
     names = ("device", "masks", "backends", "seq_lens", "batch", "heads")
-    names += ("kv_heads", "head_dim", "dtype", "jobs")
+    names += ("kv_heads", "head_dim", "v_head_dim", "dtype", "jobs")
+    names += ("q_lens", "document_lengths", "model")
     return SimpleNamespace(
         **{**dict.fromkeys(names), "device": "cpu", "cell_timeout": 600.0, **given}
     )
@@ -84,7 +85,8 @@ def options(**given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"masks": ["causal", "casual"]}, "--masks: unknown casual; valid are full, causal,"),
+        ({"masks": ["causal", "casual"]}, "--masks: unknown casual; did you mean causal?"),
+        ({"masks": ["nothing"]}, "--masks: unknown nothing; valid are full, causal,"),
         ({"masks": []}, "--masks: names nothing"),
         ({"cell_timeout": -1.0}, "--cell-timeout: -1.0 is not a time of 0 s or more"),
         ({"cell_timeout": float("nan")}, "--cell-timeout: nan is not a time of 0 s or more"),
@@ -96,7 +98,15 @@ def options(**given):
         ({"kv_heads": 0}, "--kv-heads: 0 is not a whole number of 1 or more"),
         ({"batch": -1}, "--batch: -1 is not a whole number"),
         ({"seq_lens": ["512", "1k"]}, "--seq-lens: 1k is not a whole number"),
-        ({"seq_lens": []}, "--seq-lens: names no length"),
+        ({"seq_lens": []}, "--seq-lens: names no number"),
+        ({"q_lens": []}, "--q-lens: names no number"),
+        ({"q_lens": ["0"]}, "--q-lens: 0 is not a whole number of 1 or more"),
+        (
+            {"q_lens": ["600"], "seq_lens": ["4096", "512"]},
+            "--q-lens: 600 queries are more than the 512 keys of --seq-lens",
+        ),
+        ({"model": "llama-9"}, "--model: "),
+        ({"v_head_dim": "0"}, "--v-head-dim: 0 is not a whole number of 1 or more"),
         ({"jobs": 0}, "--jobs: 0 is not a whole number of 1 or more"),
         ({"jobs": "9" * 5000}, f"--jobs: {'9' * 40}... is more than 2147483647"),
         ({"batch": str(2**31)}, "--batch: 2147483648 is more than 2147483647"),
@@ -115,7 +125,7 @@ def test_a_wrong_option_says_what_is_valid(given, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--masks", "casual"), "ERROR: --masks: unknown casual; valid are full, causal,"),
+        (("--masks", "casual"), "ERROR: --masks: unknown casual; did you mean causal?"),
         pytest.param(
             ("--device", "cuda"),
             "finds no CUDA device; valid here: cpu",
@@ -134,7 +144,8 @@ def test_help_states_each_option_with_its_default():
     group = text[text.index("maskbench: attention masks") :].split("\n\n")[0]
     group = " ".join(group.split())
     names = ("device", "masks", "backends", "seq-lens", "batch", "heads", "kv-heads")
+    names += ("q-lens", "document-lengths", "model", "v-head-dim")
     for name in (*names, "head-dim", "dtype", "jobs", "resume", "cell-timeout", "gpus"):
         assert f"--{name}=" in group, name
-    assert group.count("Default:") == 13
+    assert group.count("Default:") == 16
     assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group

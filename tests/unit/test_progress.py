@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from maskbench.records import Phase
-from maskbench.suite.cell import is_known_to_be_skipped
+from maskbench.suite.cell import known_skip_reason
 from maskbench.suite.collection import CellKey
-from maskbench.suite.options import parse_config
+from maskbench.suite.option_parsing import parse_config
 from maskbench.suite.progress import ProgressReporter, format_duration
 from maskbench.suite.workload import Shape, Workload
 from tests.unit.test_options import options
@@ -54,6 +54,6 @@ def test_the_time_left_is_estimated_from_cells_of_the_same_backend():
     ],
 )
 def test_cells_that_will_be_skipped_are_not_in_the_estimate(cell, variant, skipped):
-    assert is_known_to_be_skipped(cell, variant, backend_named=False) is skipped
+    assert (known_skip_reason(cell, variant, backend_named=False) is not None) is skipped
     if (cell.seq_len, variant) == (4096, "dense"):
-        assert not is_known_to_be_skipped(cell, variant, backend_named=True)
+        assert not known_skip_reason(cell, variant, backend_named=True)

@@ -110,7 +110,7 @@ def parts(tmp_path_factory):
     grid = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--benchmark-only")
     paths = folder / "untimed.json", folder / "timed.json"
     silent = pytest_inline(
-        *("-p", "no:terminal", *grid, "--backends", "sdpa_cudnn"),
+        *("-p", "no:terminal", *grid, "--masks", "prefix_lm", "--backends", "sdpa_flash"),
         *(f"--benchmark-json={paths[0]}", *CELLS),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -187,6 +187,7 @@ FIELDS = {
     *("mask", "backend", "form", "formulation"),
     *("direction", "batch", "heads", "kv_heads", "seq_len"),
     *("head_dim", "dtype", "area", "density", "block_density", "flops", "tflops"),
+    *("bytes", "gb_per_s"),
     *("peak_memory_bytes", "host_us", "host_bound", "late_rounds", "interval", "two_modes"),
     *("error", "error_bound", "error_of", "checked", "sm_clock_mhz", "throttle"),
     *("call_clock_mhz", "cycles", "cycles_interval", "two_modes_by_clock"),
