@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from maskbench.masks.base import Mask
+from maskbench.masks.blockwise import BlockCausal
 from maskbench.masks.composed import LastQueries, Padded
 from maskbench.masks.documents import Documents
+from maskbench.masks.language import ImageInCausal, SharedPrefix, SinkSlidingWindow
 from maskbench.masks.plain import (
     Causal,
     DilatedSlidingWindow,
@@ -14,6 +16,7 @@ from maskbench.masks.plain import (
     PrefixLM,
     SlidingWindow,
 )
+from maskbench.masks.tree import PrefixTree
 
 
 def sees_all_keys(mask: Mask) -> bool:
@@ -65,6 +68,38 @@ def _simplify_plain(mask: Mask, extent: int) -> Mask:
                 return SlidingWindow(window, window, seq_len=n)
         case LocalAttention2D(width, radius) if width in (1, n):  # one column, or one row
             return _simplify_plain(SlidingWindow(radius, radius, seq_len=n), extent)
+        case _ if extent == n:
+            return _simplify_composed(mask)
+    return mask
+
+
+def _simplify_composed(mask: Mask) -> Mask:
+    """`simplify` for masks of spans and blocks."""
+    n = mask.seq_len
+    causal = Causal(seq_len=n)
+    match mask:
+        case BlockCausal(block):
+            return Full(seq_len=n) if block >= n else causal if block == 1 else mask
+        case SinkSlidingWindow(left, sinks) if left + sinks >= n - 1:
+            return causal
+        case SinkSlidingWindow(left, 0):
+            return SlidingWindow(left, 0, seq_len=n)
+        case ImageInCausal(images):
+            spans = [image for image in images if image[1] > 1]
+            if not spans:
+                return causal
+            if len(spans) == 1 and spans[0][0] == 0:
+                return simplify(PrefixLM(spans[0][1], seq_len=n))
+        case SharedPrefix(prefix, responses):
+            if len(responses) < 2:
+                return simplify(PrefixLM(prefix, seq_len=n))
+            if prefix == 0:
+                return Documents(responses, causal)
+        case PrefixTree(parents, lengths):
+            if all(parent == span - 1 for span, parent in enumerate(parents)):
+                return causal
+            if max(parents) < 0:
+                return Documents(lengths, causal)
     return mask
 
 
@@ -78,6 +113,10 @@ def _simplify_last_queries(inner: Mask, q_len: int) -> Mask:
         case Causal() if q_len == 1:
             return LastQueries(Full(seq_len=n), q_len)
         case PrefixLM(prefix) if first >= prefix - 1:
+            return _simplify_last_queries(Causal(seq_len=n), q_len)
+        case BlockCausal(block) if first >= (n - 1) // block * block:
+            return LastQueries(Full(seq_len=n), q_len)
+        case ImageInCausal(images) if first >= max(map(sum, images)) - 1:
             return _simplify_last_queries(Causal(seq_len=n), q_len)
         case SlidingWindow(left, right) if right >= q_len - 1:
             if left >= n - 1:

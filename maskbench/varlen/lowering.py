@@ -12,15 +12,19 @@ from torch import Tensor
 
 from maskbench.attention import BoundAttention, Formulation, Unsupported
 from maskbench.masks import (
+    BlockCausal,
     Causal,
     DilatedSlidingWindow,
     Documents,
     Full,
     GlobalLocalSlidingWindow,
+    ImageInCausal,
     LastQueries,
     Mask,
     Padded,
     PrefixLM,
+    SharedPrefix,
+    SinkSlidingWindow,
     SlidingWindow,
 )
 from maskbench.masks.equal_forms import simplify
@@ -28,11 +32,13 @@ from maskbench.varlen.layouts import (
     BSHDLayout,
     StridedLayout,
     THDLayout,
-    UnpaddedLayout,
+    TokenLayout,
     bind_layout,
 )
-from maskbench.varlen.merging import document_prefix, global_local, prefix_queries
+from maskbench.varlen.merged_keys import causal_images, global_local, sink_window
+from maskbench.varlen.merged_queries import block_queries, document_prefix, prefix_queries
 from maskbench.varlen.ops import CAUSAL, FULL, FlashLibrary, Window
+from maskbench.varlen.shared_prefix import prefix_first, shared_prefix
 
 PREFIX = Formulation("prefix_two_calls", "2 calls: the prefix's queries full, the rest causal")
 DOCUMENT_PREFIX = Formulation(
@@ -41,6 +47,16 @@ DOCUMENT_PREFIX = Formulation(
 GLOBAL_LOCAL = Formulation(
     "global_local_merged",
     "window and far global keys merged by log-sum-exp, global queries apart",
+)
+
+SINK_WINDOW = Formulation("sink_window_merged", "window and far sinks merged by log-sum-exp")
+BLOCK_QUERIES = Formulation("block_queries", "a call for each block of queries, full")
+CAUSAL_IMAGES = Formulation(
+    "causal_images_merged", "causal and the later keys of each image merged by log-sum-exp"
+)
+SHARED_PREFIX = Formulation(
+    "shared_prefix_merged",
+    "packed causal responses and their prefix merged by log-sum-exp, the prefix's queries apart",
 )
 
 
@@ -71,6 +87,12 @@ def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) ->
         case PrefixLM(prefix):
             attend = prefix_queries(library, mask.seq_len, prefix, queries)
             return bind_layout(PREFIX, attend, BSHDLayout(), q, k, v)
+        case BlockCausal():
+            attend = block_queries(library, inner, queries)
+            return bind_layout(BLOCK_QUERIES, attend, BSHDLayout(), q, k, v)
+        case SinkSlidingWindow():
+            attend = sink_window(library, inner, queries, batch, q.device)
+            return bind_layout(SINK_WINDOW, attend, BSHDLayout(), q, k, v)
         case Documents(_, within) if (window := as_window(within)) is not None:
             op = library.packed(*document_lengths(inner, queries, batch), window)
             return bind_layout(op.formulation, op.attend, THDLayout(batch), q, k, v)
@@ -84,6 +106,13 @@ def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) ->
         case GlobalLocalSlidingWindow():
             attend = global_local(library, mask, batch, q.device)
             return bind_layout(GLOBAL_LOCAL, attend, BSHDLayout(), q, k, v)
+        case ImageInCausal():
+            attend = causal_images(library, mask, batch, q.device)
+            return bind_layout(CAUSAL_IMAGES, attend, BSHDLayout(), q, k, v)
+        case SharedPrefix(prefix, responses):
+            attend = shared_prefix(library, prefix, responses, batch)
+            layout = prefix_first(prefix, mask.seq_len, batch, q.device)
+            return bind_layout(SHARED_PREFIX, attend, layout, q, k, v)
         case Padded(inner) if (window := as_window(inner)) is not None:
             return valid_tokens(library, mask, window, q, k, v)
     raise Unsupported(f"no form of {type(mask).__name__} in windows and packed sequences")
@@ -151,5 +180,5 @@ def valid_tokens(
     formulation = Formulation(
         f"unpadded:{op.formulation.id}", f"valid tokens alone, {op.formulation.text}"
     )
-    layout = UnpaddedLayout(tokens, *mask.padding.shape)
+    layout = TokenLayout(tokens, *mask.padding.shape)
     return bind_layout(formulation, op.attend, layout, q, k, v)

@@ -21,6 +21,10 @@ Window: TypeAlias = tuple[int | None, int | None]
 FULL: Window = (None, None)
 CAUSAL: Window = (None, 0)
 
+# The log-sum-exp of a query that must not contribute to a gradient: its probabilities are
+# exp(score - EXCLUDED_LSE) = 0.
+EXCLUDED_LSE = 1e30
+
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 ForwardResult: TypeAlias = tuple[Tensor, Tensor]
 """(out, lse): the output, and the log-sum-exp of each row's scores."""

@@ -8,15 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskbench.masks import (
+    BlockCausal,
     Causal,
     DilatedSlidingWindow,
     Documents,
     Full,
     GlobalLocalSlidingWindow,
+    ImageInCausal,
     LastQueries,
     LocalAttention2D,
     Padded,
     PrefixLM,
+    PrefixTree,
+    SharedPrefix,
+    SinkSlidingWindow,
     SlidingWindow,
 )
 from maskbench.masks.equal_forms import simplify
@@ -41,6 +46,19 @@ NONE = torch.zeros(2, N, dtype=torch.bool)
         (LocalAttention2D(1, N, seq_len=N), FULL),
         (Documents((N,), CAUSAL), CAUSAL),
         (Documents((5, 4), SlidingWindow(4, 0, seq_len=N)), Documents((5, 4), CAUSAL)),
+        (BlockCausal(1, seq_len=N), CAUSAL),
+        (BlockCausal(N, seq_len=N), FULL),
+        (SinkSlidingWindow(4, 4, seq_len=N), CAUSAL),
+        (SinkSlidingWindow(4, 0, seq_len=N), SlidingWindow(4, 0, seq_len=N)),
+        (ImageInCausal(((3, 1),), seq_len=N), CAUSAL),
+        (ImageInCausal(((0, 4), (5, 1)), seq_len=N), PrefixLM(4, seq_len=N)),
+        (SharedPrefix(3, (6,)), PrefixLM(3, seq_len=N)),
+        (SharedPrefix(N, ()), FULL),
+        (SharedPrefix(0, (5, 4)), Documents((5, 4), CAUSAL)),
+        (PrefixTree((-1, 0, 1), (2, 3, 4)), CAUSAL),
+        (PrefixTree((-1, -1), (5, 4)), Documents((5, 4), CAUSAL)),
+        (LastQueries(BlockCausal(4, seq_len=N), 1), LastQueries(FULL, 1)),
+        (LastQueries(ImageInCausal(((2, 4),), seq_len=N), 4), LastQueries(CAUSAL, 4)),
         (Padded(PrefixLM(0, seq_len=N), NONE), CAUSAL),
         (LastQueries(CAUSAL, N), CAUSAL),
         (LastQueries(CAUSAL, 1), LastQueries(FULL, 1)),
@@ -68,14 +86,23 @@ def masks(draw):
         PrefixLM(draw(number), seq_len=n),
         SlidingWindow(draw(number), draw(number), seq_len=n),
     ]
+    lengths = tuple(b - a for a, b in pairwise(cuts))
+    spans = tuple(zip(cuts, lengths, strict=False))
+    others = range(1, len(lengths))
+    parents = [[span - 1 for span in others], [-1 for _ in others], [0 for _ in others]]
     tokens = tuple(draw(st.lists(st.integers(0, n - 1), max_size=n)))
     inner = draw(
         st.sampled_from(
             [
                 *with_range,
-                *(Documents(tuple(b - a for a, b in pairwise(cuts)), m) for m in with_range),
+                *(Documents(lengths, m) for m in with_range),
                 DilatedSlidingWindow(draw(number), draw(st.integers(1, 4)), seq_len=n),
                 GlobalLocalSlidingWindow(draw(number), tokens, seq_len=n),
+                BlockCausal(draw(st.integers(1, n)), seq_len=n),
+                SinkSlidingWindow(draw(number), draw(number), seq_len=n),
+                ImageInCausal(spans[draw(st.integers(0, 1)) :: draw(st.integers(1, 2))], seq_len=n),
+                SharedPrefix(lengths[0], lengths[1:]),
+                PrefixTree((-1, *draw(st.sampled_from(parents))), lengths),
                 LocalAttention2D(draw(st.integers(1, n)), draw(number), seq_len=n),
             ]
         )
