@@ -81,7 +81,7 @@ class DilatedSlidingWindow(Mask):
                 in_step = ((q - k) & low_bits) == 0
             else:
                 in_step = q % dilation == k % dilation
-            return ((q - k).abs() <= window) & in_step
+            return (k >= q - window) & (k <= q + window) & in_step
 
         return mod
 
@@ -150,7 +150,9 @@ class GlobalLocalSlidingWindow(Mask):
             return reduce(or_, [x == t for t in tokens])
 
         def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            near = (q - k).abs() <= window
+            # Two comparisons: Triton 3.8 compiles the abs of an integer to more instructions, for
+            # which the loop ran out of registers (33 % slower, docs/releases.md).
+            near = (k >= q - window) & (k <= q + window)
             return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod

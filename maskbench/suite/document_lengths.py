@@ -19,6 +19,7 @@ import numpy as np
 
 MAX_LINES = 10_000_000
 MAX_LENGTH = 2**31 - 1  # masks compute with int32
+MAX_DIGITS = len(str(MAX_LENGTH))
 MAX_BYTES = 16 * MAX_LINES  # a length has up to 10 digits, a comma and a line break
 MAX_SHOWN = 40  # characters of a wrong line in a message
 SEED = 0
@@ -154,12 +155,12 @@ def _parse_lines(text: str, path: Path) -> array[int]:
         if number > MAX_LINES:
             raise ValueError(f"{path}: line {number}: only {MAX_LINES} lines are allowed")
         digits = line.strip().lstrip("0")
-        shown = repr(line.strip()[:MAX_SHOWN])
-        if not (digits.isascii() and digits.isdecimal()):
-            raise ValueError(f"{path}: line {number}: {shown} is not a whole number of 1 or more")
         # The length comes first: int() raises ValueError for a string of more than 4300 digits.
-        if len(digits) > len(str(MAX_LENGTH)) or int(digits) > MAX_LENGTH:
-            raise ValueError(f"{path}: line {number}: {shown} is more than {MAX_LENGTH}")
+        is_number = digits.isascii() and digits.isdecimal()
+        if not is_number or len(digits) > MAX_DIGITS or int(digits) > MAX_LENGTH:
+            shown = repr(line.strip()[:MAX_SHOWN])  # escapes what a terminal would obey
+            wrong = f"more than {MAX_LENGTH}" if is_number else "not a whole number of 1 or more"
+            raise ValueError(f"{path}: line {number}: {shown} is {wrong}")
         lengths.append(int(digits))
     return lengths
 

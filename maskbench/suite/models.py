@@ -24,9 +24,9 @@ class ModelShape:
     dtype
         Name of the torch dtype that attention is computed in.
     masks
-        Every mask that a layer of the model uses, as `--masks` takes them. A layer uses one
-        of them. Blocks, chunks and windows have the model's sizes in tokens. A sequence that is not
-        longer than one of them gets the mask without it.
+        The masks of the model as `--masks` takes them. Each layer uses one of them. Blocks, chunks
+        and windows have the model's sizes, in tokens. They change nothing in a sequence that is not
+        longer than they are.
     source
         URL of the public configuration.
     """

@@ -33,11 +33,14 @@ class RequestedMask:
         Returns the mask for a size. Raises ValueError.
     file
         The user's file that it is from, if any.
+    has_documents
+        Whether its documents are those of --document-lengths.
     """
 
     name: str
     build: Callable[[MaskSize], Mask]
     file: Path | None = None
+    has_documents: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ def request_masks(request: MaskRequest) -> list[str]:
             names.append(found.name)
         else:
             names.append(found)
+    has_documents = any(requested.has_documents for requested in REQUESTED.values())
+    if request.document_lengths is not None and not has_documents:
+        raise UnusableMask(f"none of {', '.join(names)} takes --document-lengths")
     return list(dict.fromkeys(names))
 
 
@@ -111,21 +117,22 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
             f"{text}: {target} has no parameter {unknown[0]}; it has {known or 'none'}"
         )
     shown = dict(parameters)
-    if document_lengths is not None and DOCUMENTS in family.parameters:
+    has_documents = document_lengths is not None and DOCUMENTS in family.parameters
+    if document_lengths is not None and has_documents:
         shown[DOCUMENTS] = Path(document_lengths).name
     if not shown:
         return target
 
     def build(size: MaskSize) -> Mask:
         given = dict(parameters)
-        if DOCUMENTS in shown and document_lengths is not None:
+        if document_lengths is not None and has_documents:
             given[DOCUMENTS] = read_document_lengths(document_lengths, size.seq_len, size.batch)
         try:
             return family(seq_len=size.seq_len, batch=size.batch, heads=size.heads, **given)
         except TypeError as error:  # such as a text where a number is expected
             raise ValueError(f"{text}: {error}") from error
 
-    return RequestedMask(f"{target}({_shown(shown)})", build)
+    return RequestedMask(f"{target}({_shown(shown)})", build, has_documents=has_documents)
 
 
 def _unknown_name(name: str) -> str:

@@ -10,17 +10,21 @@ BLOCK_MASK_PARTS = (
 
 
 def evaluate_pairs(mask):
-    """[batch][q][k] of bool: mask_mod of 0-d tensors, in a loop over all pairs."""
-    index = [torch.tensor(i, dtype=torch.int32) for i in range(max(mask.seq_len, mask.batch or 1))]
-    mod, tokens = mask.mask_mod("cpu"), index[: mask.seq_len]
+    """[batch][head][q][k] of bool: mask_mod of 0-d tensors, in a loop over all pairs."""
+    batch, heads, queries, keys = mask.dense_shape
+    index = [torch.tensor(i, dtype=torch.int32) for i in range(max(mask.dense_shape))]
+    mod = mask.mask_mod("cpu")
     return [
-        [[bool(mod(b, index[0], q, k)) for k in tokens] for q in tokens]
-        for b in index[: mask.batch or 1]
+        [
+            [[bool(mod(b, h, q, k)) for k in index[:keys]] for q in index[:queries]]
+            for h in index[:heads]
+        ]
+        for b in index[:batch]
     ]
 
 
 def classify_blocks(pairs, size):
-    """[query block][key block] of (is partial, is full), from the pairs [q][k] of one element."""
+    """[query block][key block] of (is partial, is full), from the pairs [q][k] of one head."""
     n = len(pairs)
     return [
         [

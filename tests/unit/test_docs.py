@@ -16,11 +16,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from masks import PATTERNS
 from reports.__main__ import main
 from tests.unit.pytest_process import ROOT, pytest_run, strict_json
 
 MAX_README_LINES = 169
 README, EXTENDING = ROOT / "README.md", ROOT / "docs" / "extending.md"
+YOUR_MASK = ROOT / "docs" / "your-mask.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 WITHOUT_OLD_NAMES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 
@@ -125,6 +127,7 @@ def test_pytest_commands_are_accepted(example_folder, tmp_path):
         here = [re.sub("json=.*", f"json={tmp_path}/run.json", word) for word in words]
         if "cuda" in here and not torch.cuda.is_available():
             here = [word for word in here if word not in ("--device", "cuda")]
+        here = [word.replace("my_masks.py", f"{example_folder}/my_masks.py") for word in here]
         here.append(f"--benchmark-storage=file://{tmp_path}")
         if not any(word.startswith("tests/") for word in here):
             # Importing all tests takes seconds: the benchmarks, or one file of tests, will do.
@@ -154,27 +157,45 @@ def python_blocks(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory) -> Path:
-    """A folder with the modules of docs/extending.md, saved under their names."""
+    """A folder with the modules of docs/, saved under their names."""
     folder = tmp_path_factory.mktemp("examples")
-    for source in python_blocks(EXTENDING):
+    for source in python_blocks(EXTENDING) + python_blocks(YOUR_MASK):
         name = FILE_NAME.match(source)
         assert name, f"this example has no file name:\n{source}"
         (folder / f"{name[1]}.py").write_text(source, encoding="utf-8")
     return folder
 
 
-def test_readme_has_the_same_mask():
-    """The run below then also tests the example in README. Comments may differ."""
+def test_readme_has_one_of_the_masks_of_the_page():
+    """The run below then also tests the example in README. The docstring may differ."""
     (in_readme,) = python_blocks(README)
-    mask = python_blocks(EXTENDING)[0]
-    assert ast.dump(ast.parse(in_readme)) == ast.dump(ast.parse(mask))
+    in_page = ast.parse(python_blocks(YOUR_MASK)[0]).body
+    (function,) = ast.parse(in_readme).body
+    assert isinstance(function, ast.FunctionDef)
+    del function.body[0]
+    assert ast.dump(function) in map(ast.dump, in_page)
+
+
+def test_examples_of_own_masks_run(example_folder, tmp_path):
+    saved = tmp_path / "run.json"
+    names = ("sinks", "turns(length=100)", "Chunks")
+    masks = ",".join(f"my_masks.py:{name}" for name in names)
+    pytest_run(
+        *("-c", ROOT / "pytest.ini", "--benchmark-only", "--device", "cpu", "--masks", masks),
+        *("--seq-lens", 300, "--backends", "dense,sdpa", "--benchmark-max-time=0.01"),
+        *(f"--benchmark-json={saved}", ROOT / "tests" / "test_forward.py"),
+        cwd=example_folder,
+    )
+    run = strict_json(saved)
+    assert {b["extra_info"]["mask"] for b in run["benchmarks"]} == {f"my_masks.{n}" for n in names}
+    assert run["maskbench"]["untimed"] == []
 
 
 def test_mask_and_backend_examples_run(example_folder, tmp_path):
     saved = tmp_path / "run.json"
     grid = ("--device", "cpu", "--masks", "chunks", "--seq-lens", "256", "--kv-heads", "2")
     pytest_run(
-        *("-c", ROOT / "pytest.ini", "-p", "my_masks", "-p", "my_backend", "--benchmark-only"),
+        *("-c", ROOT / "pytest.ini", "-p", "my_plugin", "-p", "my_backend", "--benchmark-only"),
         *(*grid, "--backends", "dense,sdpa,folded", "--benchmark-max-time=0.01"),
         f"--benchmark-json={saved}",
         *(ROOT / "tests" / f"test_{direction}.py" for direction in ("forward", "backward")),
@@ -225,3 +246,9 @@ def test_every_page_is_linked_from_readme():
 
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_the_page_of_forms_has_every_mask_as_it_describes_itself():
+    text = (ROOT / "docs" / "forms.md").read_text(encoding="utf-8")
+    for name, family in PATTERNS.items():
+        assert f"| `{name}` | {family.description} | [source]({family.source}) |" in text

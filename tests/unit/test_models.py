@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
+from maskbench.masks import Mask
+from maskbench.suite import requested_masks
 from maskbench.suite.models import MODELS, ModelShape, find_model
 from maskbench.suite.options import DTYPES
-
-MASK = re.compile(r"(?P<name>[a-z0-9_]+)(\((?P<parameters>[a-z_]+=\d+(, [a-z_]+=\d+)*)\))?")
+from maskbench.suite.requested_masks import MaskRequest, build_mask, request_masks
+from maskbench.suite.user_masks import MaskSize
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -37,13 +39,54 @@ def test_dtypes_are_those_of_the_suite(name: str) -> None:
     assert isinstance(getattr(torch, dtype), torch.dtype)
 
 
+@pytest.mark.parametrize("seq_len", [1000, 32760])
 @every_model
-def test_every_mask_is_written_as_an_option_takes_it(name: str) -> None:
-    masks = MODELS[name].masks
-    assert masks
-    assert len(set(masks)) == len(masks)
-    for mask in masks:
-        assert MASK.fullmatch(mask), mask
+def test_every_mask_is_in_the_catalogue(
+    monkeypatch: pytest.MonkeyPatch, name: str, seq_len: int
+) -> None:
+    model = MODELS[name]
+    monkeypatch.setattr(requested_masks, "REQUESTED", {})
+    names = request_masks(MaskRequest(model.masks))
+    assert len(names) == len(model.masks) > 0
+    for mask_name in names:
+        assert build_mask(mask_name, MaskSize(seq_len, 1, model.heads, "cpu")).seq_len == seq_len
+
+
+def model_mask(monkeypatch: pytest.MonkeyPatch, text: str, seq_len: int) -> Mask:
+    """The mask that `--masks` requests by this text."""
+    monkeypatch.setattr(requested_masks, "REQUESTED", {})
+    (name,) = request_masks(MaskRequest((text,)))
+    return build_mask(name, MaskSize(seq_len, 1, 1, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("gpt-oss-20b", 128),
+        ("gpt-oss-120b", 128),
+        ("gemma-2-9b", 4096),
+        ("gemma-3-27b", 1024),
+        ("mistral-7b", 4096),
+        ("phi-3-mini", 2048),
+    ],
+)
+def test_a_query_sees_the_keys_of_the_window(
+    monkeypatch: pytest.MonkeyPatch, name: str, keys: int
+) -> None:
+    (text,) = (mask for mask in MODELS[name].masks if "window" in mask)
+    mask = model_mask(monkeypatch, text, keys + 10)
+    # The first query sees one key, each of the next ones one more, and ten see all of the window.
+    assert mask.area(1) == keys * (keys + 1) // 2 + 10 * keys
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), [("self-forcing-1.3b", 3 * 1560), ("magi-1-24b", 6 * 3600)]
+)
+def test_a_video_of_two_blocks_sees_its_past(
+    monkeypatch: pytest.MonkeyPatch, name: str, block: int
+) -> None:
+    mask = model_mask(monkeypatch, MODELS[name].masks[0], 2 * block)
+    assert mask.area(1) == 3 * block * block
 
 
 @every_model

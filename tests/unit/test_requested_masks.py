@@ -1,0 +1,263 @@
+"""The masks of --masks: names, parameters, and masks of the user's own files."""
+
+import pickle
+
+import pytest
+import torch
+
+from maskbench.masks import Documents, FromMaskMod, LastQueries, SlidingWindow
+from maskbench.records import Phase
+from maskbench.suite.option_parsing import parse_config
+from maskbench.suite.requested_masks import (
+    REQUESTED,
+    MaskRequest,
+    build_mask,
+    request_masks,
+    split_masks,
+)
+from maskbench.suite.user_masks import MaskSize, UnusableMask
+from maskbench.suite.work import bytes_moved, flops, mask_work
+from maskbench.suite.workload import Shape, Workload
+from tests.unit.pytest_process import CELLS, pytest_inline, pytest_run, strict_json
+from tests.unit.test_options import options
+
+OWN = """
+import torch
+from dataclasses import dataclass, field
+from maskbench.masks import EXTENT, Causal, Documents, Mask
+
+def sinks(b, h, q_idx, kv_idx):
+    return (q_idx >= kv_idx) & ((q_idx - kv_idx < 64) | (kv_idx < 4))
+
+def packed(seq_len, batch, device, parts=3):
+    document = (torch.arange(seq_len, device=device) * parts // seq_len).int()
+    return lambda b, h, q, k: (document[q] == document[k]) & (q >= k)
+
+def halves(seq_len):
+    return Documents((seq_len // 2, seq_len - seq_len // 2), Causal(seq_len=seq_len))
+
+@dataclass(frozen=True)
+class Window(Mask):
+    width: int = field(metadata=EXTENT, default=64)
+
+    def mask_mod(self, device):
+        return lambda b, h, q, k: (k <= q) & (k > q - self.width)
+
+by_head = lambda b, h, q, k: (q >= k) & (q - k < 8 * (h + 1))
+fixed = Causal(seq_len=300)
+number = 3
+on_meta = torch.arange(300, device="meta")
+
+def three(b, h, q): return q > 0
+def numbers(b, h, q, k): return q - k
+def raises(b, h, q, k): return q.nothing
+def branches(b, h, q, k): return q >= k if q.sum() >= 0 else q < k
+def elsewhere(b, h, q, k): return on_meta[q] >= on_meta[k]
+def broken_factory(seq_len): raise KeyError("tokens")
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The path of a file with masks of the user."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    yield path
+    REQUESTED.clear()
+
+
+def size(seq_len=300, batch=2, heads=4):
+    return MaskSize(seq_len, batch, heads, "cpu")
+
+
+def test_commas_inside_parentheses_do_not_split():
+    text = "full, my.py:f(a=1, b=(2,3)),,causal(left=1)"
+    assert split_masks(text) == ["full", "my.py:f(a=1, b=(2,3))", "causal(left=1)"]
+
+
+def test_parameters_are_part_of_the_name():
+    names = request_masks(MaskRequest(("causal", "causal_sliding_window( left = 1023 )")))
+    assert names == ["causal", "causal_sliding_window(left=1023)"]
+    built = build_mask(names[1], size(seq_len=3000))
+    assert built == SlidingWindow(1023, 0, seq_len=3000)
+
+
+def test_every_kind_of_own_mask_is_built(own):
+    kinds = ("sinks", "packed(parts=4)", "halves", "Window(width=9)", "by_head", "fixed")
+    names = request_masks(MaskRequest(tuple(f"{own}:{kind}" for kind in kinds)))
+    assert names == [f"own.{kind}" for kind in kinds]
+    masks = [build_mask(name, size()) for name in names]
+    assert [type(mask).__name__ for mask in masks] == [
+        *("FromMaskMod", "FromMaskMod", "Documents", "Window", "FromMaskMod", "Causal")
+    ]
+    q, k = torch.arange(300)[:, None], torch.arange(300)
+    sinks = (q >= k) & ((q - k < 64) | (k < 4))
+    assert torch.equal(masks[0].dense("cpu")[0, 0], sinks)
+    assert torch.equal(masks[1].dense("cpu")[0, 0], (q // 75 == k // 75) & (q >= k))
+    assert masks[3].width == 9
+    assert masks[4].heads == 4
+    assert masks[4].batch is None
+    assert [m.area(2) for m in masks] == [2 * int(m.dense("cpu").sum()) for m in masks]
+
+
+def test_two_files_with_one_name_are_refused(own, tmp_path):
+    other = tmp_path / "other" / "own.py"
+    other.parent.mkdir()
+    other.write_text(OWN)
+    with pytest.raises(UnusableMask, match=r"both have a mask own\.sinks; rename one of the files"):
+        request_masks(MaskRequest((f"{own}:sinks", f"{other}:sinks")))
+
+
+WRONG = {
+    "{folder}/none.py:sinks": "none.py: no such file",
+    "{folder}:sinks": "no such file",
+    "{folder}/text.txt:sinks": "is not a Python file (.py)",
+    "{folder}/syntax.py:sinks": "SyntaxError in line 2",
+    "{folder}/raising.py:sinks": "ZeroDivisionError in line 1: division by zero",
+    "{own}:sink": "own.py has no sink; it has sinks, packed, halves, Window, by_head",
+    "{own}:number": "is a int; it must be a function (b, h, q_idx, kv_idx)",
+    "{own}:three": "must take four arguments (b, h, q_idx, kv_idx)",
+    "{own}:numbers": "returns torch.int32, must return a bool tensor",
+    "{own}:raises": "raises AttributeError when called",
+    "{own}:branches": "cannot be traced by torch.compile",
+    "{own}:elsewhere": "captures the tensor on_meta on meta; the run is on cpu",
+    "{own}:broken_factory": "KeyError: 'tokens'",
+    "{own}:fixed": "is for 300 tokens, not for 512",
+    "{own}:packed(pieces=4)": "has no parameter pieces; it has seq_len, batch, device, parts",
+    "{own}:packed(4)": "parameters are written as name(parameter=number, ...)",
+    "causal_sliding_window(left=__import__('os'))": "parameters are written as",
+    "causal_sliding_window(left=3": "parameters are written as",
+    "causal_sliding_window(width=3)": "has no parameter width; it has left=256",
+    "causal_sliding_window(left=-1)": "left is -1, must be a whole number, 0 or more",
+    "causal_sliding_window(left='3')": "left is 3, must be a whole number",
+    "causal(left=3)": "causal has no parameter left; it has none",
+    "casual": "unknown casual; did you mean causal?",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_request_is_one_sentence(text, own, tmp_path):
+    for name, content in (
+        ("text.txt", ""),
+        ("syntax.py", "\ndef f(:"),
+        ("raising.py", "1 / 0"),
+    ):
+        (tmp_path / name).write_text(content)
+    request = text.format(folder=tmp_path, own=own)
+    with pytest.raises(pytest.UsageError) as refused:
+        parse_config(options(masks=[request], seq_lens=["512"]))
+    message = str(refused.value)
+    assert message.startswith("--masks: ")
+    assert WRONG[text] in message
+    assert "\n" not in message
+
+
+def test_document_lengths_are_for_masks_with_documents(tmp_path):
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("100\n200\n")
+    config = parse_config(
+        options(
+            masks=["causal", "multi_document_causal"],
+            document_lengths=str(lengths),
+            seq_lens=["450"],
+            batch="2",
+        )
+    )
+    assert config.masks == ["causal", "multi_document_causal(documents=lengths.txt)"]
+    mask = build_mask(config.masks[1], size(seq_len=450))
+    assert isinstance(mask, Documents)
+    assert mask.elements == ((100, 200, 100, 50), (150, 100, 200))
+
+
+def test_document_lengths_that_no_mask_takes_are_refused():
+    with pytest.raises(pytest.UsageError, match="none of causal takes --document-lengths"):
+        parse_config(options(masks=["causal"], document_lengths="equal"))
+
+
+def test_wrong_document_lengths_are_a_usage_error(tmp_path):
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("100\nmany\n")
+    given = options(masks=["multi_document_causal"], document_lengths=str(lengths))
+    with pytest.raises(pytest.UsageError, match=r"lengths\.txt.*line 2"):
+        parse_config(given)
+
+
+def test_a_model_sets_what_no_option_sets():
+    config = parse_config(options(model="llama-3.1-8b", heads="16"))
+    assert config.shape == Shape(1, 16, 16, 128), "16 heads are not the model's"
+    config = parse_config(options(model="llama-3.1-8b"))
+    assert config.shape == Shape(1, 32, 8, 128)
+    assert config.masks == ["causal"]
+    config = parse_config(options(model="deepseek-v3", masks=["full"]))
+    assert (config.shape.head_dim, config.shape.v_head_dim) == (192, 128)
+    assert str(config.shape).endswith("d192v128")
+    assert config.masks == ["full"]
+
+
+SHAPE = Shape(2, 4, 2, 64)
+
+
+def workload(mask="causal", q_len=None, phase=Phase.FORWARD, shape=SHAPE):
+    return Workload(mask, 512, shape, "float32", "cpu", phase, q_len)
+
+
+def test_work_of_all_queries():
+    pairs = 2 * 512 * 513 // 2
+    assert flops(workload()) == 4 * pairs * 4 * 64
+    assert flops(workload(phase=Phase.BACKWARD)) == 10 * pairs * 4 * 64
+    tensors = 2 * 512 * 64 * 4 * (2 * 4 + 2 * 2)  # q, out; k, v
+    assert bytes_moved(workload()) == tensors
+    assert bytes_moved(workload(phase=Phase.BACKWARD)) == 2 * tensors
+
+
+def test_work_of_the_last_queries():
+    decode = workload("causal_sliding_window", q_len=1, shape=Shape(2, 4, 2, 64, 32))
+    assert isinstance(decode.build_mask(), LastQueries)
+    assert mask_work(decode).area == mask_work(decode).keys == 2 * 257
+    assert flops(decode) == 2 * 2 * 257 * 4 * (64 + 32)
+    assert bytes_moved(decode) == 4 * 2 * (64 + 32) * (4 * 1 + 2 * 257)
+    assert decode.fields()["q_len"] == 1
+    assert decode.fields()["v_head_dim"] == 32
+    assert {"q_len", "v_head_dim"}.isdisjoint(workload().fields())
+
+
+def test_work_of_a_mask_that_differs_by_head(own):
+    (name,) = request_masks(MaskRequest((f"{own}:by_head",)))
+    of_heads = workload(name)
+    area = int(of_heads.build_mask().dense("cpu").sum()) * 2
+    assert mask_work(of_heads).area == area
+    assert flops(of_heads) == 4 * area * 64
+    assert mask_work(of_heads).density == pytest.approx(area / (2 * 4 * 512**2))
+
+
+def test_a_request_can_be_sent_to_another_process(own):
+    request = MaskRequest((f"{own}:packed",))
+    assert pickle.loads(pickle.dumps(request)) == request
+    (name,) = request_masks(request)
+    assert isinstance(build_mask(name, size()), FromMaskMod)
+
+
+def test_own_masks_and_last_queries_are_timed_and_saved(own, tmp_path):
+    saved = tmp_path / "run.json"
+    grid = (
+        *("--device", "cpu", "--seq-lens", 300, "--q-lens", "1,300", "--heads", 4),
+        *("--kv-heads", 2, "--v-head-dim", 32, "--backends", "dense,sdpa"),
+        *("--masks", f"{own}:sinks,{own}:by_head,causal_sliding_window(left=20)"),
+    )
+    quick = ("--benchmark-only", "--benchmark-max-time=0.01", f"--benchmark-json={saved}")
+    text = pytest_run(*quick, *grid, CELLS[0])
+    assert "12 passed" in text
+    cells = {bench["name"]: bench["extra_info"] for bench in strict_json(saved)["benchmarks"]}
+    info = cells["test_forward[own.sinks-sdpa-s300-q1-b1h4kv2d64v32-float32]"]
+    assert (info["q_len"], info["v_head_dim"], info["area"]) == (1, 32, 68)
+    assert info["gb_per_s"] > 0
+    assert "q_len" not in cells["test_forward[own.by_head-dense-s300-b1h4kv2d64v32-float32]"]
+
+
+def test_a_run_that_can_time_nothing_says_why():
+    only = ("--device", "cpu", "--benchmark-only", "--seq-lens", 512, CELLS[0])
+    text = pytest_inline(*only, "--backends", "sdpa_cudnn,xformers", expect=4)
+    assert "no cell can be timed: sdpa_cudnn runs on cuda only" in text
+    assert "xformers runs on cuda only" in text
+    text = pytest_inline(*only, "--masks", "multi_document_causal", "--seq-lens", 3, expect=4)
+    assert "no cell can be timed: " in text
