@@ -20,6 +20,7 @@ from flash_attn.cute import utils
 from torch import Tensor
 
 from maskbench.attention import Unsupported
+from maskbench.backends.scalar_mask_mods import scalar_mask_mod
 from maskbench.backends.scalar_trace import record_operations
 from maskbench.masks import LastQueries, Mask
 
@@ -78,7 +79,7 @@ def strided_global_mask_mod(window: int, stride: int, last: int) -> NativeMaskMo
 
 def own_mask_mod(mask: Mask, device: torch.device) -> NativeMaskMod | None:
     """The mask's own mask_mod; None if it does not work on CuTe's scalars."""
-    function: Callable[..., Any] = mask.mask_mod(device)
+    function: Callable[..., Any] = scalar_mask_mod(mask, device)
     operations = record_operations(function)
     if operations is None:
         return None

@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from maskbench.backends.scalar_mask_mods import scalar_mask_mod
 from maskbench.backends.scalar_trace import record_operations
 from maskbench.masks import (
+    BlockDiffusion,
     Causal,
     DilatedSlidingWindow,
     Documents,
     GlobalLocalSlidingWindow,
     LastQueries,
     LocalAttention2D,
+    Neighborhood,
     PrefixLM,
     SlidingWindow,
 )
@@ -31,6 +34,8 @@ TABLE = torch.arange(8)
         LastQueries(SlidingWindow(2, 1, seq_len=8), 3).mask_mod("cpu"),
         (Causal(seq_len=8) & SlidingWindow(2, 1, seq_len=8)).mask_mod("cpu"),
         LocalAttention2D(3, 1, seq_len=8).mask_mod("cpu"),
+        DilatedSlidingWindow(4, 2, seq_len=8).mask_mod("cpu"),
+        GlobalLocalSlidingWindow(2, (0, 3), seq_len=8).mask_mod("cpu"),
     ],
 )
 def test_operators_are_recorded(mask_mod):
@@ -65,13 +70,33 @@ def test_operators_are_recorded(mask_mod):
         lambda b, h, q, k: q >= 0.5,
         lambda b, h, q, k: sum(q == n for n in range(200)) == 1,
         lambda b, h, q, k: 1 // 0,
-        DilatedSlidingWindow(4, 2, seq_len=8).mask_mod("cpu"),
-        GlobalLocalSlidingWindow(2, (0, 3), seq_len=8).mask_mod("cpu"),
         Documents((3, 5), Causal(seq_len=8)).mask_mod("cpu"),
     ],
 )
 def test_what_a_scalar_does_not_have_is_found(mask_mod):
     assert record_operations(mask_mod) is None
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        BlockDiffusion(4, seq_len=32),
+        BlockDiffusion(5, seq_len=34),
+        BlockDiffusion(1, seq_len=2),
+        BlockDiffusion(9, seq_len=8),
+        Neighborhood((8, 8), (2, 1)),
+        Neighborhood((3, 5, 4), (1, 2, 0)),
+        Neighborhood((7,), (3,)),
+        LastQueries(BlockDiffusion(5, seq_len=34), 20),
+        LastQueries(Neighborhood((5, 7), (1, 2)), 9),
+    ],
+    ids=repr,
+)
+def test_scalar_mask_mods_are_the_masks(mask):
+    mask_mod = scalar_mask_mod(mask, "cpu")
+    q, k = torch.arange(mask.q_len)[:, None], torch.arange(mask.seq_len)
+    assert torch.equal(mask_mod(0, 0, q, k), mask.dense("cpu")[0, 0])
+    assert record_operations(mask_mod) is not None
 
 
 def test_records_differ_by_the_constants():
