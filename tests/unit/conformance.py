@@ -163,6 +163,7 @@ def checked_inputs(
     heads: tuple[int, int] | None = None,
     backward: bool = False,
     head_dim: int = 64,
+    v_head_dim: int | None = None,
 ) -> CheckedInputs:
     """Inputs for a mask with their reference. `heads` are (heads, kv_heads).
 
@@ -171,7 +172,7 @@ def checked_inputs(
     q_heads, kv_heads = heads or HEADS[device]
     if mask.heads is not None:
         q_heads, kv_heads = mask.heads, mask.heads * kv_heads // q_heads
-    shape = Shape(mask.batch or 2, q_heads, kv_heads, head_dim)
+    shape = Shape(mask.batch or 2, q_heads, kv_heads, head_dim, v_head_dim)
     return make_inputs_with_reference(mask, shape, dtype, device, backward)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from maskbench.backends import registry
-from maskbench.masks import Causal, Padded
+from maskbench.masks import Causal, LastQueries, Padded
 from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Inputs
 from tests.unit.conformance import (
@@ -52,6 +52,30 @@ def test_gradients_agree(name, dtype, backend, device):
 def test_grouped_queries_agree(name, phase, backend, device):
     dtype = "float16" if device == "cuda" else "float32"
     checked = checked_inputs(MASKS[name], device, dtype, GROUPED_HEADS[device], PHASES[phase])
+    assert_agrees(backend, MASKS[name], checked)
+
+
+@for_each_backend(
+    {"name": MASKS, "queries": ("1", "16", "130"), "phase": PHASES},
+    fast=("causal-16-forward",),
+)
+def test_last_queries_agree(name, queries, phase, backend, device):
+    mask, dtype = (
+        LastQueries(MASKS[name], int(queries)),
+        "float16" if device == "cuda" else "float32",
+    )
+    checked = checked_inputs(mask, device, dtype, GROUPED_HEADS[device], PHASES[phase])
+    assert_agrees(backend, mask, checked)
+
+
+@for_each_backend(
+    {"name": ("full", "causal", "causal_sliding_window", "prefix_tree"), "phase": PHASES},
+    fast=("causal-forward",),
+)
+def test_another_head_dim_of_v_agrees(name, phase, backend, device):
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    dims = {"head_dim": 192, "v_head_dim": 128}
+    checked = checked_inputs(MASKS[name], device, dtype, None, PHASES[phase], **dims)
     assert_agrees(backend, MASKS[name], checked)
 
 
