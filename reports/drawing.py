@@ -87,8 +87,9 @@ def plots(runs: list[Path], folder: Path, part_of_name: str | None) -> int:
                 continue
             of_mask = attention[attention["mask"] == name]
             figures = {"timing.png": timing.draw(of_mask)}
-            if name in PATTERNS:  # a mask of an older run may no longer exist
-                figures = {"mask.png": mask.draw(name), **figures}
+            pattern = name.partition("(")[0]  # without its parameters
+            if pattern in PATTERNS:  # a mask of an older run may no longer exist
+                figures = {"mask.png": mask.draw(pattern), **figures}
             count += save_all(figures, subfolder / file_name)
     say(f"{count} pictures of {', '.join(map(str, runs))} are in {folder}/")
     if left_out:

@@ -30,6 +30,7 @@ from maskbench.varlen.ops import (
     Window,
     flash_window_kwargs,
     require_cuda_half,
+    require_equal_head_dims,
     window_id,
 )
 
@@ -93,6 +94,7 @@ def packed(
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     require_cuda_half("FlashAttention-2", q)
+    require_equal_head_dims("FlashAttention-2", q, v)
     return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
 
 

@@ -5,25 +5,32 @@ https://github.com/Dao-AILab/flash-attention/tree/main/flash_attn/cute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import cutlass
 import torch
-from cutlass import cute
-from flash_attn.cute import flash_attn_func, flash_attn_varlen_func, utils
+from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
 from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
 
 # Private (seen on 4.0.0b36). The package has no public backward for a part of a row, which needs
-# the log-sum-exp of the whole row.
-from flash_attn.cute.interface import _flash_attn_bwd
+# the log-sum-exp of the whole row, and no public check of head dimensions.
+from flash_attn.cute.interface import _flash_attn_bwd, _validate_head_dims
 from torch import Tensor
 
 from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
+from maskbench.backends.cute_mask_mods import (
+    NativeMaskMod,
+    general_mask_mod,
+    key_range_mask_mod,
+    key_range_tables,
+    local_2d_mask_mod,
+    strided_global_mask_mod,
+)
 from maskbench.masks import Documents, GlobalLocalSlidingWindow, LocalAttention2D, Mask, PrefixLM
+from maskbench.masks.equal_forms import simplify
 from maskbench.varlen.layouts import BSHDLayout, bind_layout
-from maskbench.varlen.lowering import as_window, lower
+from maskbench.varlen.lowering import lower
 from maskbench.varlen.ops import (
     CAUSAL,
     AttentionOp,
@@ -35,8 +42,6 @@ from maskbench.varlen.ops import (
     require_cuda_half,
     window_id,
 )
-
-CuteMaskMod = Callable[..., Any]  # compiled by cute.jit; its arguments are CuTe's own types
 
 
 def backward(
@@ -90,64 +95,6 @@ def packed(
 
 
 # --- masks that are no window: a mask_mod in CuTe, on the blocks that the mask touches ---
-#
-# The mask_mods have no annotations, because CuTe reads the annotations of what it compiles. They
-# work on scalars. CuTe's vectors have no shift, and a 2-D mask on vectors that uses `&` alone
-# took 0.69 ms forward and 1.52 backward, against 0.52 and 1.21 (H200, B8 H16 S4096 D64 float16).
-
-
-def local_2d_mask_mod(width: int, radius: int) -> CuteMaskMod:
-    """LocalAttention2D. The kernel is compiled for `width` and `radius`."""
-    shift, low_bits = width.bit_length() - 1, width - 1
-    power_of_two = width & low_bits == 0
-
-    @cute.jit
-    def mask_mod(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):  # type: ignore[no-untyped-def]
-        q, k = m_idx[0], n_idx[0]
-        if cutlass.const_expr(power_of_two):  # no division
-            rows, columns = (q >> shift) - (k >> shift), (q & low_bits) - (k & low_bits)
-        else:
-            rows, columns = q // width - k // width, q % width - k % width
-        near = (rows <= radius) & (rows >= -radius)
-        near = near & (columns <= radius) & (columns >= -radius)
-        return utils.scalar_to_ssa(near, cutlass.Boolean)
-
-    compiled: CuteMaskMod = mask_mod
-    return compiled
-
-
-def strided_global_mask_mod(window: int, stride: int, last: int) -> CuteMaskMod:
-    """GlobalLocalSlidingWindow whose tokens are the multiples of `stride` up to `last`.
-
-    `stride` is a power of two.
-    """
-    low_bits = stride - 1
-
-    @cute.jit
-    def mask_mod(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):  # type: ignore[no-untyped-def]
-        q, k = m_idx[0], n_idx[0]
-        near = (q - k <= window) & (k - q <= window)
-        q_global = ((q & low_bits) == 0) & (q <= last)
-        k_global = ((k & low_bits) == 0) & (k <= last)
-        return utils.scalar_to_ssa(near | q_global | k_global, cutlass.Boolean)
-
-    compiled: CuteMaskMod = mask_mod
-    return compiled
-
-
-@cute.jit
-def key_range_mask_mod(batch, head, m_idx, n_idx, seqlen_info, aux_tensors):  # type: ignore[no-untyped-def]
-    """A mask with a `key_range`: aux_tensors are the first and the last key of each query."""
-    q, k = m_idx[0], n_idx[0]
-    near = (k >= aux_tensors[0][q]) & (k <= aux_tensors[1][q])
-    return utils.scalar_to_ssa(near, cutlass.Boolean)
-
-
-class NativeMaskMod(NamedTuple):
-    """A mask_mod for the kernel, and the tensors that it reads."""
-
-    mask_mod: CuteMaskMod
-    aux_tensors: list[Tensor] | None
 
 
 def native_mask_mod(mask: Mask, q: Tensor) -> NativeMaskMod | None:
@@ -162,26 +109,22 @@ def native_mask_mod(mask: Mask, q: Tensor) -> NativeMaskMod | None:
     merged_is_faster = not q.requires_grad and q.shape[-1] <= 64 and mask.seq_len > 4096
     match mask:
         case LocalAttention2D(width, radius):
-            return NativeMaskMod(local_2d_mask_mod(width, radius), None)
+            return local_2d_mask_mod(width, radius)
         case GlobalLocalSlidingWindow(window, tokens) if (
             mask.global_stride and not merged_is_faster
         ):
-            mask_mod = strided_global_mask_mod(window, mask.global_stride, tokens[-1])
-            return NativeMaskMod(mask_mod, None)
+            return strided_global_mask_mod(window, mask.global_stride, tokens[-1])
         case Documents(_, PrefixLM()):
-            return NativeMaskMod(key_range_mask_mod, key_range_tensors(mask, q.device))
+            return key_ranges(mask, q.device)
         case PrefixLM() if q.requires_grad:
-            return NativeMaskMod(key_range_mask_mod, key_range_tensors(mask, q.device))
+            return key_ranges(mask, q.device)
     return None
 
 
-def key_range_tensors(mask: Documents | PrefixLM, device: torch.device) -> list[Tensor]:
-    """int32 [S] each: the first and the last key of each query."""
-    key_range = mask.key_range(torch.arange(mask.seq_len))
-    if key_range is None:
-        raise Unsupported(f"the keys of {type(mask).__name__} are not one range per query")
-    first, last = key_range[0].clamp(min=0), key_range[1].clamp(max=mask.seq_len - 1)
-    return [t.to(device, torch.int32) for t in (first, last)]
+def key_ranges(mask: Mask, device: torch.device) -> NativeMaskMod | None:
+    """The mask_mod that looks up each query's first and last key."""
+    tables = key_range_tables(mask, device)
+    return None if tables is None else NativeMaskMod(key_range_mask_mod, tables)
 
 
 def block_sparse(
@@ -200,7 +143,8 @@ def block_sparse(
         block_size=blocks.BLOCK_SIZE,
     )
     options = {
-        **native._asdict(),
+        "mask_mod": native.mask_mod,
+        "aux_tensors": native.aux_tensors,
         "block_sparse_tensors": keys_by_query,
         "block_sparse_tensors_bwd": queries_by_key,
     }
@@ -210,17 +154,30 @@ def block_sparse(
         return out
 
     size = "{}x{}".format(*blocks.BLOCK_SIZE)
-    formulation = Formulation(f"mask_mod:{size}", f"mask_mod + block sparsity {size}")
+    formulation = Formulation(f"{native.id}:{size}", f"{native.text} + block sparsity {size}")
     return bind_layout(formulation, attend, BSHDLayout(), q, k, v)
+
+
+def require_head_dims(q: Tensor, v: Tensor) -> None:
+    """Raise Unsupported for head dimensions that the kernels of this GPU do not have."""
+    architecture, _ = torch.cuda.get_device_capability(q.device)
+    try:
+        _validate_head_dims(q.shape[-1], v.shape[-1], architecture, 16 // q.element_size())
+    except AssertionError as error:
+        raise Unsupported(f"FlashAttention-4: {error}") from None
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     require_cuda_half("FlashAttention-4", q)
-    has_window = as_window(mask.inner if isinstance(mask, Documents) else mask) is not None
-    native = None if has_window else native_mask_mod(mask, q)
-    if native is not None:
-        return block_sparse(mask, native, q, k, v)
-    return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
+    require_head_dims(q, v)
+    mask = simplify(mask)
+    native = native_mask_mod(mask, q)
+    if native is None:
+        try:
+            return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
+        except Unsupported:
+            native = general_mask_mod(mask, q.device)
+    return block_sparse(mask, native, q, k, v)
 
 
 BACKENDS: dict[str, Bind] = {"flash_attn_4": bind}

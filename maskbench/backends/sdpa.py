@@ -23,7 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.backends.dense import additive_bias
-from maskbench.masks import Causal, Full, Mask
+from maskbench.masks import Causal, Mask
+from maskbench.masks.equal_forms import sees_all_keys, simplify
 
 CAN_USE = {
     SDPBackend.FLASH_ATTENTION: can_use_flash_attention,
@@ -44,11 +45,12 @@ class MaskArguments:
 
 def mask_arguments(kernel: SDPBackend | None, mask: Mask, q: Tensor) -> MaskArguments:
     """The arguments for a mask. Raises Unsupported if the kernel cannot take it."""
-    match mask:
-        case Full():
-            return MaskArguments(Formulation("no_mask", "no mask"))
-        case Causal():
-            return MaskArguments(Formulation("is_causal", "is_causal=True"), is_causal=True)
+    mask = simplify(mask)
+    if sees_all_keys(mask):
+        return MaskArguments(Formulation("no_mask", "no mask"))
+    # torch aligns is_causal at the top left, so it is wrong for the last queries of a sequence.
+    if isinstance(mask, Causal):
+        return MaskArguments(Formulation("is_causal", "is_causal=True"), is_causal=True)
     if kernel is SDPBackend.FLASH_ATTENTION:
         raise Unsupported("SDPA's FlashAttention takes no mask but is_causal")
     # Additive, because torch would convert a bool mask to this in every call. With it, a query
@@ -77,7 +79,8 @@ def require_kernel(
     reason = rejection_reason(kernel, SDPAParams(q, k, v, bias, 0.0, is_causal, grouped))
     if reason and grouped:
         # torch does not say that grouping is the cause: try the same without grouping.
-        ungrouped = SDPAParams(q, q, q, bias, 0.0, is_causal, False)
+        one_k, one_v = (t[:, :1].expand(-1, q.shape[1], -1, -1) for t in (k, v))
+        ungrouped = SDPAParams(q, one_k, one_v, bias, 0.0, is_causal, False)
         if rejection_reason(kernel, ungrouped) is None:
             reason = f"SDPA's {kernel.name} kernel takes no grouped queries (enable_gqa)"
     if reason:

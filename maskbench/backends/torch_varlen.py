@@ -29,6 +29,7 @@ from maskbench.varlen.ops import (
     batched_lse,
     packed_lse,
     require_cuda_half,
+    require_equal_head_dims,
     window_id,
 )
 
@@ -109,6 +110,7 @@ def batched(
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     require_cuda_half("torch's varlen_attn", q)
+    require_equal_head_dims("torch's varlen_attn", q, v)
     library = FlashLibrary(partial(batched, q.device, len(q)), partial(packed, q.device))
     return lower(library, mask, q, k, v)
 

@@ -28,7 +28,8 @@ from xformers.ops.fmha.attn_bias import (
 
 from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.backends.dense import additive_bias
-from maskbench.masks import LocalAttention2D, Mask
+from maskbench.masks import Causal, Documents, Full, LastQueries, Mask, Padded
+from maskbench.masks.equal_forms import simplify
 from maskbench.varlen.layouts import BSHDLayout, bind_layout
 from maskbench.varlen.lowering import lower
 from maskbench.varlen.ops import (
@@ -76,13 +77,13 @@ def attention_op(formulation: Formulation, bias: Any, is_packed: bool) -> Attent
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         operands = group_queries(*add_batch(q, k, v))
         out: Tensor = xops.memory_efficient_attention(*operands, attn_bias=bias)
-        return out.reshape(q.shape)
+        return out.reshape(*q.shape[:-1], v.shape[-1])
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> ForwardResult:
         operands = group_queries(*add_batch(q, k, v))
         out, lse = memory_efficient_attention_forward_requires_grad(*operands, attn_bias=bias)
         lse = lse.flatten(1, -2)  # kv_heads and group to heads
-        return out.reshape(q.shape), lse[0] if is_packed else lse
+        return out.reshape(*q.shape[:-1], v.shape[-1]), lse[0] if is_packed else lse
 
     def backward(
         dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
@@ -112,16 +113,22 @@ def packed(
     device: torch.device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
 ) -> AttentionOp:
     bias = BlockDiagonalMask.from_seqlens(list(q_lengths), list(k_lengths), device=device)
+    same, (left, right), text = list(q_lengths) == list(k_lengths), window, ""
     if window == CAUSAL:
-        bias = bias.make_causal() if q_lengths == k_lengths else bias.make_causal_from_bottomright()
+        bias = bias.make_causal() if same else bias.make_causal_from_bottomright()
+    elif left is not None and right == 0:
+        # xFormers counts the query itself: its window of 1 sees one key.
+        size, text = left + 1, f"({left + 1})"
+        local = bias.make_local_attention if same else bias.make_local_attention_from_bottomright
+        bias = local(size)
     elif window != FULL:
-        raise Unsupported("no form of a window over packed sequences in xFormers here")
-    formulation = Formulation(f"varlen:{window_id(window)}", type(bias).__name__)
+        raise Unsupported("xFormers has windows over packed sequences for causal masks only")
+    formulation = Formulation(f"varlen:{window_id(window)}", type(bias).__name__ + text)
     return attention_op(formulation, bias, is_packed=True)
 
 
 def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    """An S x S bias, for a mask that none of xFormers' attention biases expresses."""
+    """A bias of all pairs, for a mask that none of xFormers' attention biases expresses."""
     bias = F.pad(additive_bias(mask, q), (0, -mask.seq_len % 8))  # rows are aligned to 16 bytes
     bias = bias[..., : mask.seq_len].expand(q.shape[0], q.shape[1], -1, -1)
     if q.shape[1] != k.shape[1]:  # the layout of `group_queries`
@@ -130,14 +137,29 @@ def dense_bias(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     return bind_layout(op.formulation, op.attend, BSHDLayout(), q, k, v)
 
 
+def runs_in_cutlass(mask: Mask) -> bool:
+    """Whether one call of the CUTLASS kernel computes the mask: no window, nothing merged.
+
+    Only this kernel takes a v whose head dimension is not that of q. Its backward has no windows,
+    and it pads the log-sum-exps that merging needs.
+    """
+    while isinstance(mask, (LastQueries, Documents, Padded)):
+        mask = mask.inner
+    return isinstance(mask, (Full, Causal))
+
+
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     # xFormers' CUTLASS kernel takes float32, but FlashAttention-2, which it prefers, does not.
     require_cuda_half("xFormers' FlashAttention-2", q)
     if q.requires_grad and q.shape[1] != k.shape[1]:
         raise Unsupported("xFormers has grouped queries in the forward only (experimental)")
-    if isinstance(mask, LocalAttention2D):
+    mask = simplify(mask)
+    if v.shape[-1] != q.shape[-1] and not runs_in_cutlass(mask):
         return dense_bias(mask, q, k, v)
-    return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
+    try:
+        return lower(FlashLibrary(batched, partial(packed, q.device)), mask, q, k, v)
+    except Unsupported:
+        return dense_bias(mask, q, k, v)
 
 
 BACKENDS: dict[str, Bind] = {"xformers": bind}

@@ -65,13 +65,13 @@ class StridedLayout:
 
 
 @dataclass(frozen=True)
-class UnpaddedLayout:
-    """[valid tokens, heads, head_dim]; `unpack` writes zeros where there is padding.
+class TokenLayout:
+    """[chosen tokens, heads, head_dim]; `unpack` writes zeros for the other tokens.
 
     Parameters
     ----------
     tokens
-        int64 [valid tokens]: which of the B * S tokens are valid.
+        int64 [chosen tokens]: which of the B * S tokens they are, each once, in any order.
     batch, seq_len
         B and S.
     """

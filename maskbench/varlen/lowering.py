@@ -6,29 +6,39 @@ exactly, and the layout that their tensors need.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from torch import Tensor
 
 from maskbench.attention import BoundAttention, Formulation, Unsupported
 from maskbench.masks import (
+    BlockCausal,
     Causal,
     DilatedSlidingWindow,
     Documents,
     Full,
     GlobalLocalSlidingWindow,
+    ImageInCausal,
+    LastQueries,
     Mask,
     Padded,
     PrefixLM,
+    SharedPrefix,
+    SinkSlidingWindow,
     SlidingWindow,
 )
+from maskbench.masks.equal_forms import simplify
 from maskbench.varlen.layouts import (
     BSHDLayout,
     StridedLayout,
     THDLayout,
-    UnpaddedLayout,
+    TokenLayout,
     bind_layout,
 )
-from maskbench.varlen.merging import document_prefix, global_local, prefix_queries
+from maskbench.varlen.merged_keys import causal_images, global_local, sink_window
+from maskbench.varlen.merged_queries import block_queries, document_prefix, prefix_queries
 from maskbench.varlen.ops import CAUSAL, FULL, FlashLibrary, Window
+from maskbench.varlen.shared_prefix import prefix_first, shared_prefix
 
 PREFIX = Formulation("prefix_two_calls", "2 calls: the prefix's queries full, the rest causal")
 DOCUMENT_PREFIX = Formulation(
@@ -39,55 +49,100 @@ GLOBAL_LOCAL = Formulation(
     "window and far global keys merged by log-sum-exp, global queries apart",
 )
 
+SINK_WINDOW = Formulation("sink_window_merged", "window and far sinks merged by log-sum-exp")
+BLOCK_QUERIES = Formulation("block_queries", "a call for each block of queries, full")
+CAUSAL_IMAGES = Formulation(
+    "causal_images_merged", "causal and the later keys of each image merged by log-sum-exp"
+)
+SHARED_PREFIX = Formulation(
+    "shared_prefix_merged",
+    "packed causal responses and their prefix merged by log-sum-exp, the prefix's queries apart",
+)
+
 
 def as_window(mask: Mask) -> Window | None:
-    """The window that is the same as the mask; None if there is none."""
+    """The window that is the same as a mask from `simplify`; None if there is none."""
     match mask:
         case Full():
             return FULL
-        case Causal() | PrefixLM(prefix=0 | 1):
+        case Causal():
             return CAUSAL
-        case PrefixLM(prefix) if prefix >= mask.seq_len:
-            return FULL
         case SlidingWindow(left, right):
             return left, right
-        case GlobalLocalSlidingWindow(window, tokens) if not tokens or window >= mask.seq_len - 1:
-            return window, window
     return None
 
 
 def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     """Bind the mask as calls of `library`. Raises Unsupported if no exact form is known."""
-    batch, window = q.shape[0], as_window(mask)
-    if window is not None:
-        op = library.batched(mask.seq_len, mask.seq_len, window)
+    mask = simplify(mask)
+    inner = mask.inner if isinstance(mask, LastQueries) else mask
+    window = as_window(inner)
+    if window is not None:  # aligned at the bottom right, as LastQueries are
+        op = library.batched(mask.q_len, mask.seq_len, window)
         return bind_layout(op.formulation, op.attend, BSHDLayout(), q, k, v)
-    match mask:
+    batch, queries = q.shape[0], mask.q_len
+    match inner:
         case DilatedSlidingWindow():
-            return residue_streams(library, mask, q, k, v)
+            return residue_streams(library, inner, queries, q, k, v)
         case PrefixLM(prefix):
-            attend = prefix_queries(library, mask.seq_len, prefix)
+            attend = prefix_queries(library, mask.seq_len, prefix, queries)
             return bind_layout(PREFIX, attend, BSHDLayout(), q, k, v)
-        case Documents(_, inner) if (window := as_window(inner)) is not None:
-            lengths = mask.packed_lengths(batch)
-            op = library.packed(lengths, lengths, window)
+        case BlockCausal():
+            attend = block_queries(library, inner, queries)
+            return bind_layout(BLOCK_QUERIES, attend, BSHDLayout(), q, k, v)
+        case SinkSlidingWindow():
+            attend = sink_window(library, inner, queries, batch, q.device)
+            return bind_layout(SINK_WINDOW, attend, BSHDLayout(), q, k, v)
+        case Documents(_, within) if (window := as_window(within)) is not None:
+            op = library.packed(*document_lengths(inner, queries, batch), window)
             return bind_layout(op.formulation, op.attend, THDLayout(batch), q, k, v)
+    if queries < mask.seq_len:
+        name = type(inner).__name__
+        raise Unsupported(f"no form of the last queries of {name} in windows and packed sequences")
+    match mask:
         case Documents(_, PrefixLM(prefix)):
             attend = document_prefix(library, mask.packed_lengths(batch), prefix, q.device)
             return bind_layout(DOCUMENT_PREFIX, attend, THDLayout(batch), q, k, v)
         case GlobalLocalSlidingWindow():
             attend = global_local(library, mask, batch, q.device)
             return bind_layout(GLOBAL_LOCAL, attend, BSHDLayout(), q, k, v)
+        case ImageInCausal():
+            attend = causal_images(library, mask, batch, q.device)
+            return bind_layout(CAUSAL_IMAGES, attend, BSHDLayout(), q, k, v)
+        case SharedPrefix(prefix, responses):
+            attend = shared_prefix(library, prefix, responses, batch)
+            layout = prefix_first(prefix, mask.seq_len, batch, q.device)
+            return bind_layout(SHARED_PREFIX, attend, layout, q, k, v)
         case Padded(inner) if (window := as_window(inner)) is not None:
             return valid_tokens(library, mask, window, q, k, v)
     raise Unsupported(f"no form of {type(mask).__name__} in windows and packed sequences")
+
+
+def document_lengths(
+    mask: Documents, queries: int, batch: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The lengths of each document in the batch: its tokens among the last `queries`, and all.
+
+    A document without queries has a query length of 0, and the gradients of its keys are zeros.
+    """
+    first_query, found = mask.seq_len - queries, []
+    lengths = mask.packed_lengths(batch)
+    for end, length in zip(accumulate(lengths), lengths, strict=True):
+        end_in_element = (end - 1) % mask.seq_len + 1
+        found.append(max(0, min(length, end_in_element - first_query)))
+    return tuple(found), lengths
 
 
 # --- one call, on reordered tokens ---
 
 
 def residue_streams(
-    library: FlashLibrary, mask: DilatedSlidingWindow, q: Tensor, k: Tensor, v: Tensor
+    library: FlashLibrary,
+    mask: DilatedSlidingWindow,
+    queries: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
 ) -> BoundAttention:
     """Dilated window: a token attends only to tokens with its residue modulo the dilation.
 
@@ -97,13 +152,14 @@ def residue_streams(
     [B, S, heads, D] is read as [B, S / n, n * heads, D].
     """
     reach, dilation = mask.window, mask.dilation
-    if mask.seq_len % dilation:
-        raise Unsupported(
-            f"residue streams need a length that the dilation divides: {mask.seq_len} is no "
-            f"multiple of {dilation}"
-        )
-    length, window = mask.seq_len // dilation, (reach // dilation, reach // dilation)
-    op = library.batched(length, length, window)
+    for length in (mask.seq_len, queries):
+        if length % dilation:
+            raise Unsupported(
+                f"residue streams need a length that the dilation divides: {length} is no "
+                f"multiple of {dilation}"
+            )
+    window = reach // dilation, reach // dilation
+    op = library.batched(queries // dilation, mask.seq_len // dilation, window)
     formulation = Formulation(
         f"residue_streams:{op.formulation.id}",
         f"{dilation} residue streams as heads, {op.formulation.text}",
@@ -124,5 +180,5 @@ def valid_tokens(
     formulation = Formulation(
         f"unpadded:{op.formulation.id}", f"valid tokens alone, {op.formulation.text}"
     )
-    layout = UnpaddedLayout(tokens, *mask.padding.shape)
+    layout = TokenLayout(tokens, *mask.padding.shape)
     return bind_layout(formulation, op.attend, layout, q, k, v)

@@ -21,6 +21,10 @@ Window: TypeAlias = tuple[int | None, int | None]
 FULL: Window = (None, None)
 CAUSAL: Window = (None, 0)
 
+# The log-sum-exp of a query that must not contribute to a gradient: its probabilities are
+# exp(score - EXCLUDED_LSE) = 0.
+EXCLUDED_LSE = 1e30
+
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 ForwardResult: TypeAlias = tuple[Tensor, Tensor]
 """(out, lse): the output, and the log-sum-exp of each row's scores."""
@@ -121,3 +125,12 @@ def require_cuda_half(library: str, q: Tensor) -> None:
         raise Unsupported(f"{library} needs CUDA")
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise Unsupported(f"{library} takes float16 and bfloat16 only")
+
+
+def require_equal_head_dims(library: str, q: Tensor, v: Tensor) -> None:
+    """Raise Unsupported if v's head dimension is not that of q and k."""
+    if v.shape[-1] != q.shape[-1]:
+        raise Unsupported(
+            f"{library} takes no v with a head dimension of {v.shape[-1]} for q and k with "
+            f"{q.shape[-1]}"
+        )

@@ -15,15 +15,19 @@ import torch
 from maskbench.attention import BoundAttention, Unsupported
 from maskbench.backends import registry
 from maskbench.masks import (
+    BlockCausal,
     Causal,
     DilatedSlidingWindow,
     Documents,
     Full,
     GlobalLocalSlidingWindow,
+    ImageInCausal,
     LocalAttention2D,
     Mask,
     Padded,
     PrefixLM,
+    SharedPrefix,
+    SinkSlidingWindow,
     SlidingWindow,
 )
 from maskbench.suite.attention_call import check_attention
@@ -45,9 +49,14 @@ _SMALL = {
     "multi_document_prefix_lm": Documents(DOCUMENTS, PrefixLM(20, seq_len=N)),
     "standalone_self_attention": LocalAttention2D(20, 5, seq_len=N),
     "causal_padding": Padded(Causal(seq_len=N), torch.arange(N) >= torch.tensor([[300], [171]])),
+    "sink_sliding_window": SinkSlidingWindow(60, 5, seq_len=N),
+    "document_sliding_window": Documents(DOCUMENTS, SlidingWindow(40, 0, seq_len=N)),
+    "image_in_causal": ImageInCausal(((20, 70), (90, 1), (150, 130)), seq_len=N),
+    "shared_prefix": SharedPrefix(90, (130, 1, 79)),
+    "block_causal": BlockCausal(70, seq_len=N),
 }
 MASKS: dict[str, Mask] = {
-    name: _SMALL[name] if name in _SMALL else pattern(seq_len=256, batch=2)
+    name: _SMALL[name] if name in _SMALL else pattern(seq_len=256, batch=2, heads=4)
     for name, pattern in PATTERNS.items()
 }
 # The patterns that `varlen.lowering.lower` must support, with the ids of their formulations.
@@ -63,6 +72,12 @@ LOWERED = {
     "multi_document_causal": "varlen:causal",
     "multi_document_prefix_lm": "documents_prefix_two_calls",
     "causal_padding": "unpadded:varlen:causal",
+    "sink_sliding_window": "sink_window_merged",
+    "document_sliding_window": "varlen:window",
+    "image_in_causal": "causal_images_merged",
+    "chunked_causal": "varlen:causal",
+    "shared_prefix": "shared_prefix_merged",
+    "block_causal": "block_queries",
 }
 DTYPES = ("float32", "float16", "bfloat16")
 PHASES = {"forward": False, "backward": True}  # whether gradients are required
@@ -149,8 +164,14 @@ def checked_inputs(
     backward: bool = False,
     head_dim: int = 64,
 ) -> CheckedInputs:
-    """Inputs for a mask with their reference. `heads` are (heads, kv_heads)."""
-    shape = Shape(mask.batch or 2, *(heads or HEADS[device]), head_dim)
+    """Inputs for a mask with their reference. `heads` are (heads, kv_heads).
+
+    A mask that differs by head has heads of its own, in groups of the same size.
+    """
+    q_heads, kv_heads = heads or HEADS[device]
+    if mask.heads is not None:
+        q_heads, kv_heads = mask.heads, mask.heads * kv_heads // q_heads
+    shape = Shape(mask.batch or 2, q_heads, kv_heads, head_dim)
     return make_inputs_with_reference(mask, shape, dtype, device, backward)
 
 

@@ -85,27 +85,35 @@ class Blocks:
     block_size: tuple[int, int]
 
     def listed(self, count, index):
-        """bool [rows, columns] of blocks."""
-        chosen = torch.arange(index.shape[-1]) < count[0, 0, :, None]
-        return torch.zeros_like(chosen).scatter_(-1, index[0, 0].long(), chosen)
+        """bool [1 or B, 1 or H, rows, columns] of blocks."""
+        chosen = torch.arange(index.shape[-1]) < count[..., None]
+        return torch.zeros_like(chosen).scatter_(-1, index.long(), chosen)
 
 
 def block_sparse(q, k, v, mask_mod, aux_tensors, block_sparse_tensors, block_sparse_tensors_bwd):
     """flash-attn-4 with a mask_mod, which it calls in partial blocks only."""
-    at, (rows, columns) = torch.arange(q.shape[1]), block_sparse_tensors.block_size
-    by_mod = mask_mod(None, None, [at[:, None]], [at], None, aux_tensors)
+    rows, columns = block_sparse_tensors.block_size
+    batch, head, at, keys = (torch.arange(n) for n in (*q.shape[::2], q.shape[1], k.shape[1]))
+    batch, head, at = batch.view(-1, 1, 1, 1), head.view(-1, 1, 1), at.view(-1, 1)
+    by_mod = mask_mod([batch], [head], [at], [keys], None, aux_tensors)
     both = []
     for blocks in (block_sparse_tensors, block_sparse_tensors_bwd):
         pair = (blocks.count, blocks.index), (blocks.full_count, blocks.full_index)
         both.append([blocks.listed(*lists) for lists in pair])
     (partial, full), transposed = both
-    assert torch.equal(partial, transposed[0].T)
-    assert torch.equal(full, transposed[1].T)
-    where = (at[:, None] // rows, at // columns)
+    assert torch.equal(partial, transposed[0].mT)
+    assert torch.equal(full, transposed[1].mT)
+    where = (..., at // rows, keys // columns)
     allowed = full[where] | partial[where] & by_mod
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, allowed, enable_gqa=grouped).transpose(1, 2)
+
+
+def validate_head_dims(head_dim, v_head_dim, architecture, alignment):
+    assert all(n <= 256 and n % alignment == 0 for n in (head_dim, v_head_dim)), (
+        f"(head_dim, head_dim_v)=({head_dim}, {v_head_dim}) is not supported on SM{architecture}0."
+    )
 
 
 def flash_attn_4():
@@ -135,7 +143,10 @@ def flash_attn_4():
         "flash_attn": {},
         "flash_attn.cute": {**public, "utils": SimpleNamespace(scalar_to_ssa=lambda x, kind: x)},
         "flash_attn.cute.block_sparsity": {"BlockSparseTensorsTorch": Blocks},
-        "flash_attn.cute.interface": {"_flash_attn_bwd": backward},
+        "flash_attn.cute.interface": {
+            "_flash_attn_bwd": backward,
+            "_validate_head_dims": validate_head_dims,
+        },
     }
 
 
@@ -157,6 +168,14 @@ class Bias:
     def make_causal_from_bottomright(self):
         return BlockDiagonalCausalFromBottomRightMask(CAUSAL, self.lengths)
 
+    def make_local_attention(self, size):
+        assert self.lengths[0] == self.lengths[1]
+        return BlockDiagonalCausalLocalAttentionMask((size - 1, 0), self.lengths)
+
+    def make_local_attention_from_bottomright(self, size):
+        local = BlockDiagonalCausalLocalAttentionFromBottomRightMask
+        return local((size - 1, 0), self.lengths)
+
 
 class BlockDiagonalMask(Bias):
     pass
@@ -167,6 +186,14 @@ class BlockDiagonalCausalMask(Bias):
 
 
 class BlockDiagonalCausalFromBottomRightMask(Bias):
+    pass
+
+
+class BlockDiagonalCausalLocalAttentionMask(Bias):
+    pass
+
+
+class BlockDiagonalCausalLocalAttentionFromBottomRightMask(Bias):
     pass
 
 
@@ -182,6 +209,22 @@ class LowerTriangularFromBottomRightMask(LowerTriangularMask):
 class LocalAttentionFromBottomRightMask(Bias):
     def __init__(self, left, right):
         super().__init__((left, right))
+
+
+class DenseBias:
+    """The op of a dense bias [B, heads, Q, S], or [B, kv_heads, group, Q, S]."""
+
+    lengths = None
+
+    def __init__(self, bias):
+        assert bias.stride(-2) % 8 == 0, "rows are aligned"
+        self.bias = bias.flatten(1, -3)
+
+    def attention(self, q, k, v):
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        assert self.bias.shape == (*q.shape[:3], k.shape[2])
+        k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, self.bias).transpose(1, 2)
 
 
 def xformers():
@@ -201,8 +244,12 @@ def xformers():
         return [t[0] if pack else t for t in (q, k, v)]
 
     def attention(q, k, v, attn_bias):
+        if isinstance(attn_bias, torch.Tensor):
+            dense = DenseBias(attn_bias)
+            return dense.attention(*plain(q, k, v, None)).reshape(*q.shape[:-1], v.shape[-1])
         operands = plain(q, k, v, attn_bias)
-        return Attention.apply(*operands, kernel(q, k, attn_bias))[0].reshape(q.shape)
+        out = Attention.apply(*operands, kernel(q, k, attn_bias))[0]
+        return out.reshape(*q.shape[:-1], v.shape[-1])
 
     def forward(q, k, v, attn_bias):
         out, lse = Attention.apply(*plain(q, k, v, attn_bias), kernel(q, k, attn_bias))

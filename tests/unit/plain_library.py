@@ -68,7 +68,7 @@ def plain_op(formulation, q_lengths, k_lengths, window, batched):
         out, lse = torch.cat([r[0] for r in results]), torch.cat([r[1] for r in results], 1)
         if batched:
             lse = batched_lse(lse, len(q))
-        return out.view_as(q), lse
+        return out.view(*q.shape[:-1], v.shape[-1]), lse
 
     def backward(dout, q, k, v, out, lse):
         if batched:
@@ -117,3 +117,32 @@ def difference(bind, mask, heads=4, kv_heads=2, backward=True):
         result = gather_heads(call.unpack(got[name]), tensors.reference.pairs, kv_heads)
         errors.append(float((result - expected).abs().max()))
     return call.formulation, max(errors)
+
+
+def formula(mask, q, k, v):
+    """Attention by its formula: q [B, heads, Q, D], k and v [B, kv_heads, S, ...]."""
+    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+    allowed = mask.dense("cpu").expand(len(q), q.shape[1], -1, -1)
+    scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~allowed, -1e9)
+    return (torch.softmax(scores, -1) * allowed) @ v
+
+
+def formula_difference(bind, mask, heads=4, kv_heads=2, v_dim=16, backward=True):
+    """`difference` for any number of queries and any head dimension of v."""
+    generator = torch.Generator().manual_seed(0)
+    batch = mask.batch or 2
+
+    def normal(*shape):
+        return torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+
+    q = normal(heads, mask.q_len, 16).requires_grad_(backward)
+    k, v = (normal(kv_heads, mask.seq_len, n).requires_grad_(backward) for n in (16, v_dim))
+    dout, call = normal(heads, mask.q_len, v_dim), bind(mask, q, k, v)
+    out, expected = call.forward(*call.inputs), formula(mask, q, k, v)
+    pairs = [(call.unpack(out), expected)]
+    if backward:
+        grads = torch.autograd.grad(out, call.inputs, call.pack(dout))
+        exact = torch.autograd.grad(expected, (q, k, v), dout)
+        pairs += zip(map(call.unpack, grads), exact, strict=True)
+    assert all(got.shape == right.shape for got, right in pairs)
+    return call.formulation, max(float((got - right).detach().abs().max()) for got, right in pairs)

@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from maskbench.attention import Unsupported
-from maskbench.backends import registry
-from maskbench.masks import Padded
+from maskbench.backends import dense, registry
+from maskbench.masks import (
+    Causal,
+    LastQueries,
+    Padded,
+    PrefixLM,
+    SlidingWindow,
+)
 from tests.unit.conformance import (
     MASKS,
     PHASES,
@@ -14,6 +20,7 @@ from tests.unit.conformance import (
     is_available,
     pytest_generate_tests,  # noqa: F401
 )
+from tests.unit.plain_library import EXACT, formula_difference
 
 
 def random_qkv(mask, device, dtype, backward=False):
@@ -69,3 +76,50 @@ def test_unpack_inverts_pack(name, backend, device):
         valid = ~mask.padding.to(device)[:, None, :, None]
         tensor, restored = tensor * valid, restored * valid
     assert torch.equal(restored, tensor)
+
+
+CPU_BACKENDS_WITH_BIAS = ("dense", "sdpa", "sdpa_math")
+LAST_QUERIES = {
+    "no_mask": LastQueries(Causal(seq_len=37), 1),
+    "no_mask_prefix": LastQueries(PrefixLM(20, seq_len=37), 1),
+    "dense_bias": LastQueries(Causal(seq_len=37), 2),
+    "dense_bias_window": LastQueries(SlidingWindow(5, 0, seq_len=37), 1),
+    "is_causal": LastQueries(Causal(seq_len=37), 37),
+}
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS_WITH_BIAS)
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("v_dim", [16, 8])
+@pytest.mark.parametrize("name", LAST_QUERIES)
+def test_last_queries_agree_with_the_formula(name, v_dim, kv_heads, backend):
+    mask = LAST_QUERIES[name]
+    formulation, error = formula_difference(
+        registry.load(backend), mask, kv_heads=kv_heads, v_dim=v_dim
+    )
+    assert error < EXACT
+    assert backend == "dense" or name.startswith(formulation.id)
+
+
+def test_flash_of_sdpa_refuses_the_last_queries_of_a_causal_mask():
+    """torch aligns is_causal at the top left."""
+    with pytest.raises(Unsupported, match="takes no mask but is_causal"):
+        formula_difference(registry.load("sdpa_flash"), LAST_QUERIES["dense_bias"])
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS_WITH_BIAS)
+def test_a_bias_beyond_the_limit_is_refused_before_it_is_allocated(backend, monkeypatch):
+    mask = SlidingWindow(5, 0, seq_len=2**20)
+    q = torch.empty(1, 1, 1, 8).expand(1, 1, 2**20, 8)
+    monkeypatch.setattr(SlidingWindow, "dense", lambda *_: pytest.fail("the bias was allocated"))
+    with pytest.raises(Unsupported, match=r"^a dense bias of 4096.0 GiB; the limit is 4.0 GiB$"):
+        registry.load(backend)(mask, q, q, q)
+
+
+def test_heads_count_for_the_size_of_a_bias(monkeypatch):
+    mask, q = SlidingWindow(5, 0, seq_len=64), torch.zeros(1, 4, 64, 8)
+    monkeypatch.setattr(dense, "CPU_LIMIT", 64 * 64 * 4)
+    assert dense.additive_bias(mask, q).shape == (1, 1, 64, 64)
+    monkeypatch.setattr(SlidingWindow, "heads", 4)
+    with pytest.raises(Unsupported, match="a dense bias of"):
+        dense.additive_bias(mask, q)

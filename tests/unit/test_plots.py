@@ -79,7 +79,14 @@ def test_the_longest_length_is_one_with_flex_if_there_is_any():
 
 def cell(backend, direction, seconds, form="", formulation=""):
     workload = {"mask": "causal", "seq_len": 512, "batch": 1, "heads": 4, "kv_heads": 4}
-    workload |= {"head_dim": 64, "dtype": "float32", "device": "a GPU", "torch": "2.13.0"}
+    workload |= {
+        "head_dim": 64,
+        "v_head_dim": 64,
+        "q_len": 4096,
+        "dtype": "float32",
+        "device": "a GPU",
+        "torch": "2.13.0",
+    }
     method = {"backend": backend, "direction": direction, "form": form, "formulation": formulation}
     return {**workload, **method, "median_s": seconds}
 

@@ -9,12 +9,15 @@ import pytest
 
 from maskbench.suite import kernel_cache, precompile
 from maskbench.suite.precompile import CompileResult, compile_cell
+from maskbench.suite.requested_masks import MaskRequest
 from tests.unit import compile_tasks
 from tests.unit.compile_tasks import CAUSAL, WORKLOAD, task
 from tests.unit.compiling_plugin import PluginMask
 from tests.unit.pytest_process import pytest_inline, pytest_run, strict_json
 
 cache = compile_tasks.cache
+
+NO_MASKS = MaskRequest(())
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
@@ -111,7 +114,7 @@ def test_a_broken_test_file_is_reported_before_minutes_of_compiling(tmp_path):
 @pytest.mark.slow
 def test_the_timing_process_compiles_nothing_again(cache):
     """It finds the workers' kernels: cache keys include torch's settings of float32 precision."""
-    assert precompile.precompile([task("flex")], 1) == []
+    assert precompile.precompile([task("flex")], 1, NO_MASKS) == []
     compiled = sorted(cache.rglob("*"))
     few = ("--masks", "causal", "--backends", "flex", "--seq-lens", 256, "--device", "cpu")
     few = (*few, "--heads", 2, "--head-dim", 16, "tests/test_forward.py")

@@ -100,7 +100,7 @@ def test_an_undisturbed_run_is_whole(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "plugin", "tests", "reason", "status"),
     [
-        (("--backends=sdpa_cudnn",), None, (FORWARD,), None, 0),
+        (("--backends=sdpa_flash", "--masks=prefix_lm"), None, (FORWARD,), None, 0),
         ((), FailingCells({("call", ""): RuntimeError("x")}), (FORWARD,), None, 1),
         ((), FailingCells({("setup", ""): RuntimeError("x")}), (FORWARD,), None, 1),
         (("-k", "nothing"), None, (FORWARD,), "no benchmark was selected", 5),

@@ -14,6 +14,7 @@ import pytest
 from maskbench.masks import Causal, Mask
 from maskbench.suite import kernel_cache, precompile
 from maskbench.suite.precompile import CompileTask, is_compiled
+from maskbench.suite.requested_masks import MaskRequest
 from tests.unit import compile_tasks
 from tests.unit.compile_tasks import task
 from tests.unit.compiling_plugin import PluginMask, UnpicklableMask
@@ -21,13 +22,15 @@ from tests.unit.pytest_process import PLAIN, ROOT
 
 cache = compile_tasks.cache
 
+NO_MASKS = MaskRequest(())
+
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[CompileTask]:
     """The tasks for which workers would be started from now on; none is."""
     tasks: list[CompileTask] = []
     monkeypatch.setattr(
-        precompile, "_compile_in_workers", lambda cold, jobs, bar: tasks.extend(cold) or []
+        precompile, "_compile_in_workers", lambda cold, jobs, request, bar: tasks.extend(cold) or []
     )
     return tasks
 
@@ -48,7 +51,7 @@ def test_a_worker_that_fails_stops_no_other_cell(
     lost.append(task("recording", unimportable_mask))
     done = [task("recording", PluginMask(seq_len=256)), task("unsupporting"), task("recording")]
     failed = [task("failing")]
-    failures = sorted(precompile.precompile([*lost, *failed, *done], 2))
+    failures = sorted(precompile.precompile([*lost, *failed, *done], 2, NO_MASKS))
     assert failures[0] == "causal dying forward S=256: its worker died (exit code 7)"
     assert failures[1].startswith("causal recording forward S=256: it cannot be sent to a worker (")
     reason = "its worker cannot load it (No module named 'module_of_this_process')"
@@ -63,14 +66,14 @@ def test_a_worker_that_fails_stops_no_other_cell(
     contents = sorted(stamp.read_text() for stamp in (cache / "maskbench").iterdir())
     assert contents == ["compiled", "compiled", "unsupported: takes no mask"]
     sent = request.getfixturevalue("sent")
-    precompile.precompile([*done, *lost, *failed], 2)
+    precompile.precompile([*done, *lost, *failed], 2, NO_MASKS)
     assert sent == [*lost, *failed]
     assert "3/7" in capsys.readouterr().err
 
     # With another torch everything is compiled again.
     sent.clear()
     monkeypatch.setattr(kernel_cache, "environment_fingerprint", lambda: "another torch")
-    precompile.precompile(done, 2)
+    precompile.precompile(done, 2, NO_MASKS)
     assert sent == done
 
 
@@ -97,7 +100,7 @@ REASONS = {
 def test_a_worker_may_leave_in_any_way(cache, ways):
     others = [task("recording", PluginMask(seq_len=256)), task("recording")]
     started = monotonic()
-    failures = precompile.precompile([*map(task, ways), *others], 2)
+    failures = precompile.precompile([*map(task, ways), *others], 2, NO_MASKS)
     # Each worker that dies is replaced, which imports torch again; no limit of 300 s is waited for.
     assert monotonic() - started < 120
     expected = {f"causal {way} forward S=256: its worker {REASONS[way]}" for way in ways}
@@ -155,7 +158,7 @@ def test_an_interrupt_ends_compiling_at_once_and_keeps_the_stamps(
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            precompile.precompile(tasks, 1)
+            precompile.precompile(tasks, 1, NO_MASKS)
     finally:
         signal.signal(signal_number, before)
     *pids, sent_at = sent
@@ -189,7 +192,7 @@ def test_workers_and_compilers_die_with_their_parent(cache, signal_number):
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_stopped(cache, monkeypatch):
     monkeypatch.setattr(precompile, "WORKER_TIMEOUT_S", 6)
-    failures = precompile.precompile([task("hanging"), task("recording")], 2)
+    failures = precompile.precompile([task("hanging"), task("recording")], 2, NO_MASKS)
     assert failures == ["causal hanging forward S=256: its worker took more than 6 s"]
     assert is_compiled(task("recording"))
     assert not is_compiled(task("hanging"))
