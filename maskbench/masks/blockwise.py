@@ -28,7 +28,7 @@ class BlockCausal(Mask):
     """Causal between blocks, bidirectional within one: q // block >= k // block.
 
     Autoregressive video, where a block is a frame or a chunk of frames: CausVid,
-    https://arxiv.org/abs/2412.07772, section 4.1. The last block may be shorter.
+    https://arxiv.org/abs/2412.07772. The last block may be shorter.
     """
 
     block: int = field(metadata=EXTENT)

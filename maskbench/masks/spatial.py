@@ -129,17 +129,17 @@ class Neighborhood(Mask):
         k_exists, k_first, k_last = _stack(self._split_into_boxes(k, ndim))
         any_attend, all_attend = [], []
         for box in self._split_into_boxes(q, ndim):
-            any_near, all_near = k_exists & box.exists, ~k_exists | ~box.exists
-            all_in = torch.ones_like(all_near)
+            exist = k_exists & box.exists
+            any_near, all_near = exist.clone(), torch.ones_like(exist)
             for d, (low, high) in enumerate(zip(box.first, box.last, strict=True)):
                 start_of_first, start_of_last = (self._window_start(d, x) for x in (low, high))
                 extent = 2 * self.radius[d]
                 any_near &= start_of_first <= k_last[d]
                 any_near &= start_of_last + extent >= k_first[d]
-                all_in &= start_of_last <= k_first[d]
-                all_in &= start_of_first + extent >= k_last[d]
+                all_near &= start_of_last <= k_first[d]
+                all_near &= start_of_first + extent >= k_last[d]
             any_attend.append(any_near.any(0))
-            all_attend.append((all_near | all_in).all(0))
+            all_attend.append((all_near | ~exist).all(0))
         return torch.stack(any_attend).any(0), torch.stack(all_attend).all(0)
 
     def area(self, batch: int = 1) -> int:

@@ -17,10 +17,12 @@ from maskbench.masks.tuples import whole_numbers
 class PrefixTree(Mask):
     """Query q sees key k when k is q or an ancestor of q in a tree of spans.
 
-    A span is a run of tokens, and its first token follows the last one of its parent. Spans are
-    stored in depth-first order, so k is an ancestor of q if k <= q < end[k], where end[k] is the
-    token after the subtree of k's span. `seq_len` is the number of tokens of all spans.
-    Tree attention, SpecInfer, https://arxiv.org/abs/2305.09781, section 4.2.
+    A span is a run of tokens that continues its parent. Spans are in depth-first order, so k is q
+    or an ancestor of q if k <= q < end[k], where end[k] is the token after the subtree of k's span.
+    `seq_len` is the number of tokens of all spans. Tree attention: SpecInfer,
+    https://arxiv.org/abs/2305.09781.
+
+    Raises ValueError if the spans are not in depth-first order.
 
     Parameters
     ----------

@@ -5,19 +5,28 @@ key's score exceeds all others together and the query's output is the key's valu
 output has nothing of that value.
 """
 
+from collections import defaultdict
 from functools import lru_cache
+from itertools import accumulate, product
 
 import pytest
 import torch
 
 from maskbench.masks import (
+    BlockCausal,
+    BlockDiffusion,
     Causal,
     DilatedSlidingWindow,
     Documents,
     GlobalLocalSlidingWindow,
+    ImageInCausal,
     LocalAttention2D,
+    Neighborhood,
     Padded,
     PrefixLM,
+    PrefixTree,
+    SharedPrefix,
+    SinkSlidingWindow,
     SlidingWindow,
 )
 from maskbench.suite.workload import Inputs
@@ -58,33 +67,53 @@ def rows_at_edges(mask) -> list[int]:
             firsts |= {int(row.sum()) for row in ~mask.padding}
         case LocalAttention2D(width, radius):
             firsts |= {radius + 1, width, width * radius + width, n // 2 + radius + 1}
+        case SinkSlidingWindow(left, sinks):
+            firsts |= {sinks, left + 1, left + 1 + sinks}
+        case ImageInCausal(images):
+            firsts |= {edge for first, length in images for edge in (first, first + length)}
+        case SharedPrefix(prefix, responses):
+            firsts |= {*accumulate(responses, initial=prefix)}
+        case PrefixTree(_, lengths):
+            firsts |= {*accumulate(lengths)}
+        case BlockDiffusion(block):
+            firsts |= {block, n // 2 + block, n - block}
+        case BlockCausal(block):
+            firsts |= {*range(0, n, block)}
+        case Neighborhood(shape, radius):
+            firsts |= {radius[-1] + 1, shape[-1], shape[-1] * (radius[-2] + 1), n - shape[-1]}
     return sorted({row for f in firsts for row in (f - 1, f) if 0 <= row < n})
 
 
-def edges(mask) -> list[tuple[int, int, int, bool]]:
-    """(batch element, query, key, whether it attends) on both sides of each change in a row.
+def edges(mask) -> list[tuple[int, int, int, int, bool]]:
+    """(batch element, head, query, key, whether it attends) on both sides of each change in a row.
 
-    If the mask is the same in all batch elements, the edges alternate between the elements.
+    If the mask is the same in all batch elements or heads, the edges alternate between them. If it
+    differs by head, each head has one of the rows.
     """
-    dense, found = mask.dense("cpu"), {}
-    for b in range(len(dense)):
-        for q in rows_at_edges(mask):
-            row = dense[b, 0, q]
+    dense, found, rows = mask.dense("cpu"), {}, rows_at_edges(mask)
+    for b, h in product(*map(range, dense.shape[:2])):
+        for q in rows if mask.heads is None else [rows[h % len(rows)]]:
+            row = dense[b, h, q]
             last_inside = (row[1:] != row[:-1]).nonzero()[:, 0].tolist()
             at = {*last_inside[:4], *last_inside[-4:]}  # a dilated row changes at every key
             for k in {0, mask.seq_len - 1, *at, *(k + 1 for k in at)}:
-                found[b, q, k] = bool(row[k])
-    spread = 1 if mask.batch else BATCH
-    return [(b + i % spread, q, k, attends) for i, ((b, q, k), attends) in enumerate(found.items())]
+                found[b, h, q, k] = bool(row[k])
+    elements, heads = 1 if mask.batch else BATCH, 1 if mask.heads else HEADS
+    return [
+        (b + i % elements, h + i // elements % heads, q, k, attends)
+        for i, ((b, h, q, k), attends) in enumerate(found.items())
+    ]
 
 
 def observe(call, canaries, shape, backward) -> dict[tuple, bool]:
     """Whether each canary's key took part, according to the output (and to dv)."""
     options, results = {"device": call.inputs[0].device, "dtype": call.inputs[0].dtype}, {}
-    of_element = [[c for c in canaries if c[0] == b] for b in range(BATCH)]
-    while any(of_element):
-        now = [(element.pop(), h) for h in range(HEADS) for element in of_element if element]
-        b, query, key, head = torch.tensor([(*c[:3], h) for c, h in now]).T
+    of_head = defaultdict(list)
+    for canary in canaries:
+        of_head[canary[:2]].append(canary)
+    while any(of_head.values()):
+        now = [waiting.pop() for waiting in of_head.values() if waiting]
+        b, head, query, key = torch.tensor([canary[:4] for canary in now]).T
         q, k, v, dout = torch.zeros(4, *shape, **options)
         q[b, head, query, 0] = k[b, head, key, 0] = AMPLITUDE
         v[b, head, key, 1] = dout[b, head, query, 1] = 1
@@ -94,7 +123,7 @@ def observe(call, canaries, shape, backward) -> dict[tuple, bool]:
         if backward:
             dv = call.unpack(torch.autograd.grad(out, inputs, call.pack(dout))[2])
             assert torch.equal(dv[b, head, key, 1] > 0.5, took_part)
-        results |= dict(zip((c for c, _ in now), took_part.tolist(), strict=True))
+        results |= dict(zip(now, took_part.tolist(), strict=True))
     return results
 
 
@@ -108,13 +137,13 @@ def bind_for_canaries(backend, mask, device, backward=False):
 
 
 def mistakes(results: dict[tuple, bool]) -> list[tuple]:
-    return [canary for canary, took_part in results.items() if took_part != canary[3]]
+    return [canary for canary, took_part in results.items() if took_part != canary[4]]
 
 
 @lru_cache(maxsize=2)  # the backends of one mask run one after the other
 def mask_with_edges(name, device):
     for seq_len in SEQ_LENS[device]:
-        mask = PATTERNS[name](seq_len=seq_len, batch=BATCH)
+        mask = PATTERNS[name](seq_len=seq_len, batch=BATCH, heads=HEADS)
         canaries = edges(mask)
         if len({attends for *_, attends in canaries}) == 2:
             break
@@ -162,6 +191,13 @@ OFF_BY_ONE = {
         for n in (300, 301)
     ),
     "2-D radius": (LocalAttention2D(32, 4, seq_len=512), LocalAttention2D(32, 5, seq_len=512)),
+    "sinks": (SinkSlidingWindow(64, 4, seq_len=512), SinkSlidingWindow(64, 5, seq_len=512)),
+    "image": tuple(ImageInCausal(((100, n),), seq_len=512) for n in (50, 51)),
+    "response": tuple(SharedPrefix(128, (n, 384 - n)) for n in (100, 101)),
+    "branch of a tree": tuple(PrefixTree((-1, 0, 0), (100, n, 412 - n)) for n in (90, 91)),
+    "block of diffusion": (BlockDiffusion(32, seq_len=512), BlockDiffusion(31, seq_len=512)),
+    "block of frames": (BlockCausal(64, seq_len=512), BlockCausal(63, seq_len=512)),
+    "neighborhood": (Neighborhood((16, 32), (4, 4)), Neighborhood((16, 32), (4, 5))),
 }
 
 
