@@ -15,6 +15,8 @@ from maskbench.masks.parameters import EXTENT, POSITIVE
 
 NEVER = 2**30  # above the number of any block
 
+WORD_BITS = 64
+
 
 def _block_of(tokens: Tensor, block: int) -> Tensor:
     """Return the block of each token."""
@@ -179,9 +181,27 @@ class BlockSparse(Mask):
         return self.blocks.shape[1]
 
     def mask_mod(self, device: DeviceLike) -> MaskMod:
-        # a lookup in a bool table was measured to be slow
-        table, block = to_device_async(self.blocks, device).to(torch.int32), self.block
-        return lambda b, h, q, k: table[b, h, _block_of(q, block), _block_of(k, block)] != 0
+        # A lookup by query and key would be a tile of loads, which Triton pipelines: it needed
+        # 245 KB of shared memory, more than an H100 has. A word has the bits of 64 key blocks, and
+        # is looked up by the query alone.
+        words, block = self._words(device), self.block
+
+        def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            row, column = _block_of(q, block), _block_of(k, block)
+            word = words[b, h, row, 0]
+            for i in range(1, words.shape[-1]):
+                word = torch.where(column >= i * WORD_BITS, words[b, h, row, i], word)
+            return (word >> (column % WORD_BITS)) & 1 != 0
+
+        return mod
+
+    def _words(self, device: DeviceLike) -> Tensor:
+        """Return int64 [B, H, n, ceil(n / 64)]: bit i of word j is key block 64 j + i."""
+        blocks = to_device_async(self.blocks, device)
+        bits = pad(blocks, (0, -blocks.shape[-1] % WORD_BITS))
+        bits = torch.unflatten(bits, -1, (-1, WORD_BITS))
+        shifts = torch.arange(WORD_BITS, device=blocks.device)
+        return (bits.long() << shifts).sum(-1)
 
     @property
     def attends_to_itself(self) -> bool:
