@@ -156,7 +156,7 @@ def masks(draw):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(masks(), st.integers(1, N))
 def test_forms_are_exact_for_any_parameters(mask, queries):
     try:
