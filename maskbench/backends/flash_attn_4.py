@@ -40,6 +40,7 @@ from maskbench.varlen.ops import (
     Window,
     flash_window_kwargs,
     require_cuda_half,
+    require_equal_head_dims,
     window_id,
 )
 
@@ -127,11 +128,17 @@ def key_ranges(mask: Mask, device: torch.device) -> NativeMaskMod | None:
     return None if tables is None else NativeMaskMod(key_range_mask_mod, tables)
 
 
+def sparse_block_size(q: Tensor) -> tuple[int, int]:
+    """Queries and keys of a block that fits the kernels' tiles (seen on 4.0.0b36, Hopper)."""
+    head_dim = q.shape[-1]
+    return 128, 128 if head_dim <= 128 else 96 if head_dim <= 192 else 64
+
+
 def block_sparse(
     mask: Mask, native: NativeMaskMod, q: Tensor, k: Tensor, v: Tensor
 ) -> BoundAttention:
     """A call with a mask_mod that visits only the blocks that the mask touches."""
-    blocks = mask.block_mask(q.device)
+    blocks = mask.block_mask(q.device, sparse_block_size(q))
     keys_by_query = BlockSparseTensorsTorch(
         *(blocks.kv_num_blocks, blocks.kv_indices),
         *(blocks.full_kv_num_blocks, blocks.full_kv_indices),
@@ -158,18 +165,20 @@ def block_sparse(
     return bind_layout(formulation, attend, BSHDLayout(), q, k, v)
 
 
-def require_head_dims(q: Tensor, v: Tensor) -> None:
+def require_head_dims(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise Unsupported for head dimensions that the kernels of this GPU do not have."""
     architecture, _ = torch.cuda.get_device_capability(q.device)
     try:
         _validate_head_dims(q.shape[-1], v.shape[-1], architecture, 16 // q.element_size())
     except AssertionError as error:
         raise Unsupported(f"FlashAttention-4: {error}") from None
+    if q.requires_grad and q.shape[1] != k.shape[1]:
+        require_equal_head_dims("FlashAttention-4's backward of grouped queries", q, v)
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     require_cuda_half("FlashAttention-4", q)
-    require_head_dims(q, v)
+    require_head_dims(q, k, v)
     mask = simplify(mask)
     native = native_mask_mod(mask, q)
     if native is None:

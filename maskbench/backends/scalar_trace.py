@@ -71,11 +71,11 @@ class Scalar:
         non_negative = a.non_negative and b.non_negative
         if a.is_bool != b.is_bool or (a.is_bool and symbol not in ("&", "|")):
             raise TypeError(f"{symbol} takes no bool")
-        # torch rounds quotients down, CuTe may round them to zero: equal if nothing is negative.
-        if symbol in ("//", "%", ">>") and not (non_negative and isinstance(right, int) and right):
-            raise TypeError(
-                f"{symbol} takes a number that is not negative, and a positive constant"
-            )
+        if symbol in ("//", "%", ">>") and not (isinstance(right, int) and right > 0):
+            raise TypeError(f"{symbol} takes a positive constant")
+        # CuTe's remainder of a negative number is negative, torch's is not.
+        if symbol == "%" and not a.non_negative:
+            raise TypeError("% takes no number that may be negative")
         is_bool = a.is_bool or symbol in ("<", "<=", ">", ">=", "==", "!=")
         expression = f"{a.name}{symbol}{b.name}"
         return self.trace.add(expression, is_bool, non_negative and symbol != "-")

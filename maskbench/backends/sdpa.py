@@ -25,6 +25,7 @@ from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.backends.dense import additive_bias
 from maskbench.masks import Causal, Mask
 from maskbench.masks.equal_forms import sees_all_keys, simplify
+from maskbench.varlen.ops import require_equal_head_dims
 
 CAN_USE = {
     SDPBackend.FLASH_ATTENTION: can_use_flash_attention,
@@ -101,6 +102,8 @@ def bind(kernel: SDPBackend | None, mask: Mask, q: Tensor, k: Tensor, v: Tensor)
     """Bind SDPA, pinned to `kernel` unless that is None."""
     if kernel is not None and q.device.type == "cpu" and kernel not in CPU_KERNELS:
         raise Unsupported(f"SDPA's {kernel.name} kernel needs CUDA")
+    if kernel is SDPBackend.FLASH_ATTENTION and q.device.type == "cpu":
+        require_equal_head_dims("SDPA's FlashAttention on a CPU", q, v)
     if uses_tf32_backward(kernel, q):
         raise Unsupported(
             "float32 gradients of efficient attention, which this runs, are of TF32 products: "

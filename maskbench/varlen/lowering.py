@@ -94,6 +94,8 @@ def lower(library: FlashLibrary, mask: Mask, q: Tensor, k: Tensor, v: Tensor) ->
             attend = sink_window(library, inner, queries, batch, q.device)
             return bind_layout(SINK_WINDOW, attend, BSHDLayout(), q, k, v)
         case Documents(_, within) if (window := as_window(within)) is not None:
+            if queries < mask.seq_len and inner.batch is None and queries <= inner.elements[0][-1]:
+                return last_document(library, inner.elements[0][-1], window, q, k, v)
             op = library.packed(*document_lengths(inner, queries, batch), window)
             return bind_layout(op.formulation, op.attend, THDLayout(batch), q, k, v)
     if queries < mask.seq_len:
@@ -124,13 +126,32 @@ def document_lengths(
     """The lengths of each document in the batch: its tokens among the last `queries`, and all.
 
     A document without queries has a query length of 0, and the gradients of its keys are zeros.
+    Raises Unsupported if there are such documents and no document has more than one query:
+    FlashAttention-2 then takes each sequence to have one, for grouped queries.
     """
     first_query, found = mask.seq_len - queries, []
     lengths = mask.packed_lengths(batch)
     for end, length in zip(accumulate(lengths), lengths, strict=True):
         end_in_element = (end - 1) % mask.seq_len + 1
         found.append(max(0, min(length, end_in_element - first_query)))
+    if max(found) == 1 and 0 in found:
+        raise Unsupported("one query in some documents and none in others has no packed form")
     return tuple(found), lengths
+
+
+def last_document(
+    library: FlashLibrary, length: int, window: Window, q: Tensor, k: Tensor, v: Tensor
+) -> BoundAttention:
+    """The last queries, if all are in the last document: they see none of the keys before it."""
+    op = library.batched(q.shape[2], length, window)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return op.attend(q, k[:, -length:], v[:, -length:])
+
+    formulation = Formulation(
+        f"last_document:{op.formulation.id}", f"the last document alone, {op.formulation.text}"
+    )
+    return bind_layout(formulation, attend, BSHDLayout(), q, k, v)
 
 
 # --- one call, on reordered tokens ---

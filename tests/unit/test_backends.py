@@ -107,6 +107,11 @@ def test_flash_of_sdpa_refuses_the_last_queries_of_a_causal_mask():
         formula_difference(registry.load("sdpa_flash"), LAST_QUERIES["dense_bias"])
 
 
+def test_flash_of_sdpa_refuses_another_head_dimension_of_v_on_a_cpu():
+    with pytest.raises(Unsupported, match="takes no v with a head dimension of 8 for q and k with"):
+        formula_difference(registry.load("sdpa_flash"), Causal(seq_len=37), v_dim=8)
+
+
 @pytest.mark.parametrize("backend", CPU_BACKENDS_WITH_BIAS)
 def test_a_bias_beyond_the_limit_is_refused_before_it_is_allocated(backend, monkeypatch):
     mask = SlidingWindow(5, 0, seq_len=2**20)

@@ -28,6 +28,7 @@ TABLE = torch.arange(8)
         lambda b, h, q, k: q >= 3,
         lambda b, h, q, k: ~((q - k <= 4) & (k - q <= 4)) | (k == 0),
         lambda b, h, q, k: (q // 3 >= k // 3) & (q % 5 != 1),
+        lambda b, h, q, k: ((q - k) // 3 == -1) | ((k - q) >> 1 < -2),
         lambda b, h, q, k: (q & 7) + 2 * (k >> 3) < 9 - b * h,
         Causal(seq_len=8).mask_mod("cpu"),
         PrefixLM(3, seq_len=8).mask_mod("cpu"),

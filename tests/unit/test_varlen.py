@@ -82,8 +82,10 @@ LAST_QUERIES = {
     "prefix": (PrefixLM(20, seq_len=N), 40, "causal"),
     "prefix_in_part": (PrefixLM(20, seq_len=N), 42, "prefix_two_calls"),
     "documents": (DOCUMENTS, 34, "varlen:causal"),
-    "documents_at_a_start": (DOCUMENTS, 30, "varlen:causal"),
-    "documents_token": (DOCUMENTS, 1, "varlen:causal"),
+    "documents_at_a_start": (DOCUMENTS, 30, "last_document:causal"),
+    "last_document": (DOCUMENTS, 29, "last_document:causal"),
+    "documents_token": (DOCUMENTS, 1, "last_document:causal"),
+    "two_documents": (Documents((30, 29, 1), Causal(seq_len=N)), 3, "varlen:causal"),
     "documents_by_element": (BY_ELEMENT, 31, "varlen:window"),
     "dilated": (DilatedSlidingWindow(12, 3, seq_len=N), 9, "residue_streams:window"),
     "sinks": (SinkSlidingWindow(9, 4, seq_len=N), 31, "sink_window_merged"),
@@ -114,10 +116,12 @@ def test_last_queries_are_exact(name, v_dim, kv_heads):
         (Padded(Causal(seq_len=N), torch.arange(N)[None] == 4), 9, "the last queries of Padded"),
         (Documents((20, 40), PrefixLM(9, seq_len=N)), 50, "the last queries of Documents"),
         (DilatedSlidingWindow(12, 3, seq_len=N), 10, "10 is no multiple of 3"),
+        (BY_ELEMENT, 1, "one query in some documents and none"),
+        (Documents((30, 29, 1), Causal(seq_len=N)), 2, "one query in some documents and none"),
     ],
 )
 def test_last_queries_without_a_form_have_their_reason(mask, queries, reason):
-    probe = torch.zeros(1, 1, N, 16)
+    probe = torch.zeros(mask.batch or 1, 1, N, 16)
     with pytest.raises(Unsupported, match=reason):
         lower(PLAIN, LastQueries(mask, queries), probe[:, :, -queries:], probe, probe)
 
@@ -156,7 +160,7 @@ def masks(draw):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(masks(), st.integers(1, N))
 def test_forms_are_exact_for_any_parameters(mask, queries):
     try:
