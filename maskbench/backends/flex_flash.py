@@ -5,13 +5,14 @@ https://docs.pytorch.org/docs/stable/nn.attention.flex_attention.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 # torch runs this package. It is imported here so that its own message says why it is missing.
 import flash_attn.cute  # noqa: F401
 from torch import Tensor
 
-from maskbench.attention import Bind, BoundAttention
+from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import flex
 from maskbench.masks import LocalAttention2D, Mask
 from maskbench.masks.base import DeviceLike, MaskMod
@@ -51,7 +52,36 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
         mask = LocalAttention2DNoShift(
             mask.width, mask.radius, q.requires_grad, seq_len=mask.seq_len
         )
-    return flex.bind(mask, q, k, v, kernel_options={"BACKEND": "FLASH"})
+    if q.requires_grad and q.shape[-1] > 128:
+        raise Unsupported(
+            "FlexAttention's FLASH backend has blocks of 128 x 128; above a head_dim of 128, "
+            "FlashAttention-4's backward needs others"
+        )
+    call = flex.bind(mask, q, k, v, kernel_options={"BACKEND": "FLASH"})
+
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        try:
+            return call.forward(q, k, v)
+        except Exception as error:  # torch and CuTe raise several types
+            if reason := uncompilable_operation(error):
+                raise Unsupported(reason) from error
+            raise
+
+    return replace(call, forward=forward)
+
+
+def uncompilable_operation(error: Exception) -> str | None:
+    """Why the mask_mod cannot be compiled to CuTe; None if the error is another one.
+
+    Seen on torch 2.11 with flash-attn-4 4.0.0b36: inductor names the operations that it does not
+    translate, and a shift ends in CuTe, whose vectors have none.
+    """
+    text = str(error)
+    if found := re.search(r"UNSUPPORTED CUTEDSL OPERATION: '(\w+)'", text):
+        return f"FlexAttention's FLASH backend cannot compile '{found[1]}' in the mask_mod"
+    if "Expected TensorSSA" in text:
+        return "FlexAttention's FLASH backend cannot compile the mask_mod: CuTe has no vector shift"
+    return None
 
 
 BACKENDS: dict[str, Bind] = {"flex_flash": bind}

@@ -76,7 +76,8 @@ def dense_to_block_indices(blocks: Tensor) -> tuple[Tensor, Tensor]:
     # A stable sort gives the same, but takes 8 bytes of index for each block.
     columns = blocks.shape[-1]
     listed = blocks.cumsum(-1, dtype=torch.int32)  # up to and including each column
-    counts = listed[..., -1].contiguous()
+    # A copy, because `contiguous` keeps the strides of a dimension of size 1, which CuTe reads.
+    counts = listed[..., -1].clone(memory_format=torch.contiguous_format)
     column = torch.arange(columns, dtype=torch.int32, device=blocks.device)
     position = torch.where(blocks, listed - 1, counts[..., None] + column - listed)
     indices = torch.empty(position.shape, dtype=torch.int32, device=blocks.device)

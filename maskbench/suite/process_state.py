@@ -1,9 +1,10 @@
 """The state of the process that a cell must leave as it found it.
 
 A cell that changes a setting that could change the next cell's time or result fails, with the
-setting's name and both values, and the setting is restored. Three things are restored without a
-failure, because libraries may change them: random state, warning filters and new environment
-variables. `sys.path` is left alone: a library may import more of itself later.
+setting's name and both values, and the setting is restored. Four things are restored without a
+failure, because libraries may change them: random state, warning filters, new environment
+variables, and the recursion limit, which CuTe raises when it compiles. `sys.path` is left alone: a
+library may import more of itself later.
 
 What the import of a backend changes is restored as well, except environment variables and signal
 handlers: a library that sets one when it is imported may read it later.
@@ -64,11 +65,12 @@ def signal_setting(number: signal.Signals) -> Setting:
     return Setting(f"handler of {number.name}", lambda: signal.getsignal(number), write)
 
 
+RECURSION_LIMIT = Setting("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit)
 FOLDER = Setting("current folder", current_folder, change_folder)
 SIGNAL_SETTINGS = tuple(signal_setting(number) for number in SIGNALS)
 PYTHON_SETTINGS = (
     Setting("garbage collection", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
-    Setting("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    RECURSION_LIMIT,
     Setting(
         "locale",
         lambda: locale.setlocale(locale.LC_ALL),
@@ -105,10 +107,11 @@ class ProcessState:
 
         `of_environment`: whether the environment and the current folder count.
         """
+        ignored = {RECURSION_LIMIT} if of_environment else {RECURSION_LIMIT, FOLDER}
         found = [
             f"{setting.name} ({before}, now {now})"
             for setting, before in self.values
-            if (of_environment or setting is not FOLDER) and (now := setting.read()) != before
+            if setting not in ignored and (now := setting.read()) != before
         ]
         if of_environment:
             now_set = environment()

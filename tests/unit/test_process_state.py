@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import sys
 import warnings
 
 import numpy as np
@@ -57,7 +56,6 @@ CHANGES = {
     "cuDNN SDPA": lambda: cuda.enable_cudnn_sdp(False),
     "reduced precision of math SDPA": lambda: cuda.allow_fp16_bf16_reduction_math_sdp(True),
     "garbage collection": gc.disable,
-    "recursion limit": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 100),
     "locale": lambda: locale.setlocale(locale.LC_NUMERIC, other_locale()),
     "current folder": lambda: os.chdir("/"),
     "a folder that was deleted": deleted_folder,
