@@ -27,7 +27,17 @@ from maskbench.backends.cute_mask_mods import (
     local_2d_mask_mod,
     strided_global_mask_mod,
 )
-from maskbench.masks import Documents, GlobalLocalSlidingWindow, LocalAttention2D, Mask, PrefixLM
+from maskbench.masks import (
+    BlockCausal,
+    Documents,
+    GlobalLocalSlidingWindow,
+    ImageInCausal,
+    LocalAttention2D,
+    Mask,
+    PrefixLM,
+    SharedPrefix,
+    SinkSlidingWindow,
+)
 from maskbench.masks.equal_forms import simplify
 from maskbench.varlen.layouts import BSHDLayout, bind_layout
 from maskbench.varlen.lowering import lower
@@ -106,6 +116,11 @@ def native_mask_mod(mask: Mask, q: Tensor) -> NativeMaskMod | None:
     0.27 / 0.62. S = 16384: global+local 2.14 / 5.42 and 2.60 / 4.98, with D128 (B2 H32)
     1.69 / 5.79 and 1.58 / 4.73. Prefix LM 0.75 / 1.93 and 0.81 / 1.79, so calls are merged
     unless gradients are required.
+
+    Sinks, images, shared prefixes and causal blocks use the general form. FlexAttention, which runs
+    the same kernels with a mask_mod, was faster than merged calls (H100, B2 H16 S4096 D128
+    bfloat16: sinks 0.16 / 0.51 and 0.34 / 0.62, images 0.25 / 0.73 and 0.45 / 1.05, shared prefix
+    0.17 / 0.54 and 0.32 / 0.70, causal blocks 0.28 / 0.81 and 0.63 / 1.03). D64 was not timed.
     """
     merged_is_faster = not q.requires_grad and q.shape[-1] <= 64 and mask.seq_len > 4096
     match mask:
@@ -119,6 +134,8 @@ def native_mask_mod(mask: Mask, q: Tensor) -> NativeMaskMod | None:
             return key_ranges(mask, q.device)
         case PrefixLM() if q.requires_grad:
             return key_ranges(mask, q.device)
+        case SinkSlidingWindow() | ImageInCausal() | SharedPrefix() | BlockCausal():
+            return general_mask_mod(mask, q.device)
     return None
 
 

@@ -74,12 +74,12 @@ def uncompilable_operation(error: Exception) -> str | None:
     """Why the mask_mod cannot be compiled to CuTe; None if the error is another one.
 
     Seen on torch 2.11 with flash-attn-4 4.0.0b36: inductor names the operations that it does not
-    translate, and a shift ends in CuTe, whose vectors have none.
+    translate, and CuTe's vectors have no shift, of which it says either of two things.
     """
     text = str(error)
     if found := re.search(r"UNSUPPORTED CUTEDSL OPERATION: '(\w+)'", text):
         return f"FlexAttention's FLASH backend cannot compile '{found[1]}' in the mask_mod"
-    if "Expected TensorSSA" in text:
+    if "Expected TensorSSA" in text or "Unsupported DSL type: vector" in text:
         return "FlexAttention's FLASH backend cannot compile the mask_mod: CuTe has no vector shift"
     return None
 

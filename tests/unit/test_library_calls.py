@@ -149,6 +149,24 @@ def test_mask_mod_without_shifts_is_the_same_mask(width, seq_len, training, libr
     assert torch.equal(variant.dense("cpu"), mask.dense("cpu"))
 
 
+@pytest.mark.parametrize("library", ["flex_flash"])
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "x\nUNSUPPORTED CUTEDSL OPERATION: 'maximum'\ny",
+            "cannot compile 'maximum' in the mask_mod",
+        ),
+        ("Expected TensorSSA, but got <class 'Vector'>", "CuTe has no vector shift"),
+        ("error: Unsupported DSL type: vector<1xi32>", "CuTe has no vector shift"),
+        ("CUDA out of memory", None),
+    ],
+)
+def test_a_mask_mod_that_cute_cannot_compile_has_a_reason(message, reason, library, module):
+    found = module.uncompilable_operation(RuntimeError(message))
+    assert found is None if reason is None else reason in found
+
+
 # --- general forms ---
 
 N = 150  # not a multiple of a block, of 32 or of 8
