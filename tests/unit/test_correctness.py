@@ -11,6 +11,7 @@ from maskbench.backends import registry
 from maskbench.masks import Causal, LastQueries, Padded
 from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Inputs
+from masks import PATTERNS
 from tests.unit.conformance import (
     DTYPES,
     GROUPED_HEADS,
@@ -66,6 +67,16 @@ def test_last_queries_agree(name, queries, phase, backend, device):
     )
     checked = checked_inputs(mask, device, dtype, GROUPED_HEADS[device], PHASES[phase])
     assert_agrees(backend, mask, checked)
+
+
+@for_each_backend({"name": ("full", "causal_sliding_window", "causal_padding", "block_sparse")})
+def test_one_query_of_many_keys_agrees(name, backend, device):
+    """From 512 keys for each batch element, FlexAttention decodes with another kernel on a CPU."""
+    heads = GROUPED_HEADS[device]
+    mask = PATTERNS[name](seq_len=1024, batch=2, heads=heads[0])
+    dtype = "float16" if device == "cuda" else "float32"
+    last = LastQueries(mask, 1)
+    assert_agrees(backend, last, checked_inputs(last, device, dtype, heads))
 
 
 @for_each_backend(
