@@ -56,6 +56,10 @@ def bind(
         raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's message
     if q.device.type == "cpu" and not cpp_compiler():
         raise Unsupported("FlexAttention on a CPU needs a C++ compiler: no g++ or clang++ found")
+    if q.device.type == "cpu" and _decodes_to_nan(mask, q, k):
+        raise Unsupported(
+            "FlexAttention's kernel for one query on a CPU gives nan where it sees no key"
+        )
     if q.device.type == "cuda" and q.shape[-1] < 16:
         raise Unsupported("FlexAttention on CUDA needs a head_dim of 16 or more")
     # Every cell starts from an empty cache, so that no cell meets the recompile limit. Shapes are
@@ -74,6 +78,17 @@ def bind(
         return out
 
     return BoundAttention(_formulation(block_mask, kernel_options or {}), (q, k, v), forward)
+
+
+def _decodes_to_nan(mask: Mask, q: Tensor, k: Tensor) -> bool:
+    """Whether torch's CPU kernel for one query would meet one that sees no key (torch 2.13).
+
+    torch chooses that kernel from 512 keys for each batch element on.
+    """
+    if q.shape[2] != 1 or k.shape[2] < 512 * q.shape[0]:
+        return False
+    rows = mask.fully_masked_rows(q.device)
+    return rows is not None and bool(rows.any())
 
 
 def _formulation(block_mask: BlockMask | None, kernel_options: Mapping[str, object]) -> Formulation:

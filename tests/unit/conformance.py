@@ -105,6 +105,7 @@ def for_each_backend(
     *,
     fast: Collection[str] = (),
     slow: Collection[str] = (),
+    compiled: Collection[str] | None = None,
     devices: Collection[str] = ("cpu", "cuda"),
     backends: Collection[str] | None = None,
 ):
@@ -121,6 +122,9 @@ def for_each_backend(
         slow, because the C++ compiler takes 3 s for each.
     slow
         The cases that are marked slow on a CPU for every backend.
+    compiled
+        The cases that backends that compile run on a CPU at all; None means all. Leave out only
+        those that another case proves.
     devices
         The types of device that the test runs on; on others it is not collected.
     backends
@@ -128,7 +132,7 @@ def for_each_backend(
     """
 
     def decorate(test):
-        test.backend_cases = (axes, fast, slow, devices, backends)
+        test.backend_cases = (axes, fast, slow, compiled, devices, backends)
         return test
 
     return decorate
@@ -137,7 +141,7 @@ def for_each_backend(
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not hasattr(metafunc.function, "backend_cases"):
         return
-    axes, fast, slow, devices, backends = metafunc.function.backend_cases
+    axes, fast, slow, compiled, devices, backends = metafunc.function.backend_cases
     default = "cuda" if torch.cuda.is_available() else "cpu"
     device = metafunc.config.option.device or default
     params = []
@@ -146,6 +150,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not runs or (backends is not None and spec.name not in backends):
             continue
         case = "-".join(values)
+        if device == "cpu" and spec.compiles and compiled is not None and case not in compiled:
+            continue
         is_slow = case in slow or (spec.compiles and case not in fast)
         marks = [pytest.mark.slow] if is_slow and device == "cpu" else []
         name = f"{case}-{spec.name}" if case else spec.name

@@ -203,7 +203,10 @@ OFF_BY_ONE = {
 }
 
 
-@for_each_backend({"what": OFF_BY_ONE}, fast=("left edge too wide",))
+# This tests the canaries. They find a mistake in any kernel, if test_keys_at_the_edges passes.
+@for_each_backend(
+    {"what": OFF_BY_ONE}, fast=("left edge too wide",), compiled=("left edge too wide",)
+)
 def test_off_by_one_is_found(what, backend, device):
     right, wrong = OFF_BY_ONE[what]
     call, shape = bind_for_canaries(backend, wrong, device)

@@ -1,7 +1,7 @@
 """Every backend against the reference: forward, gradients, grouped queries, padding, kernels."""
 
 import re
-from itertools import product
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from maskbench.backends import registry
 from maskbench.masks import Causal, LastQueries, Padded
 from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Inputs
+from masks import PATTERNS
 from tests.unit.conformance import (
     DTYPES,
     GROUPED_HEADS,
@@ -24,10 +25,19 @@ from tests.unit.conformance import (
     pytest_generate_tests,  # noqa: F401
 )
 
+# On a CPU a backend that compiles takes 4 s for each case. The code of the mask and that of the
+# data type do not meet, so each mask has float32 and one of the half precisions.
+FORWARD_COMPILED = {
+    *(f"{name}-float32" for name in MASKS),
+    *(f"{name}-{dtype}" for name, dtype in zip(MASKS, cycle(("bfloat16", "float16")))),
+    *(f"causal-{dtype}" for dtype in DTYPES),
+}
+
 
 @for_each_backend(
     {"name": MASKS, "dtype": DTYPES},
     fast=("causal-float32", "multi_document_causal-float32", "causal-float16"),
+    compiled=FORWARD_COMPILED,
 )
 def test_forward_agrees(name, dtype, backend, device):
     assert_agrees(backend, MASKS[name], checked_inputs(MASKS[name], device, dtype))
@@ -48,16 +58,37 @@ def test_gradients_agree(name, dtype, backend, device):
     assert_agrees(backend, MASKS[name], checked)
 
 
-@for_each_backend({"name": MASKS, "phase": PHASES}, fast=("causal-forward",))
+# The masks that a batch element or a head has of its own, and one that all share.
+MASKS_OF_EACH_KIND = ("causal", "causal_padding", "block_sparse")
+# test_last_queries_agree has grouped queries with the other masks.
+GROUPED_COMPILED = [
+    *(f"{name}-forward" for name in MASKS_OF_EACH_KIND),
+    *(f"{name}-backward" for name in MASKS),
+]
+
+
+@for_each_backend(
+    {"name": MASKS, "phase": PHASES}, fast=("causal-forward",), compiled=GROUPED_COMPILED
+)
 def test_grouped_queries_agree(name, phase, backend, device):
     dtype = "float16" if device == "cuda" else "float32"
     checked = checked_inputs(MASKS[name], device, dtype, GROUPED_HEADS[device], PHASES[phase])
     assert_agrees(backend, MASKS[name], checked)
 
 
+QUERIES = ("1", "16", "130")
+# At this length FlexAttention has one kernel for any number of queries on a CPU.
+LAST_QUERIES_COMPILED = [
+    *(f"{name}-130-forward" for name in MASKS),
+    *(f"{name}-{queries}-forward" for name in MASKS_OF_EACH_KIND for queries in QUERIES),
+    *(f"{name}-{queries}-backward" for name in MASKS for queries in QUERIES),
+]
+
+
 @for_each_backend(
-    {"name": MASKS, "queries": ("1", "16", "130"), "phase": PHASES},
+    {"name": MASKS, "queries": QUERIES, "phase": PHASES},
     fast=("causal-16-forward",),
+    compiled=LAST_QUERIES_COMPILED,
 )
 def test_last_queries_agree(name, queries, phase, backend, device):
     mask, dtype = (
@@ -66,6 +97,16 @@ def test_last_queries_agree(name, queries, phase, backend, device):
     )
     checked = checked_inputs(mask, device, dtype, GROUPED_HEADS[device], PHASES[phase])
     assert_agrees(backend, mask, checked)
+
+
+@for_each_backend({"name": ("full", "causal_sliding_window", "causal_padding", "block_sparse")})
+def test_one_query_of_many_keys_agrees(name, backend, device):
+    """From 512 keys for each batch element, FlexAttention decodes with another kernel on a CPU."""
+    heads = GROUPED_HEADS[device]
+    mask = PATTERNS[name](seq_len=1024, batch=2, heads=heads[0])
+    dtype = "float16" if device == "cuda" else "float32"
+    last = LastQueries(mask, 1)
+    assert_agrees(backend, last, checked_inputs(last, device, dtype, heads))
 
 
 @for_each_backend(

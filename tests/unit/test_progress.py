@@ -13,8 +13,8 @@ from maskbench.suite.workload import Shape, Workload
 from tests.unit.test_options import options
 
 
-def workload(phase: Phase = Phase.FORWARD, seq_len: int = 256) -> Workload:
-    return Workload("causal", seq_len, Shape(1, 2, 2, 16), "float32", "cpu", phase)
+def workload(phase: Phase = Phase.FORWARD, seq_len: int = 256, mask: str = "causal") -> Workload:
+    return Workload(mask, seq_len, Shape(1, 2, 2, 16), "float32", "cpu", phase)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,8 @@ def test_the_time_left_is_estimated_from_cells_of_the_same_backend():
     [
         (workload(), "sdpa", False),
         (workload(), "sdpa_cudnn", True),
-        (workload(seq_len=300), "sdpa", True),
+        (workload(seq_len=7), "sdpa", False),
+        (workload(seq_len=7, mask="multi_document_causal"), "sdpa", True),
         (workload(Phase.BACKWARD), "sdpa", False),
         (workload(Phase.BACKWARD), "flex", True),
         (workload(Phase.VARIANT_FORWARD), "tiles", False),
