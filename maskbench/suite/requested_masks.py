@@ -159,13 +159,15 @@ def _split_parameters(text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f{text[len(target) :]}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError
-        return target.strip(), {
-            str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords
-        }
+        given = [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in call.keywords]
     except (SyntaxError, ValueError):
         raise UnusableMask(
             f"{text}: parameters are written as name(parameter=number, ...)"
         ) from None
+    names = [name for name, _ in given]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UnusableMask(f"{text}: {repeated[0]} is given twice")
+    return target.strip(), dict(given)
 
 
 def _from_file(text: str, path: Path, name: str, parameters: dict[str, Any]) -> RequestedMask:

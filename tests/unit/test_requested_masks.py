@@ -1,6 +1,7 @@
 """The masks of --masks: names, parameters, and masks of the user's own files."""
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -29,6 +30,9 @@ from maskbench.masks import EXTENT, Causal, Documents, Mask
 def sinks(b, h, q_idx, kv_idx):
     return (q_idx >= kv_idx) & ((q_idx - kv_idx < 64) | (kv_idx < 4))
 
+def near(b, h, q, k, width=8):
+    return (q - k).abs() < width
+
 def packed(seq_len, batch, device, parts=3):
     document = (torch.arange(seq_len, device=device) * parts // seq_len).int()
     return lambda b, h, q, k: (document[q] == document[k]) & (q >= k)
@@ -54,6 +58,15 @@ def raises(b, h, q, k): return q.nothing
 def branches(b, h, q, k): return q >= k if q.sum() >= 0 else q < k
 def elsewhere(b, h, q, k): return on_meta[q] >= on_meta[k]
 def broken_factory(seq_len): raise KeyError("tokens")
+def two_lines(seq_len): raise ValueError("first\\nsecond")
+def leaves(seq_len): raise SystemExit(3)
+def leaves_later(b, h, q, k): raise SystemExit(3)
+def short_table(b, h, q, k): return torch.arange(50)[q] == k
+def square(b, h, q, k): return torch.ones(3, 3, dtype=torch.bool)
+
+@dataclass(frozen=True)
+class NoDevice(Mask):
+    def mask_mod(self): return sinks
 """
 
 
@@ -100,6 +113,25 @@ def test_every_kind_of_own_mask_is_built(own):
     assert [m.area(2) for m in masks] == [2 * int(m.dense("cpu").sum()) for m in masks]
 
 
+@pytest.mark.parametrize(("text", "width"), [("near", 8), ("near(width=3)", 3)])
+def test_the_arguments_of_a_function_are_its_parameters(own, text, width):
+    (name,) = request_masks(MaskRequest((f"{own}:{text}",)))
+    mask = build_mask(name, size())
+    q, k = torch.arange(300)[:, None], torch.arange(300)
+    assert torch.equal(mask.dense("cpu")[0, 0], (q - k).abs() < width)
+
+
+def test_a_file_imports_the_files_beside_it(tmp_path):
+    (tmp_path / "beside_own_masks.py").write_text("WIDTH = 5")
+    (tmp_path / "importing.py").write_text(
+        "from beside_own_masks import WIDTH\ndef near(b, h, q, k): return (q - k).abs() < WIDTH"
+    )
+    before = list(sys.path)
+    (name,) = request_masks(MaskRequest((f"{tmp_path}/importing.py:near",)))
+    assert build_mask(name, size()).area(1) == 300 * 9 - 20
+    assert sys.path == before
+
+
 def test_two_files_with_one_name_are_refused(own, tmp_path):
     other = tmp_path / "other" / "own.py"
     other.parent.mkdir()
@@ -114,7 +146,7 @@ WRONG = {
     "{folder}/text.txt:sinks": "is not a Python file (.py)",
     "{folder}/syntax.py:sinks": "SyntaxError in line 2",
     "{folder}/raising.py:sinks": "ZeroDivisionError in line 1: division by zero",
-    "{own}:sink": "own.py has no sink; it has sinks, packed, halves, Window, by_head",
+    "{own}:sink": "own.py has no sink; it has sinks, near, packed, halves, Window, by_head",
     "{own}:number": "is a int; it must be a function (b, h, q_idx, kv_idx)",
     "{own}:three": "must take four arguments (b, h, q_idx, kv_idx)",
     "{own}:numbers": "returns torch.int32, must return a bool tensor",
@@ -123,7 +155,19 @@ WRONG = {
     "{own}:elsewhere": "captures the tensor on_meta on meta; the run is on cpu",
     "{own}:broken_factory": "KeyError: 'tokens'",
     "{own}:fixed": "is for 300 tokens, not for 512",
-    "{own}:packed(pieces=4)": "has no parameter pieces; it has seq_len, batch, device, parts",
+    "{own}:packed(pieces=4)": "has no parameter pieces; it has parts",
+    "{own}:packed(seq_len=4)": "has no parameter seq_len; it has parts",
+    "{own}:packed(parts=4,parts=5)": "parts is given twice",
+    "{own}:sinks(b=3)": "has no parameter b; it has none",
+    "{own}:near(b=3)": "has no parameter b; it has width",
+    "{own}:two_lines": "ValueError: first second",
+    "{own}:leaves": "SystemExit: 3",
+    "{own}:leaves_later": "raises SystemExit when called: 3",
+    "{folder}/leaving.py:sinks": "SystemExit in line 1: 5",
+    "{own}:short_table": "raises IndexError when called: index 511 is out of bounds",
+    "{own}:square": "returns a tensor of shape (3, 3), which does not broadcast to",
+    "{own}:NoDevice": "raises TypeError: NoDevice.mask_mod() takes 1 positional argument",
+    "causal_sliding_window(left=3,left=4)": "left is given twice",
     "{own}:packed(4)": "parameters are written as name(parameter=number, ...)",
     "causal_sliding_window(left=__import__('os'))": "parameters are written as",
     "causal_sliding_window(left=3": "parameters are written as",
@@ -141,6 +185,7 @@ def test_a_wrong_request_is_one_sentence(text, own, tmp_path):
         ("text.txt", ""),
         ("syntax.py", "\ndef f(:"),
         ("raising.py", "1 / 0"),
+        ("leaving.py", "raise SystemExit(5)"),
     ):
         (tmp_path / name).write_text(content)
     request = text.format(folder=tmp_path, own=own)
