@@ -106,7 +106,9 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
     """The requested mask, or its name if it is in the catalogue as it is."""
     target, parameters = _split_parameters(text)
     path, colon, name = target.rpartition(":")
-    if colon:
+    if colon or target.endswith(".py"):
+        if not (path and name):  # "FILE.py" has no colon: all of it is `name`
+            raise UnusableMask(f"{text}: a mask of your own is written as FILE.py:NAME")
         return _from_file(text, Path(path), name, parameters)
     if target not in PATTERNS:
         raise UnusableMask(_unknown_name(target))
@@ -129,7 +131,7 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
             given[DOCUMENTS] = read_document_lengths(document_lengths, size.seq_len, size.batch)
         try:
             return family(seq_len=size.seq_len, batch=size.batch, heads=size.heads, **given)
-        except TypeError as error:  # such as a text where a number is expected
+        except (TypeError, ValueError) as error:  # such as a text where a number is expected
             raise ValueError(f"{text}: {error}") from error
 
     return RequestedMask(f"{target}({_shown(shown)})", build, has_documents=has_documents)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +58,7 @@ def _load_module(path: Path) -> ModuleType:
         raise UnusableMask(f"{path}: no such file")
     if path.suffix != ".py":
         raise UnusableMask(f"{path}: is not a Python file (.py)")
-    name = f"maskbench_user_masks_{path.stem}"
+    name = _module_name(path)
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path.resolve()):
         return loaded
@@ -72,6 +74,12 @@ def _load_module(path: Path) -> ModuleType:
         del sys.modules[name]
         raise UnusableMask(f"{path}: {_describe(error, path)}") from error
     return module
+
+
+def _module_name(path: Path) -> str:
+    """An identifier that differs for two files of one name, and is the same in every process."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    return f"maskbench_user_masks_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest[:8]}"
 
 
 @contextmanager
@@ -109,8 +117,9 @@ def builder(text: str, found: Any, parameters: dict[str, Any]) -> Callable[[Mask
         return lambda size: _require_length(text, found, size)
     if not callable(found):
         raise UnusableMask(
-            f"{text}: is a {type(found).__name__}; it must be a function (b, h, q_idx, kv_idx), "
-            f"a Mask, or a function of {', '.join(SIZES)} that returns one"
+            f"{text}: is of type {type(found).__name__}; it must be "
+            "a function (b, h, q_idx, kv_idx), a Mask, "
+            f"or a function of {', '.join(SIZES)} that returns one"
         )
     taken = _parameter_names(found)
     is_factory = "seq_len" in taken

@@ -147,7 +147,7 @@ WRONG = {
     "{folder}/syntax.py:sinks": "SyntaxError in line 2",
     "{folder}/raising.py:sinks": "ZeroDivisionError in line 1: division by zero",
     "{own}:sink": "own.py has no sink; it has sinks, near, packed, halves, Window, by_head",
-    "{own}:number": "is a int; it must be a function (b, h, q_idx, kv_idx)",
+    "{own}:number": "is of type int; it must be a function (b, h, q_idx, kv_idx)",
     "{own}:three": "must take four arguments (b, h, q_idx, kv_idx)",
     "{own}:numbers": "returns torch.int32, must return a bool tensor",
     "{own}:raises": "raises AttributeError when called",
@@ -172,9 +172,12 @@ WRONG = {
     "causal_sliding_window(left=__import__('os'))": "parameters are written as",
     "causal_sliding_window(left=3": "parameters are written as",
     "causal_sliding_window(width=3)": "has no parameter width; it has left=256",
-    "causal_sliding_window(left=-1)": "left is -1, must be a whole number, 0 or more",
+    "causal_sliding_window(left=-1)": "(left=-1): left is -1, must be a whole number, 0 or more",
     "causal_sliding_window(left='3')": "left is 3, must be a whole number",
     "causal(left=3)": "causal has no parameter left; it has none",
+    "{own}": "own.py: a mask of your own is written as FILE.py:NAME",
+    "{own}:": "own.py:: a mask of your own is written as FILE.py:NAME",
+    ":sinks": ":sinks: a mask of your own is written as FILE.py:NAME",
     "casual": "unknown casual; did you mean causal?",
 }
 
@@ -223,8 +226,28 @@ def test_wrong_document_lengths_are_a_usage_error(tmp_path):
     lengths = tmp_path / "lengths.txt"
     lengths.write_text("100\nmany\n")
     given = options(masks=["multi_document_causal"], document_lengths=str(lengths))
-    with pytest.raises(pytest.UsageError, match=r"lengths\.txt.*line 2"):
+    with pytest.raises(pytest.UsageError, match=r"^--document-lengths: .*lengths\.txt.*line 2"):
         parse_config(given)
+
+
+def test_no_document_lengths_are_a_usage_error():
+    given = options(masks=["multi_document_causal"], document_lengths="")
+    with pytest.raises(pytest.UsageError, match=r"^--document-lengths: names no file"):
+        parse_config(given)
+
+
+def test_files_of_one_name_are_modules_of_their_own(tmp_path):
+    texts = []
+    for folder, width in (("a", 2), ("b", 5)):
+        path = tmp_path / folder / "my.masks.py"
+        path.parent.mkdir()
+        path.write_text(
+            f"WIDTH = {width}\ndef near_{folder}(b, h, q, k): return (q - k).abs() < WIDTH"
+        )
+        texts.append(f"{path}:near_{folder}")
+    names = request_masks(MaskRequest(tuple(texts)))
+    masks = pickle.loads(pickle.dumps([build_mask(name, size()) for name in names]))
+    assert [mask.area(1) for mask in masks] == [300 * 3 - 2, 300 * 9 - 20]
 
 
 def test_a_model_sets_what_no_option_sets():
