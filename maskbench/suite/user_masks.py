@@ -114,7 +114,7 @@ def builder(text: str, found: Any, parameters: dict[str, Any]) -> Callable[[Mask
     and returns a mask or a mask_mod, or a mask of one length.
     """
     if isinstance(found, Mask):
-        return lambda size: _require_length(text, found, size)
+        return lambda size: _require_size(text, found, size)
     if not callable(found):
         raise UnusableMask(
             f"{text}: is of type {type(found).__name__}; it must be "
@@ -141,7 +141,7 @@ def builder(text: str, found: Any, parameters: dict[str, Any]) -> Callable[[Mask
             return _from_function(text, mask, size)
         if inspect.isclass(found):
             _require_mask_mod(text, mask, size)
-        return _require_length(text, mask, size)
+        return _require_size(text, mask, size)
 
     return build
 
@@ -178,7 +178,13 @@ def _require_mask_mod(text: str, mask: Mask, size: MaskSize) -> None:
         raise ValueError(f"{text}: mask_mod {error}") from error
 
 
-def _require_length(text: str, mask: Mask, size: MaskSize) -> Mask:
+def _require_size(text: str, mask: Mask, size: MaskSize) -> Mask:
     if mask.seq_len != size.seq_len:
         raise ValueError(f"{text}: is for {mask.seq_len} tokens, not for {size.seq_len}")
+    if mask.batch not in (None, size.batch):
+        raise ValueError(f"{text}: is for a batch of {mask.batch}, not of {size.batch}")
+    if mask.heads not in (None, size.heads):
+        raise ValueError(f"{text}: is for {mask.heads} heads, not for {size.heads}")
+    if mask.q_len != size.seq_len:
+        raise ValueError(f"{text}: has {mask.q_len} queries; choose their number with --q-lens")
     return mask

@@ -25,7 +25,7 @@ from tests.unit.test_options import options
 OWN = """
 import torch
 from dataclasses import dataclass, field
-from maskbench.masks import EXTENT, Causal, Documents, Mask
+from maskbench.masks import EXTENT, Causal, Documents, FromMaskMod, LastQueries, Mask
 
 def sinks(b, h, q_idx, kv_idx):
     return (q_idx >= kv_idx) & ((q_idx - kv_idx < 64) | (kv_idx < 4))
@@ -63,6 +63,10 @@ def leaves(seq_len): raise SystemExit(3)
 def leaves_later(b, h, q, k): raise SystemExit(3)
 def short_table(b, h, q, k): return torch.arange(50)[q] == k
 def square(b, h, q, k): return torch.ones(3, 3, dtype=torch.bool)
+
+def two_elements(seq_len): return Documents(((seq_len,), (1, seq_len - 1)), Causal(seq_len=seq_len))
+def two_heads(seq_len): return FromMaskMod(by_head, None, 2, seq_len=seq_len)
+def last(seq_len): return LastQueries(Causal(seq_len=seq_len), 5)
 
 @dataclass(frozen=True)
 class NoDevice(Mask):
@@ -154,6 +158,9 @@ WRONG = {
     "{own}:branches": "cannot be traced by torch.compile",
     "{own}:elsewhere": "captures the tensor on_meta on meta; the run is on cpu",
     "{own}:broken_factory": "KeyError: 'tokens'",
+    "{own}:two_elements": "is for a batch of 2, not of 1",
+    "{own}:two_heads": "is for 2 heads, not for 4",
+    "{own}:last": "has 5 queries; choose their number with --q-lens",
     "{own}:fixed": "is for 300 tokens, not for 512",
     "{own}:packed(pieces=4)": "has no parameter pieces; it has parts",
     "{own}:packed(seq_len=4)": "has no parameter seq_len; it has parts",
@@ -296,6 +303,14 @@ def test_work_of_a_mask_that_differs_by_head(own):
     assert mask_work(of_heads).area == area
     assert flops(of_heads) == 4 * area * 64
     assert mask_work(of_heads).density == pytest.approx(area / (2 * 4 * 512**2))
+
+
+def test_bytes_of_a_mask_that_differs_by_head(own):
+    (name,) = request_masks(MaskRequest((f"{own}:by_head",)))
+    last = workload(name, q_len=1)
+    # Heads see the last 8, 16, 24 and 32 keys. Two of them share a key/value head: 16 and 32 keys.
+    queries, keys = 2 * 4, 2 * (16 + 32)
+    assert bytes_moved(last) == (queries + keys) * (64 + 64) * 4
 
 
 def test_a_request_can_be_sent_to_another_process(own):
