@@ -120,15 +120,17 @@ class Mask(ABC):
         """Whether every query is known to see the key at its own position."""
         return self.key_range(torch.zeros(1, dtype=torch.int32)) is not None
 
-    def attended_keys(self, batch: int = 1) -> int:
+    def attended_keys(self, batch: int = 1, kv_heads: int | None = None) -> int:
         """Return the number of keys over `batch` that at least one query sees.
 
-        They are counted for one head, or for all heads if the mask differs by head.
+        They are counted for one head. If the mask differs by head, they are counted for all
+        `kv_heads` (default: `heads`); a key of such a head is seen by one or more query heads.
         """
         self._require_batch(batch)
+        groups = (kv_heads or self.heads or 1) if self.heads else 1
         if self.attends_to_itself:
-            return batch * self.seq_len * (self.heads or 1)
-        keys = evaluation.count_keys(*self._rows_on(self.evaluation_device))
+            return batch * self.seq_len * groups
+        keys = evaluation.count_keys(*self._rows_on(self.evaluation_device), groups)
         return keys * batch // (self.batch or 1)
 
     def _require_key_range(self, q: Tensor) -> TokenRange:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange
 from maskbench.masks.blocks import to_device_async
+from maskbench.masks.evaluation import count_shared_keys
 from maskbench.masks.parameters import EXTENT, POSITIVE
 
 NEVER = 2**30  # above the number of any block
@@ -213,9 +214,9 @@ class BlockSparse(Mask):
             return None
         return to_device_async(self._of_tokens(empty)[..., None], device)
 
-    def attended_keys(self, batch: int = 1) -> int:
+    def attended_keys(self, batch: int = 1, kv_heads: int | None = None) -> int:
         self._require_batch(batch)
-        return int(self._of_tokens(self.blocks.any(2)).sum())
+        return count_shared_keys(self._of_tokens(self.blocks.any(2)), kv_heads or self.heads)
 
     def _of_tokens(self, of_blocks: Tensor) -> Tensor:
         """Return [B, H, S], the value of each token's block, from [B, H, n]."""

@@ -86,11 +86,11 @@ class Padded(Mask):
             return self.padding.to(device)[:, None, :, None]
         return super().fully_masked_rows(device)
 
-    def attended_keys(self, batch: int = 1) -> int:
+    def attended_keys(self, batch: int = 1, kv_heads: int | None = None) -> int:
         if not self.inner.attends_to_itself:
-            return super().attended_keys(batch)
+            return super().attended_keys(batch, kv_heads)
         self._require_batch(batch)
-        return int((~self.padding).sum()) * (self.heads or 1)
+        return int((~self.padding).sum()) * ((kv_heads or self.heads or 1) if self.heads else 1)
 
     @property
     def knows_blocks(self) -> bool:

@@ -34,10 +34,16 @@ def count_pairs(dense_rows: DenseRows, shape: DenseShape) -> int:
     return sum(int(dense_rows(*rows).sum()) for rows in chunks(shape))
 
 
-def count_keys(dense_rows: DenseRows, shape: DenseShape) -> int:
-    """The number of keys, of all batch elements and heads, that at least one query sees."""
-    seen = [dense_rows(*rows).any(2) for rows in chunks(shape)]
-    return int(torch.stack(seen).any(0).sum())
+def count_keys(dense_rows: DenseRows, shape: DenseShape, kv_heads: int) -> int:
+    """The number of keys, of all batch elements and `kv_heads`, that at least one query sees."""
+    seen = torch.stack([dense_rows(*rows).any(2) for rows in chunks(shape)]).any(0)
+    return count_shared_keys(seen, kv_heads)
+
+
+def count_shared_keys(seen: Tensor, kv_heads: int) -> int:
+    """The number of keys in `seen`, bool [B, H, S], if consecutive heads share `kv_heads`."""
+    batch, heads, keys = seen.shape
+    return int(seen.view(batch, kv_heads, heads // kv_heads, keys).any(2).sum())
 
 
 def rows_without_keys(dense_rows: DenseRows, shape: DenseShape) -> Tensor:

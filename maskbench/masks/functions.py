@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,11 +61,7 @@ class FromMaskMod(Mask):
         length = to_int(seq_len)
         if length is None or length < 1:
             raise ValueError(f"seq_len is {seq_len}, must be a whole number, 1 or more")
-        # Indices of different shapes: the shape of the result shows which of them it depends on.
-        sizes = batch, heads, min(length, 2), min(length, 3)
-        b, h, q, k = (torch.arange(n, dtype=torch.int32, device=device) for n in sizes)
-        indices = b.view(-1, 1, 1, 1), h.view(-1, 1, 1), q.view(-1, 1), k
-        allowed = _call(function, *indices)
+        indices, allowed = call_mask_mod(function, length, batch, heads, device)
         by_element, by_head = (
             allowed.dim() > axis and allowed.shape[-1 - axis] > 1 for axis in (3, 2)
         )
@@ -100,6 +97,7 @@ def _require_four_arguments(function: MaskMod) -> None:
 
 def _require_tensors_on(device: DeviceLike, function: MaskMod) -> None:
     """Raise ValueError if the function captures a tensor on another type of device."""
+    function = function.func if isinstance(function, partial) else function
     if not inspect.isfunction(function):
         return
     captured = inspect.getclosurevars(function)
@@ -111,18 +109,49 @@ def _require_tensors_on(device: DeviceLike, function: MaskMod) -> None:
             )
 
 
-def _call(function: MaskMod, *indices: Tensor) -> Tensor:
-    """The result for a few indices. Raises ValueError if it is no bool tensor."""
+def call_mask_mod(
+    function: MaskMod, seq_len: int, batch: int, heads: int, device: DeviceLike
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Call `function` with all batch elements and heads, and the first and the last tokens.
+
+    Returns
+    -------
+    indices, allowed
+        The arguments and the result. The arguments have different shapes, so the shape of the
+        result shows which of them it depends on.
+
+    Raises
+    ------
+    ValueError
+        If the function raises, or returns no bool tensor that broadcasts to the indices.
+    """
+    last = seq_len - 1
+    values = range(batch), range(heads), sorted({0, last}), sorted({0, last // 2, last})
+    b, h, q, k = (torch.tensor(list(v), dtype=torch.int32, device=device) for v in values)
+    indices = b.view(-1, 1, 1, 1), h.view(-1, 1, 1), q.view(-1, 1), k
     try:
         allowed: Any = function(*indices)
-    except Exception as error:  # of the user's function
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)  # an index out of bounds raises here
+    except (Exception, SystemExit) as error:  # of the user's function
         raise ValueError(
             f"raises {type(error).__name__} when called: {_one_line(error)}"
         ) from error
     if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
         kind = allowed.dtype if isinstance(allowed, Tensor) else type(allowed).__name__
         raise ValueError(f"returns {kind}, must return a bool tensor")
-    return allowed
+    _require_broadcast(allowed, tuple(map(len, values)))
+    return indices, allowed
+
+
+def _require_broadcast(allowed: Tensor, shape: tuple[int, ...]) -> None:
+    try:
+        allowed.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"returns a tensor of shape {tuple(allowed.shape)}, which does not broadcast to the "
+            f"indices' {shape}"
+        ) from None
 
 
 def _require_traceable(function: MaskMod, *indices: Tensor) -> None:
@@ -136,6 +165,6 @@ def _require_traceable(function: MaskMod, *indices: Tensor) -> None:
         torch.compiler.reset()
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."

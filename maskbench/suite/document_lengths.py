@@ -35,6 +35,10 @@ LOGNORMAL_SIGMA = 1.3  # standard deviation of the natural logarithm of the leng
 JsonLengths = list[Annotated[int, msgspec.Meta(ge=1, le=MAX_LENGTH)]]
 
 
+class UnusableLengths(ValueError):
+    """Lengths that cannot be used. The message says which file, and why."""
+
+
 def read_document_lengths(text: str, seq_len: int, batch: int) -> tuple[tuple[int, ...], ...]:
     """The lengths of the documents in each of `batch` sequences of `seq_len` tokens.
 
@@ -63,11 +67,13 @@ def read_document_lengths(text: str, seq_len: int, batch: int) -> tuple[tuple[in
 
     Raises
     ------
-    ValueError
+    UnusableLengths
         If there is no such file or it is not a regular file, cannot be read, is empty, is not
         UTF-8, has more than 10 million lines, or has a line or JSON entry that is not a whole
         number from 1 to 2**31 - 1.
     """
+    if not text:
+        raise UnusableLengths(f"names no file and none of {', '.join(DISTRIBUTIONS)}")
     distribution = DISTRIBUTIONS.get(text)
     lengths = distribution(seq_len) if distribution else cycle(_read_lengths(Path(text)))
     return _pack(lengths, seq_len, batch)
@@ -125,9 +131,9 @@ def _read_lengths(path: Path) -> Iterable[int]:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line} is not UTF-8 text") from error
+        raise UnusableLengths(f"{path}: line {line} is not UTF-8 text") from error
     if not text or text.isspace():
-        raise ValueError(f"{path}: is empty; write one length on each line")
+        raise UnusableLengths(f"{path}: is empty; write one length on each line")
     is_json = path.suffix == ".json" or text.lstrip()[0] in '[{"'
     return _parse_json(data, path) if is_json else _parse_lines(text.rstrip(), path)
 
@@ -137,15 +143,15 @@ def _read_bytes(path: Path) -> bytes:
     try:
         if not path.exists():
             known = ", ".join(DISTRIBUTIONS)
-            raise ValueError(f"{path}: no such file, nor one of the distributions {known}")
+            raise UnusableLengths(f"{path}: no such file, nor one of the distributions {known}")
         if not path.is_file():
-            raise ValueError(f"{path}: is not a file")
+            raise UnusableLengths(f"{path}: is not a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UnusableLengths(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{path}: is too large, has more than {MAX_BYTES} bytes")
+        raise UnusableLengths(f"{path}: is too large, has more than {MAX_BYTES} bytes")
     return data.removeprefix(codecs.BOM_UTF8)
 
 
@@ -153,14 +159,14 @@ def _parse_lines(text: str, path: Path) -> array[int]:
     lengths = array("q")  # a list of 10 million ints takes 400 MB
     for number, line in enumerate(io.StringIO(text), 1):
         if number > MAX_LINES:
-            raise ValueError(f"{path}: line {number}: only {MAX_LINES} lines are allowed")
+            raise UnusableLengths(f"{path}: line {number}: only {MAX_LINES} lines are allowed")
         digits = line.strip().lstrip("0")
         # The length comes first: int() raises ValueError for a string of more than 4300 digits.
         is_number = digits.isascii() and digits.isdecimal()
         if not is_number or len(digits) > MAX_DIGITS or int(digits) > MAX_LENGTH:
             shown = repr(line.strip()[:MAX_SHOWN])  # escapes what a terminal would obey
             wrong = f"more than {MAX_LENGTH}" if is_number else "not a whole number of 1 or more"
-            raise ValueError(f"{path}: line {number}: {shown} is {wrong}")
+            raise UnusableLengths(f"{path}: line {number}: {shown} is {wrong}")
         lengths.append(int(digits))
     return lengths
 
@@ -172,13 +178,13 @@ def _parse_json(data: bytes, path: Path) -> list[int]:
         entry = re.search(r"\$\[(\d+)\]", str(error))
         where = f"entry {int(entry[1]) + 1} of the JSON list" if entry else "the JSON"
         wanted = f"a whole number from 1 to {MAX_LENGTH}" if entry else "a list of numbers"
-        raise ValueError(f"{path}: {where} is not {wanted}") from error
+        raise UnusableLengths(f"{path}: {where} is not {wanted}") from error
     except msgspec.DecodeError as error:
         at = re.search(r"\(byte (\d+)\)", str(error))
         line = data.count(b"\n", 0, int(at[1]) if at else len(data.rstrip())) + 1
-        raise ValueError(f"{path}: line {line}: is not JSON or is truncated") from error
+        raise UnusableLengths(f"{path}: line {line}: is not JSON or is truncated") from error
     if not lengths:
-        raise ValueError(f"{path}: the JSON list is empty; write at least one length")
+        raise UnusableLengths(f"{path}: the JSON list is empty; write at least one length")
     if len(lengths) > MAX_LINES:
-        raise ValueError(f"{path}: the JSON list has more than {MAX_LINES} numbers")
+        raise UnusableLengths(f"{path}: the JSON list has more than {MAX_LINES} numbers")
     return lengths

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from maskbench.backends.registry import BACKENDS
+from maskbench.suite.document_lengths import UnusableLengths
 from maskbench.suite.models import find_model
 from maskbench.suite.options import DEFAULTS, DTYPES, MAX_GPU_JOBS, SEQ_LENS, Defaults, RunConfig
 from maskbench.suite.requested_masks import REQUESTED, MaskRequest, build_mask, request_masks
@@ -176,6 +177,8 @@ def parse_masks(
         for name in filter(REQUESTED.get, names):
             for size in sizes:
                 build_mask(name, size)
+    except UnusableLengths as error:
+        raise pytest.UsageError(f"--document-lengths: {error}") from None
     except (UnusableMask, ValueError) as error:
         raise pytest.UsageError(f"--masks: {error}") from None
     return names, request

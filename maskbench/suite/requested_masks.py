@@ -106,7 +106,9 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
     """The requested mask, or its name if it is in the catalogue as it is."""
     target, parameters = _split_parameters(text)
     path, colon, name = target.rpartition(":")
-    if colon:
+    if colon or target.endswith(".py"):
+        if not (path and name):  # "FILE.py" has no colon: all of it is `name`
+            raise UnusableMask(f"{text}: a mask of your own is written as FILE.py:NAME")
         return _from_file(text, Path(path), name, parameters)
     if target not in PATTERNS:
         raise UnusableMask(_unknown_name(target))
@@ -129,7 +131,7 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
             given[DOCUMENTS] = read_document_lengths(document_lengths, size.seq_len, size.batch)
         try:
             return family(seq_len=size.seq_len, batch=size.batch, heads=size.heads, **given)
-        except TypeError as error:  # such as a text where a number is expected
+        except (TypeError, ValueError) as error:  # such as a text where a number is expected
             raise ValueError(f"{text}: {error}") from error
 
     return RequestedMask(f"{target}({_shown(shown)})", build, has_documents=has_documents)
@@ -159,13 +161,15 @@ def _split_parameters(text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f{text[len(target) :]}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError
-        return target.strip(), {
-            str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords
-        }
+        given = [(str(keyword.arg), ast.literal_eval(keyword.value)) for keyword in call.keywords]
     except (SyntaxError, ValueError):
         raise UnusableMask(
             f"{text}: parameters are written as name(parameter=number, ...)"
         ) from None
+    names = [name for name, _ in given]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UnusableMask(f"{text}: {repeated[0]} is given twice")
+    return target.strip(), dict(given)
 
 
 def _from_file(text: str, path: Path, name: str, parameters: dict[str, Any]) -> RequestedMask:

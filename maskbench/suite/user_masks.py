@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from maskbench.masks import FromMaskMod, Mask
+from maskbench.masks.functions import call_mask_mod
 
 SIZES = ("seq_len", "batch", "heads", "device")  # what a factory may take by name
 
@@ -53,7 +58,7 @@ def _load_module(path: Path) -> ModuleType:
         raise UnusableMask(f"{path}: no such file")
     if path.suffix != ".py":
         raise UnusableMask(f"{path}: is not a Python file (.py)")
-    name = f"maskbench_user_masks_{path.stem}"
+    name = _module_name(path)
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path.resolve()):
         return loaded
@@ -63,20 +68,42 @@ def _load_module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pickle finds the functions of the module by this name
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # of the user's code
+        with _importing_from(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # of the user's code
         del sys.modules[name]
         raise UnusableMask(f"{path}: {_describe(error, path)}") from error
     return module
 
 
-def _describe(error: Exception, path: Path) -> str:
+def _module_name(path: Path) -> str:
+    """An identifier that differs for two files of one name, and is the same in every process."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    return f"maskbench_user_masks_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest[:8]}"
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Let a file import the files beside it, as `python FILE.py` does."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _describe(error: BaseException, path: Path) -> str:
     """The type, the text and the line in `path` of an exception of a user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
     if isinstance(error, SyntaxError):
         lines.append(error.lineno)
     place = f" in line {lines[-1]}" if lines else ""
+    return _one_line(error, place)
+
+
+def _one_line(error: BaseException, place: str = "") -> str:
     return f"{type(error).__name__}{place}: {' '.join(str(error).split())}"
 
 
@@ -87,28 +114,34 @@ def builder(text: str, found: Any, parameters: dict[str, Any]) -> Callable[[Mask
     and returns a mask or a mask_mod, or a mask of one length.
     """
     if isinstance(found, Mask):
-        return lambda size: _require_length(text, found, size)
+        return lambda size: _require_size(text, found, size)
     if not callable(found):
         raise UnusableMask(
-            f"{text}: is a {type(found).__name__}; it must be a function (b, h, q_idx, kv_idx), "
-            f"a Mask, or a function of {', '.join(SIZES)} that returns one"
+            f"{text}: is of type {type(found).__name__}; it must be "
+            "a function (b, h, q_idx, kv_idx), a Mask, "
+            f"or a function of {', '.join(SIZES)} that returns one"
         )
     taken = _parameter_names(found)
-    if unknown := [name for name in parameters if name not in taken]:
-        raise UnusableMask(f"{text}: has no parameter {unknown[0]}; it has {', '.join(taken)}")
     is_factory = "seq_len" in taken
+    free = [name for name in taken if name not in SIZES] if is_factory else taken[4:]
+    if unknown := [name for name in parameters if name not in free]:
+        known = ", ".join(free) or "none"
+        raise UnusableMask(f"{text}: has no parameter {unknown[0]}; it has {known}")
+    if not is_factory:
+        function = partial(found, **parameters) if parameters else found
+        return lambda size: _from_function(text, function, size)
 
     def build(size: MaskSize) -> Mask:
-        mask = found
-        if is_factory:
-            sizes = {name: getattr(size, name) for name in SIZES if name in taken}
-            try:
-                mask = found(**sizes, **parameters)
-            except Exception as error:  # of the user's code
-                raise ValueError(f"{text}: {type(error).__name__}: {error}") from error
-        if isinstance(mask, Mask):
-            return _require_length(text, mask, size)
-        return _from_function(text, mask, size)
+        sizes = {name: getattr(size, name) for name in SIZES if name in taken}
+        try:
+            mask = found(**sizes, **parameters)
+        except (Exception, SystemExit) as error:  # of the user's code
+            raise ValueError(f"{text}: {_one_line(error)}") from error
+        if not isinstance(mask, Mask):
+            return _from_function(text, mask, size)
+        if inspect.isclass(found):
+            _require_mask_mod(text, mask, size)
+        return _require_size(text, mask, size)
 
     return build
 
@@ -133,7 +166,25 @@ def _from_function(text: str, function: Any, size: MaskSize) -> Mask:
         raise ValueError(f"{text}: {error}") from error
 
 
-def _require_length(text: str, mask: Mask, size: MaskSize) -> Mask:
+def _require_mask_mod(text: str, mask: Mask, size: MaskSize) -> None:
+    """Raise ValueError if the mask_mod of a user's class cannot be made or called."""
+    try:
+        mask_mod = mask.mask_mod(size.device)
+    except (Exception, SystemExit) as error:  # of the user's code
+        raise ValueError(f"{text}: mask_mod raises {_one_line(error)}") from error
+    try:
+        call_mask_mod(mask_mod, size.seq_len, size.batch, size.heads, size.device)
+    except ValueError as error:
+        raise ValueError(f"{text}: mask_mod {error}") from error
+
+
+def _require_size(text: str, mask: Mask, size: MaskSize) -> Mask:
     if mask.seq_len != size.seq_len:
         raise ValueError(f"{text}: is for {mask.seq_len} tokens, not for {size.seq_len}")
+    if mask.batch not in (None, size.batch):
+        raise ValueError(f"{text}: is for a batch of {mask.batch}, not of {size.batch}")
+    if mask.heads not in (None, size.heads):
+        raise ValueError(f"{text}: is for {mask.heads} heads, not for {size.heads}")
+    if mask.q_len != size.seq_len:
+        raise ValueError(f"{text}: has {mask.q_len} queries; choose their number with --q-lens")
     return mask

@@ -21,7 +21,8 @@ class MaskWork:
         The exact number of attended pairs over the batch, of one head; of all query heads if the
         mask differs by head.
     keys
-        The number of keys that at least one query sees, counted in the same way.
+        The number of keys over the batch that at least one query sees, of one key/value head; of
+        all key/value heads if the mask differs by head.
     density
         The share of all pairs that attend.
     block_density
@@ -57,7 +58,7 @@ def _mask_work(workload: Workload) -> MaskWork:
     partial, full = mask.partial_and_full_blocks(mask.evaluation_device, (128, 128))
     return MaskWork(
         area=area,
-        keys=mask.attended_keys(batch),
+        keys=mask.attended_keys(batch, workload.shape.kv_heads),
         density=area / (batch * heads * mask.q_len * mask.seq_len),
         block_density=(partial | full).float().mean().item(),
         by_head=mask.heads is not None,
@@ -84,7 +85,7 @@ def bytes_moved(workload: Workload) -> int:
     """
     work, shape = mask_work(workload), workload.shape
     queries = shape.batch * shape.heads * (workload.q_len or workload.seq_len)
-    keys = work.keys * shape.kv_heads // (shape.heads if work.by_head else 1)
+    keys = work.keys * (1 if work.by_head else shape.kv_heads)
     numbers = (queries + keys) * (shape.head_dim + shape.out_dim)
     passes = 2 if workload.phase.needs_gradients else 1
     return passes * numbers * int(getattr(torch, workload.dtype).itemsize)

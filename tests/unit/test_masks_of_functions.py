@@ -86,6 +86,15 @@ def test_area_keys_and_empty_rows_are_those_of_the_dense_form(name, monkeypatch)
     assert torch.equal(expected, torch.zeros_like(expected) if empty is None else empty | False)
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_a_key_that_several_query_heads_share_is_counted_once(name):
+    mask = MASKS[name]
+    seen = mask.dense("cpu").any(2)
+    if mask.heads:
+        seen = seen[:, 0::2] | seen[:, 1::2]  # heads 0 and 1 share the first key/value head
+    assert mask.attended_keys(2, kv_heads=2) == 2 // len(seen) * int(seen.sum())
+
+
 @pytest.mark.parametrize("block_size", [16, (32, 8), 128])
 @pytest.mark.parametrize("name", MASKS)
 def test_blocks_are_torchs(name, block_size):

@@ -1,6 +1,7 @@
 """The masks of --masks: names, parameters, and masks of the user's own files."""
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -24,10 +25,13 @@ from tests.unit.test_options import options
 OWN = """
 import torch
 from dataclasses import dataclass, field
-from maskbench.masks import EXTENT, Causal, Documents, Mask
+from maskbench.masks import EXTENT, Causal, Documents, FromMaskMod, LastQueries, Mask
 
 def sinks(b, h, q_idx, kv_idx):
     return (q_idx >= kv_idx) & ((q_idx - kv_idx < 64) | (kv_idx < 4))
+
+def near(b, h, q, k, width=8):
+    return (q - k).abs() < width
 
 def packed(seq_len, batch, device, parts=3):
     document = (torch.arange(seq_len, device=device) * parts // seq_len).int()
@@ -54,6 +58,19 @@ def raises(b, h, q, k): return q.nothing
 def branches(b, h, q, k): return q >= k if q.sum() >= 0 else q < k
 def elsewhere(b, h, q, k): return on_meta[q] >= on_meta[k]
 def broken_factory(seq_len): raise KeyError("tokens")
+def two_lines(seq_len): raise ValueError("first\\nsecond")
+def leaves(seq_len): raise SystemExit(3)
+def leaves_later(b, h, q, k): raise SystemExit(3)
+def short_table(b, h, q, k): return torch.arange(50)[q] == k
+def square(b, h, q, k): return torch.ones(3, 3, dtype=torch.bool)
+
+def two_elements(seq_len): return Documents(((seq_len,), (1, seq_len - 1)), Causal(seq_len=seq_len))
+def two_heads(seq_len): return FromMaskMod(by_head, None, 2, seq_len=seq_len)
+def last(seq_len): return LastQueries(Causal(seq_len=seq_len), 5)
+
+@dataclass(frozen=True)
+class NoDevice(Mask):
+    def mask_mod(self): return sinks
 """
 
 
@@ -100,6 +117,25 @@ def test_every_kind_of_own_mask_is_built(own):
     assert [m.area(2) for m in masks] == [2 * int(m.dense("cpu").sum()) for m in masks]
 
 
+@pytest.mark.parametrize(("text", "width"), [("near", 8), ("near(width=3)", 3)])
+def test_the_arguments_of_a_function_are_its_parameters(own, text, width):
+    (name,) = request_masks(MaskRequest((f"{own}:{text}",)))
+    mask = build_mask(name, size())
+    q, k = torch.arange(300)[:, None], torch.arange(300)
+    assert torch.equal(mask.dense("cpu")[0, 0], (q - k).abs() < width)
+
+
+def test_a_file_imports_the_files_beside_it(tmp_path):
+    (tmp_path / "beside_own_masks.py").write_text("WIDTH = 5")
+    (tmp_path / "importing.py").write_text(
+        "from beside_own_masks import WIDTH\ndef near(b, h, q, k): return (q - k).abs() < WIDTH"
+    )
+    before = list(sys.path)
+    (name,) = request_masks(MaskRequest((f"{tmp_path}/importing.py:near",)))
+    assert build_mask(name, size()).area(1) == 300 * 9 - 20
+    assert sys.path == before
+
+
 def test_two_files_with_one_name_are_refused(own, tmp_path):
     other = tmp_path / "other" / "own.py"
     other.parent.mkdir()
@@ -114,23 +150,41 @@ WRONG = {
     "{folder}/text.txt:sinks": "is not a Python file (.py)",
     "{folder}/syntax.py:sinks": "SyntaxError in line 2",
     "{folder}/raising.py:sinks": "ZeroDivisionError in line 1: division by zero",
-    "{own}:sink": "own.py has no sink; it has sinks, packed, halves, Window, by_head",
-    "{own}:number": "is a int; it must be a function (b, h, q_idx, kv_idx)",
+    "{own}:sink": "own.py has no sink; it has sinks, near, packed, halves, Window, by_head",
+    "{own}:number": "is of type int; it must be a function (b, h, q_idx, kv_idx)",
     "{own}:three": "must take four arguments (b, h, q_idx, kv_idx)",
     "{own}:numbers": "returns torch.int32, must return a bool tensor",
     "{own}:raises": "raises AttributeError when called",
     "{own}:branches": "cannot be traced by torch.compile",
     "{own}:elsewhere": "captures the tensor on_meta on meta; the run is on cpu",
     "{own}:broken_factory": "KeyError: 'tokens'",
+    "{own}:two_elements": "is for a batch of 2, not of 1",
+    "{own}:two_heads": "is for 2 heads, not for 4",
+    "{own}:last": "has 5 queries; choose their number with --q-lens",
     "{own}:fixed": "is for 300 tokens, not for 512",
-    "{own}:packed(pieces=4)": "has no parameter pieces; it has seq_len, batch, device, parts",
+    "{own}:packed(pieces=4)": "has no parameter pieces; it has parts",
+    "{own}:packed(seq_len=4)": "has no parameter seq_len; it has parts",
+    "{own}:packed(parts=4,parts=5)": "parts is given twice",
+    "{own}:sinks(b=3)": "has no parameter b; it has none",
+    "{own}:near(b=3)": "has no parameter b; it has width",
+    "{own}:two_lines": "ValueError: first second",
+    "{own}:leaves": "SystemExit: 3",
+    "{own}:leaves_later": "raises SystemExit when called: 3",
+    "{folder}/leaving.py:sinks": "SystemExit in line 1: 5",
+    "{own}:short_table": "raises IndexError when called: index 511 is out of bounds",
+    "{own}:square": "returns a tensor of shape (3, 3), which does not broadcast to",
+    "{own}:NoDevice": "raises TypeError: NoDevice.mask_mod() takes 1 positional argument",
+    "causal_sliding_window(left=3,left=4)": "left is given twice",
     "{own}:packed(4)": "parameters are written as name(parameter=number, ...)",
     "causal_sliding_window(left=__import__('os'))": "parameters are written as",
     "causal_sliding_window(left=3": "parameters are written as",
     "causal_sliding_window(width=3)": "has no parameter width; it has left=256",
-    "causal_sliding_window(left=-1)": "left is -1, must be a whole number, 0 or more",
+    "causal_sliding_window(left=-1)": "(left=-1): left is -1, must be a whole number, 0 or more",
     "causal_sliding_window(left='3')": "left is 3, must be a whole number",
     "causal(left=3)": "causal has no parameter left; it has none",
+    "{own}": "own.py: a mask of your own is written as FILE.py:NAME",
+    "{own}:": "own.py:: a mask of your own is written as FILE.py:NAME",
+    ":sinks": ":sinks: a mask of your own is written as FILE.py:NAME",
     "casual": "unknown casual; did you mean causal?",
 }
 
@@ -141,6 +195,7 @@ def test_a_wrong_request_is_one_sentence(text, own, tmp_path):
         ("text.txt", ""),
         ("syntax.py", "\ndef f(:"),
         ("raising.py", "1 / 0"),
+        ("leaving.py", "raise SystemExit(5)"),
     ):
         (tmp_path / name).write_text(content)
     request = text.format(folder=tmp_path, own=own)
@@ -178,8 +233,28 @@ def test_wrong_document_lengths_are_a_usage_error(tmp_path):
     lengths = tmp_path / "lengths.txt"
     lengths.write_text("100\nmany\n")
     given = options(masks=["multi_document_causal"], document_lengths=str(lengths))
-    with pytest.raises(pytest.UsageError, match=r"lengths\.txt.*line 2"):
+    with pytest.raises(pytest.UsageError, match=r"^--document-lengths: .*lengths\.txt.*line 2"):
         parse_config(given)
+
+
+def test_no_document_lengths_are_a_usage_error():
+    given = options(masks=["multi_document_causal"], document_lengths="")
+    with pytest.raises(pytest.UsageError, match=r"^--document-lengths: names no file"):
+        parse_config(given)
+
+
+def test_files_of_one_name_are_modules_of_their_own(tmp_path):
+    texts = []
+    for folder, width in (("a", 2), ("b", 5)):
+        path = tmp_path / folder / "my.masks.py"
+        path.parent.mkdir()
+        path.write_text(
+            f"WIDTH = {width}\ndef near_{folder}(b, h, q, k): return (q - k).abs() < WIDTH"
+        )
+        texts.append(f"{path}:near_{folder}")
+    names = request_masks(MaskRequest(tuple(texts)))
+    masks = pickle.loads(pickle.dumps([build_mask(name, size()) for name in names]))
+    assert [mask.area(1) for mask in masks] == [300 * 3 - 2, 300 * 9 - 20]
 
 
 def test_a_model_sets_what_no_option_sets():
@@ -228,6 +303,14 @@ def test_work_of_a_mask_that_differs_by_head(own):
     assert mask_work(of_heads).area == area
     assert flops(of_heads) == 4 * area * 64
     assert mask_work(of_heads).density == pytest.approx(area / (2 * 4 * 512**2))
+
+
+def test_bytes_of_a_mask_that_differs_by_head(own):
+    (name,) = request_masks(MaskRequest((f"{own}:by_head",)))
+    last = workload(name, q_len=1)
+    # Heads see the last 8, 16, 24 and 32 keys. Two of them share a key/value head: 16 and 32 keys.
+    queries, keys = 2 * 4, 2 * (16 + 32)
+    assert bytes_moved(last) == (queries + keys) * (64 + 64) * 4
 
 
 def test_a_request_can_be_sent_to_another_process(own):
