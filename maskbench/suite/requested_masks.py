@@ -33,14 +33,20 @@ class RequestedMask:
         Returns the mask for a size. Raises ValueError.
     file
         The user's file that it is from, if any.
-    has_documents
-        Whether its documents are those of --document-lengths.
+    document_lengths
+        The text of --document-lengths, if its documents are those.
     """
 
     name: str
     build: Callable[[MaskSize], Mask]
     file: Path | None = None
-    has_documents: bool = False
+    document_lengths: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that decide what the mask is."""
+        lengths = Path(self.document_lengths) if self.document_lengths is not None else None
+        return [file for file in (self.file, lengths) if file is not None and file.is_file()]
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def request_masks(request: MaskRequest) -> list[str]:
             names.append(found.name)
         else:
             names.append(found)
-    has_documents = any(requested.has_documents for requested in REQUESTED.values())
+    has_documents = any(mask.document_lengths is not None for mask in REQUESTED.values())
     if request.document_lengths is not None and not has_documents:
         raise UnusableMask(f"none of {', '.join(names)} takes --document-lengths")
     return list(dict.fromkeys(names))
@@ -134,7 +140,11 @@ def _request(text: str, document_lengths: str | None) -> RequestedMask | str:
         except (TypeError, ValueError) as error:  # such as a text where a number is expected
             raise ValueError(f"{text}: {error}") from error
 
-    return RequestedMask(f"{target}({_shown(shown)})", build, has_documents=has_documents)
+    return RequestedMask(
+        f"{target}({_shown(shown)})",
+        build,
+        document_lengths=document_lengths if has_documents else None,
+    )
 
 
 def _unknown_name(name: str) -> str:

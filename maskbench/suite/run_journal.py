@@ -74,7 +74,7 @@ def code_digest() -> str:
         sys.modules.get(getattr(family.build, "__module__", "")) for family in PATTERNS.values()
     ]
     named = [*map(backend_source, BACKENDS), *(getattr(m, "__file__", None) for m in modules)]
-    named += [str(requested.file) for requested in REQUESTED.values() if requested.file]
+    named += [str(file) for requested in REQUESTED.values() for file in requested.files]
     files |= {Path(name) for name in named if name}
     for file in sorted(filter(Path.is_file, files)):
         digest.update(file.read_bytes())

@@ -21,6 +21,7 @@ from maskbench.journal import (
 )
 from maskbench.masks import Full
 from maskbench.suite.replay import replay_timer
+from maskbench.suite.requested_masks import REQUESTED, MaskRequest, request_masks
 from maskbench.suite.run_journal import NEWEST_JOURNAL, RunJournal, code_digest, newest_unfinished
 from masks import PATTERNS, MaskFamily
 from tests.unit.journal_files import GRID, HEADER, timed, untimed, write
@@ -218,6 +219,22 @@ def test_the_code_of_any_plugin_has_a_digest(module, monkeypatch):
     partial = functools.partial(lambda width, n, b, h: None, 3)
     monkeypatch.setitem(PATTERNS, "odd", MaskFamily(partial, Full(seq_len=32)))
     assert len(code_digest()) == len(before)
+
+
+@pytest.mark.parametrize("name", ["mask.py", "lengths.txt"])
+def test_the_files_of_requested_masks_are_in_the_digest(name, monkeypatch, tmp_path):
+    """A run must not go on with another mask under the same name."""
+    (tmp_path / "mask.py").write_text("def mine(b, h, q, k): return q >= k\n")
+    (tmp_path / "lengths.txt").write_text("100\n")
+    texts = f"{tmp_path}/mask.py:mine", "multi_document_causal"
+    requested = MaskRequest(texts, str(tmp_path / "lengths.txt"))
+    request_masks(requested)
+    before = code_digest()
+    assert code_digest() == before
+    with (tmp_path / name).open("a") as file:
+        file.write("\n")
+    assert code_digest() != before
+    REQUESTED.clear()
 
 
 def test_the_code_of_a_plugin_is_in_the_digest(monkeypatch, tmp_path):
