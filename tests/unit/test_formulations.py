@@ -18,11 +18,12 @@ RUNS = Path(__file__).parents[2] / "reports" / "runs"
 
 
 def saved_texts():
-    """Every value of the field "form" in the saved runs."""
+    """Every value of the field "form" in the saved runs that have no ids."""
     texts = set()
     for path in (*RUNS.rglob("*.json"), *RUNS.rglob("*.json.gz")):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        texts |= set(re.findall(r'"form": ("(?:[^"\\]|\\.)*")', data.decode()))
+        if b'"formulation":' not in data:
+            texts |= set(re.findall(r'"form": ("(?:[^"\\]|\\.)*")', data.decode()))
     return {json.loads(text) for text in texts}
 
 
