@@ -30,8 +30,7 @@ def additive_bias(mask: Mask, q: Tensor) -> Tensor:
     Unsupported
         If the bias would take more than a quarter of the GPU's memory, or 4 GiB on a CPU.
     """
-    shape = (mask.batch or 1, mask.heads or 1, mask.q_len, mask.seq_len)
-    size, limit = math.prod(shape) * q.element_size(), bias_limit(q.device)
+    size, limit = math.prod(mask.dense_shape) * q.element_size(), bias_limit(q.device)
     if size > limit:
         raise Unsupported(
             f"a dense bias of {size / 2**30:.1f} GiB; the limit is {limit / 2**30:.1f} GiB"
