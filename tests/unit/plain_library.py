@@ -146,3 +146,19 @@ def formula_difference(bind, mask, heads=4, kv_heads=2, v_dim=16, backward=True)
         pairs += zip(map(call.unpack, grads), exact, strict=True)
     assert all(got.shape == right.shape for got, right in pairs)
     return call.formulation, max(float((got - right).detach().abs().max()) for got, right in pairs)
+
+
+class Attention(torch.autograd.Function):
+    """(out, lse) of a plain AttentionOp; lse has no gradient, as in FlashAttention-2."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, op):
+        out, lse = op.forward(q, k, v)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.op = op
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, _):
+        return *ctx.op.backward(dout, *ctx.saved_tensors), None
