@@ -78,7 +78,11 @@ def options(**given):
     names += ("kv_heads", "head_dim", "v_head_dim", "dtype", "jobs")
     names += ("q_lens", "document_lengths", "model")
     return SimpleNamespace(
-        **{**dict.fromkeys(names), "device": "cpu", "cell_timeout": 600.0, **given}
+        **{
+            **dict.fromkeys(names),
+            **{"device": "cpu", "cell_timeout": 600.0, "cuda_graphs": False},
+            **given,
+        }
     )
 
 
@@ -88,6 +92,7 @@ def options(**given):
         ({"masks": ["causal", "casual"]}, "--masks: unknown casual; did you mean causal?"),
         ({"masks": ["nothing"]}, "--masks: unknown nothing; valid are full, causal,"),
         ({"masks": []}, "--masks: names nothing"),
+        ({"cuda_graphs": True}, "--cuda-graphs: needs a GPU; the device of this run is cpu"),
         ({"cell_timeout": -1.0}, "--cell-timeout: -1.0 is not a time of 0 s or more"),
         ({"cell_timeout": float("nan")}, "--cell-timeout: nan is not a time of 0 s or more"),
         ({"cell_timeout": float("inf")}, "--cell-timeout: inf is not a time of 0 s or more"),
