@@ -292,13 +292,4 @@ def checked_cell(
 @pytest.fixture
 def cell(checked_cell: CheckedCell, clock: Clock, pytestconfig: pytest.Config) -> Cell:
     """Checks one backend on one workload, then times it: `cell.check_and_time()`."""
-    known = checked_cell
-    return Cell(
-        workload=known.workload,
-        backend=known.backend,
-        backend_named=known.backend_named,
-        benchmark=known.benchmark,
-        clock=clock,
-        config=pytestconfig,
-        status=known.status,
-    )
+    return Cell(**vars(checked_cell), clock=clock, config=pytestconfig)

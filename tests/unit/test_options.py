@@ -69,6 +69,13 @@ def test_node_ids_of_compilation_are_frozen():
     }
 
 
+def test_node_ids_of_soaks_are_frozen():
+    assert collected("-m", "soak", "--masks", "full", *ROOT.glob("tests/test_*.py")) == {
+        f"tests/test_soak.py::test_soak_backward[full-{backend}-s512-b1h4d64-float32]"
+        for backend in BACKENDS
+    }
+
+
 # --- options ---
 
 
@@ -152,5 +159,6 @@ def test_help_states_each_option_with_its_default():
     names += ("q-lens", "document-lengths", "model", "v-head-dim")
     for name in (*names, "head-dim", "dtype", "jobs", "resume", "cell-timeout", "gpus"):
         assert f"--{name}=" in group, name
-    assert group.count("Default:") == 16
+    assert "--cuda-graphs" in group
+    assert group.count("Default:") == 17
     assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group

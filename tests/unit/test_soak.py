@@ -114,11 +114,8 @@ def test_the_reports_read_a_soak(run):
     assert set(cells["direction"]) == {"soak_backward"}
 
 
-def test_a_soak_is_chosen_by_its_marker_and_has_one_length():
+def test_a_soak_runs_only_if_its_marker_is_chosen():
     grid = ("--device=cpu", "--masks=causal", "--backends=sdpa", "--collect-only", "-q")
-    _, text = run_inline(*grid, "-m", "soak", "tests/test_soak.py")
-    assert "tests/test_soak.py::test_soak_backward[causal-sdpa-s512-b1h4d64-float32]" in text
-    assert "1/1 tests collected" in text or "1 test collected" in text
     _, text = run_inline(*grid, "tests/test_soak.py", "tests/test_forward.py")
     assert "test_soak" not in text
     assert "test_forward" in text
