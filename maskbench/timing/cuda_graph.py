@@ -87,7 +87,10 @@ def capture(call: Callable[[], T]) -> CapturedCall[T]:
     if failure is None:
         return CapturedCall(graph, result)
     _abandon(graph, pool)
-    raise failure.with_traceback(None)
+    try:
+        raise failure.with_traceback(None)  # its frames hold tensors of the capture
+    finally:
+        del failure  # its new traceback refers to this frame
 
 
 def require_no_synchronization(call: Callable[[], object]) -> None:
