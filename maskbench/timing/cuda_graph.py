@@ -86,9 +86,10 @@ def capture(call: Callable[[], T]) -> CapturedCall[T]:
         failure = failure or error
     if failure is None:
         return CapturedCall(graph, result)
+    failure = failure.with_traceback(None)  # its frames hold tensors of the capture
     _abandon(graph, pool)
     try:
-        raise failure.with_traceback(None)  # its frames hold tensors of the capture
+        raise failure
     finally:
         del failure  # its new traceback refers to this frame
 
