@@ -30,6 +30,17 @@ def validation(runs: list[Path], folder: Path) -> int:
     return 0
 
 
+def accuracy(runs: list[Path], page: Path) -> int:
+    """Write the errors of each backend against float64, and what soaks saw, into a document,
+    between its markers."""
+    from reports.accuracy import NAME, accuracy_report
+    from reports.generated import replace_generated
+
+    path = replace_generated(page, NAME, accuracy_report(runs))
+    say(f"between the markers of {path}: the errors of each backend")
+    return 0
+
+
 def two_sides(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[list[Path], list[Path]]:
@@ -90,6 +101,9 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
+    command = add(accuracy, " Each file is a run.", page=Path("docs/accuracy.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
     command = add(compare)
     command.add_argument("base", metavar="BASE", nargs="+", type=Path)
     command.add_argument(
