@@ -41,6 +41,16 @@ def accuracy(runs: list[Path], page: Path) -> int:
     return 0
 
 
+def published(runs: list[Path], page: Path) -> int:
+    """Write published throughputs beside those of runs into a document, between its markers."""
+    from reports.generated import replace_generated
+    from reports.published import NAME, published_report
+
+    path = replace_generated(page, NAME, published_report(runs))
+    say(f"between the markers of {path}: what was published, and these runs")
+    return 0
+
+
 def two_sides(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[list[Path], list[Path]]:
@@ -104,6 +114,9 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(accuracy, " Each file is a run.", page=Path("docs/accuracy.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
+    command = add(published, " Each file is a run.", page=Path("docs/results.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: published(o.runs, o.o))
     command = add(compare)
     command.add_argument("base", metavar="BASE", nargs="+", type=Path)
     command.add_argument(
