@@ -6,6 +6,7 @@ lengths, layouts and return values. The libraries themselves run on CUDA, in tes
 
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -30,8 +31,19 @@ from maskbench.masks import (
     SlidingWindow,
 )
 from tests.unit.conformance import LOWERED, MASKS, assert_sentence
+from tests.unit.fake_cudnn import STREAM
 from tests.unit.fake_libraries import PACKAGES, RUN_FAKES, aten_backward
 from tests.unit.plain_library import EXACT, difference, formula, formula_difference
+
+HELPERS = [
+    f"maskbench.backends.{name}" for name in ("cute_mask_mods", "cudnn_graphs", "cudnn_attention")
+]
+
+
+class CurrentStream:
+    """torch.cuda.current_stream()."""
+
+    cuda_stream = STREAM
 
 
 @pytest.fixture
@@ -49,15 +61,22 @@ def module(library, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", aten_backward)
     monkeypatch.setattr("maskbench.varlen.ops.require_cuda_half", lambda library, q: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    # It imports the library, too: it is loaded with the fakes, and again after the test.
-    monkeypatch.delitem(sys.modules, "maskbench.backends.cute_mask_mods", raising=False)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: CurrentStream)
+    # They import the library, too: they are loaded with the fakes, and again after the test.
+    for name in HELPERS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     path = Path(registry.__file__).with_name(f"{library}.py")
     spec = importlib.util.spec_from_file_location(f"{library}_alone", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
+    if library == "cudnn":  # statistics in float64, as everything else here
+        attention = sys.modules["maskbench.backends.cudnn_attention"]
+        monkeypatch.setattr(attention, "STATS_DTYPE", torch.float64)
     yield module
-    sys.modules.pop("maskbench.backends.cute_mask_mods", None)
+    for name in HELPERS:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
