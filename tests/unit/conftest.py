@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.unit.fake_gpu import fake_gpu  # noqa: F401
+from tests.unit.library_module import bind, module  # noqa: F401
 from tests.unit.real_run import TEXT
 
 NOISE = 0.008

@@ -88,7 +88,7 @@ class Graph:
             assert len(node.dim) == len(node.stride) == 4
             assert node.stride[3] == 1
         assert all(node.is_output for node in filter(None, self.outputs))
-        if (self.inputs["q"].dim[3]) % 8:
+        if self.inputs["q"].dim[3] % 8 or self.inputs["v"].dim[3] % 8:
             raise GraphNotSupportedError("hidden_dim should be\nmultiple of 8")
         self.stages.append("validate")
 

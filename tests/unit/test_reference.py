@@ -20,7 +20,7 @@ from tests.unit.conformance import (
 @pytest.mark.parametrize("name", MASKS)
 def test_reference_is_torchs_attention(name):
     mask = MASKS[name]
-    checked = checked_inputs(mask, "cpu", heads=GROUPED_HEADS["cpu"], backward=True)
+    checked = checked_inputs(mask, "cpu", heads=GROUPED_HEADS, backward=True)
     *qkv, dout = checked.inputs
     q, k, v = (t.detach().double().requires_grad_() for t in qkv)
     allowed = mask.dense("cpu")
