@@ -88,7 +88,8 @@ def load(name: str) -> Bind:
 
 
 # The order is the order of `--backends`. Colors are Okabe and Ito's
-# (https://jfly.uni-koeln.de/color/); greys are for SDPA's kernels and the dense formula.
+# (https://jfly.uni-koeln.de/color/), which has none left for cudnn: its color is of Tol's muted
+# scheme (https://sronpersonalpages.nl/~pault/). Greys are for SDPA's kernels and the dense formula.
 
 register(
     BackendSpec(
@@ -97,7 +98,7 @@ register(
         materializes_scores=True,
         color="#555555",
         marker="h",
-        plot_order=12,
+        plot_order=13,
     )
 )
 register(
@@ -117,7 +118,7 @@ register(
         module="maskbench.backends.sdpa",
         color="#000000",
         marker="X",
-        plot_order=7,
+        plot_order=8,
     )
 )
 register(
@@ -127,7 +128,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#777777",
         marker=">",
-        plot_order=10,
+        plot_order=11,
     )
 )
 register(
@@ -138,7 +139,7 @@ register(
         kernel_pattern=r"cudnn",
         color="#F0E442",
         marker="*",
-        plot_order=8,
+        plot_order=9,
     )
 )
 register(
@@ -149,7 +150,7 @@ register(
         kernel_pattern=r"fmha_cutlass",
         color="#999999",
         marker="<",
-        plot_order=9,
+        plot_order=10,
     )
 )
 register(
@@ -160,7 +161,7 @@ register(
         kernel_pattern=r"gemm|softmax",
         color="#BBBBBB",
         marker="p",
-        plot_order=11,
+        plot_order=12,
     )
 )
 register(
@@ -222,5 +223,17 @@ register(
         color="#CC79A7",
         marker="v",
         plot_order=5,
+    )
+)
+register(
+    BackendSpec(
+        name="cudnn",
+        module="maskbench.backends.cudnn",
+        package="nvidia-cudnn-frontend",
+        devices=("cuda",),
+        kernel_pattern=r"cudnn",
+        color="#882255",
+        marker="d",
+        plot_order=7,
     )
 )

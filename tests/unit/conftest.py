@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.fake_cuda_graphs import fake_graphs  # noqa: F401
 from tests.unit.fake_gpu import fake_gpu  # noqa: F401
+from tests.unit.library_module import bind, module  # noqa: F401
 from tests.unit.real_run import TEXT
 
 NOISE = 0.008

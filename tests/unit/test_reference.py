@@ -25,7 +25,7 @@ ALL, NONE = torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch
 @pytest.mark.parametrize("name", MASKS)
 def test_reference_is_torchs_attention(name):
     mask = MASKS[name]
-    checked = checked_inputs(mask, "cpu", heads=GROUPED_HEADS["cpu"], backward=True)
+    checked = checked_inputs(mask, "cpu", heads=GROUPED_HEADS, backward=True)
     *qkv, dout = checked.inputs
     q, k, v = (t.detach().double().requires_grad_() for t in qkv)
     allowed = mask.dense("cpu")
