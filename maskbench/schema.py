@@ -86,6 +86,13 @@ class TimedCell(Cell, kw_only=True):
     spin_clock_mhz: Number | UnsetType | None = UNSET
     sm_clock_mhz: list[Number | None] | UnsetType | None = UNSET
     peak_memory_bytes: Count | UnsetType | None = UNSET
+    # What the device can do, measured in the same process.
+    gemm_tflops: Number | UnsetType | None = UNSET  # a large matrix product
+    copy_gb_per_s: Number | UnsetType | None = UNSET  # a large copy, bytes read and written
+    # A replay of the call as a CUDA graph.
+    graph_median_s: Seconds | UnsetType | None = UNSET  # device time
+    graph_host_s: Seconds | UnsetType | None = UNSET  # host time of the launch
+    graph_reason: Text | UnsetType | None = UNSET  # why the call was not captured
     # What the first call cost.
     first_call_s: Seconds | UnsetType = UNSET
     cache: Name | UnsetType = UNSET  # of a compilation: "cold" or "warm"
