@@ -11,13 +11,26 @@ import numpy as np
 import pandas as pd
 
 from maskbench.records import TextEnum
+from maskbench.timing.statistics import NOISY_ABOVE
 from reports.runs import DIRECTIONS
+
+__all__ = [
+    "HOST_INTERVAL",
+    "NOISY_ABOVE",
+    "PROBLEM",
+    "Measure",
+    "attention_times",
+    "is_noisy",
+    "peak_seconds",
+    "peak_shares",
+    "ranking",
+    "winners",
+]
 
 PROBLEM = [
     *("mask", "direction", "seq_len", "q_len", "batch", "heads", "kv_heads", "head_dim"),
     *("v_head_dim", "dtype"),
 ]
-NOISY_ABOVE = 0.05  # half-width of the interval, relative to the median
 # Half-width of the interval of a host time, relative to it. Saved runs have the median of at most
 # 10 host times, without an interval. Over the processes in reports/runs/repeats, the ratio of two
 # host times is within a factor of 1.9 of its mean in 90 % of the pairs, and within 2.2 in 95 %.
@@ -48,6 +61,7 @@ def attention_times(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     DataFrame
         With the index of `cells`. `seconds` is the time, NaN for a cell that was not timed or has
         no CUDA graph. `interval` is the half-width of its confidence interval, relative to it.
+        `is_host_time` is whether it is a time of the host.
 
     Notes
     -----
@@ -63,7 +77,9 @@ def attention_times(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     is_host = host_s > device_s
     seconds = device_s.where(~is_host, host_s)
     interval = cells["interval"].where(~is_host, HOST_INTERVAL)
-    table: pd.DataFrame = pd.DataFrame({"seconds": seconds, "interval": interval})
+    table: pd.DataFrame = pd.DataFrame(
+        {"seconds": seconds, "interval": interval, "is_host_time": is_host}
+    )
     return table
 
 
@@ -109,8 +125,16 @@ def peak_shares(cells: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def peak_seconds(cells: pd.DataFrame) -> pd.Series:
+    """The device time in seconds that each cell would have at a share of 1, NaN without a peak."""
+    seconds: pd.Series = cells["median_s"] * peak_shares(cells)["peak_share"]
+    return seconds
+
+
 def ranking(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     """The timed attention cells, those of a problem from the fastest to the slowest.
+
+    Masks are in the order of `cells`, and the forward of a mask comes before its backward.
 
     Parameters
     ----------
@@ -125,15 +149,22 @@ def ranking(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     DataFrame
         The columns of `cells` and these:
 
-        - `seconds` and `interval`, of `attention_times`
+        - `seconds`, `interval` and `is_host_time`, of `attention_times`
         - `is_winner`: whether the interval overlaps that of the fastest cell of the problem
         - `over_flex`: `seconds` over those of the backend `flex`, NaN without it
-        - `is_noisy`, `peak_share`, `peak_limit`: as the functions of this module return them
+        - `is_noisy`: whether `seconds` is a noisy device time
+        - `peak_share` and `peak_limit`, of `peak_shares`
     """
     timed = cells[cells["is_timed"] & cells["direction"].isin(DIRECTIONS)]
-    timed = timed.assign(is_noisy=is_noisy(timed), **attention_times(timed, measure))
-    timed = timed.assign(**peak_shares(timed))
+    times = attention_times(timed, measure)
+    noisy = is_noisy(timed) & ~times["is_host_time"]
+    timed = timed.assign(is_noisy=noisy, **times, **peak_shares(timed))
     timed = timed[timed["seconds"].notna()]
+    masks, directions = (pd.Index(names) for names in (timed["mask"].unique(), DIRECTIONS))
+    timed = timed.assign(
+        mask_place=masks.get_indexer(timed["mask"]),
+        direction_place=directions.get_indexer(timed["direction"]),
+    ).sort_values(["mask_place", "direction_place", "seq_len"], kind="stable")
     order = timed.groupby(PROBLEM, sort=False).ngroup()
     timed = timed.assign(order=order).sort_values(["order", "seconds"], kind="stable")
     first = timed.groupby("order")[["seconds", "interval"]].transform("first")
@@ -142,7 +173,8 @@ def ranking(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     timed["is_winner"] = lowest <= first["seconds"] * (1 + first["interval"])
     timed.loc[~timed.duplicated("order"), "is_winner"] = True
     timed["over_flex"] = timed["seconds"] / timed["order"].map(flex)
-    result: pd.DataFrame = timed.drop(columns="order").reset_index(drop=True)
+    places = ["order", "mask_place", "direction_place"]
+    result: pd.DataFrame = timed.drop(columns=places).reset_index(drop=True)
     return result
 
 
