@@ -21,6 +21,7 @@ __all__ = [
     "Measure",
     "attention_times",
     "is_noisy",
+    "measures",
     "peak_seconds",
     "peak_shares",
     "ranking",
@@ -44,6 +45,20 @@ class Measure(TextEnum):
     DEVICE = "on the device"  # the saved median
     GRAPH = "with CUDA graphs"  # the longer of the device and the host time of a graph's replay
     CALLED = "as called from Python"  # the longer of the device and the host time of the call
+
+
+def measures(cells: pd.DataFrame) -> list[Measure]:
+    """The measures that give an answer of their own for some of the cells.
+
+    On a CPU the saved time is wall time, which has the host's work in it.
+    """
+    timed = cells[cells["is_timed"]]
+    found = [Measure.DEVICE]
+    if column(timed, "graph_median_s").notna().any():
+        found.append(Measure.GRAPH)
+    if timed["timer"].ne("perf_counter").any():
+        found.append(Measure.CALLED)
+    return found
 
 
 def attention_times(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:

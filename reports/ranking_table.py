@@ -6,7 +6,7 @@ import pandas as pd
 
 from reports.markdown import markdown_table, markdown_text
 from reports.plots.labels import milliseconds
-from reports.ranking import NOISY_ABOVE, PROBLEM, Measure, is_noisy, winners
+from reports.ranking import NOISY_ABOVE, PROBLEM, Measure, is_noisy, measures, winners
 from reports.runs import DIRECTIONS, shape_of
 
 NAME = "reports ranking"  # of the markers in a document
@@ -35,12 +35,10 @@ def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
     fastest. "~" is before a time whose interval is wide. The last column is the share of the peak
     of the fastest on the device, if a peak was measured.
     """
-    found = {measure: winners(cells, measure) for measure in Measure}
+    found = {measure: winners(cells, measure) for measure in measures(cells)}
     device = found[Measure.DEVICE].set_index(KEY)
     columns: dict[str, pd.Series] = {}
     for measure, best in found.items():
-        if best.empty:
-            continue
         best = best.set_index(KEY)
         columns[f"fastest {measure}"] = best["backends"].map(" = ".join)
         columns[f"time {measure}"] = best.apply(time_text, axis=1)

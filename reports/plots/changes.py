@@ -42,7 +42,8 @@ def draw_changes(cells: pd.DataFrame, title: str) -> Figure | None:
     height = 0.2 * len(named) + 0.8 if len(named) else 0.0
     figure = plt.figure(figsize=(WIDTH, 3.2 + height), layout="constrained")
     if len(named):
-        above, below = figure.subfigures(2, 1, height_ratios=[3.2, height])  # each has its margins
+        parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.2, height])
+        above, below = parts.flat  # each has its own margins
         _draw_sorted(above.subplots(), found)
         _draw_named(below.subplots(), named, len(changed) - len(named))
     else:

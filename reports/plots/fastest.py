@@ -17,7 +17,7 @@ from reports.plots.labels import (
     wrapped,
 )
 from reports.plots.style import WIDTH, BackendStyle, backend_styles
-from reports.ranking import NOISY_ABOVE, Measure, winners
+from reports.ranking import NOISY_ABOVE, Measure, measures, winners
 from reports.runs import DIRECTIONS
 
 MAX_TIED = 4  # backends that an entry names
@@ -41,7 +41,7 @@ def draw(cells: pd.DataFrame, seq_len: int) -> Figure:
     attention cells have one shape and data type. Measures that no cell has are left out.
     """
     cells = cells[cells["seq_len"] == seq_len]
-    found = {measure: winners(cells, measure) for measure in Measure}
+    found = {measure: winners(cells, measure) for measure in measures(cells)}
     columns = [
         (direction, measure)
         for direction in DIRECTIONS
@@ -62,8 +62,8 @@ def draw(cells: pd.DataFrame, seq_len: int) -> Figure:
     notes = [MEANINGS[measure] for measure in dict.fromkeys(measure for _, measure in columns)]
     notes += explained_marks(line for entry in drawn for line in entry.lines)
     notes += [
-        "a = b: a tie, as the 95 % confidence intervals overlap (band: the backends' colors); "
-        "×: times FlexAttention's"
+        "a = b: a tie, as the 95 % confidence intervals overlap (band: their colors); "
+        "×: times FlexAttention's, by the same measure"
     ]
     if any(best["is_noisy"].any() for best in found.values()):
         notes.append(f"grey: the interval of the fastest is over ±{NOISY_ABOVE:.0%}")

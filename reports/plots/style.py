@@ -49,8 +49,9 @@ MIN_TEXT, TITLE = 8, 9  # points
 
 plt.rcParams.update({"font.size": MIN_TEXT, "axes.spines.top": False, "axes.spines.right": False})
 plt.rcParams.update({"axes.titlesize": TITLE, "figure.titlesize": TITLE})
-LABELS = ("axes.labelsize", "figure.labelsize", "xtick.labelsize", "ytick.labelsize")
-plt.rcParams.update(dict.fromkeys([*LABELS, "legend.fontsize"], MIN_TEXT))
+plt.rcParams.update({"axes.labelsize": MIN_TEXT, "figure.labelsize": MIN_TEXT})
+plt.rcParams.update({"xtick.labelsize": MIN_TEXT, "ytick.labelsize": MIN_TEXT})
+plt.rcParams.update({"legend.fontsize": MIN_TEXT})
 # Names in saved runs are no formulas, whatever "$" they have.
 plt.rcParams.update({"text.parse_math": False, "text.usetex": False})
 

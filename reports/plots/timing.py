@@ -100,7 +100,7 @@ def _draw_bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: 
     if flex:
         axes.axvline(flex, color=VERMILLION, linewidth=1, linestyle="--", zorder=0)
     if np.isfinite(peak_s := timed["peak_s"].min()):
-        axes.axvline(peak_s, color="black", linewidth=1, linestyle=":", zorder=3)
+        axes.axvline(peak_s, color="black", linewidth=1, linestyle=":", zorder=1.5)
     axes.set_xlim(0, longest * TEXT_ROOM)
     axes.set_yticks(range(len(backends)), backends)
     axes.set_ylim(len(backends) - 0.5, -0.5)  # the first backend is at the top

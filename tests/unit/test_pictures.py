@@ -89,6 +89,7 @@ def with_peaks_and_graphs(run: dict) -> None:
     """Add the fields of newer runs, and noise to every third cell."""
     for i, bench in enumerate(run["benchmarks"]):
         extra, median = bench["extra_info"], bench["stats"]["median"]
+        bench["options"]["timer"] = "cuda_kernel_timer"
         extra |= {"gemm_tflops": 2 * extra["tflops"] + 0.1, "copy_gb_per_s": 50.0}
         extra |= {"graph_median_s": median, "graph_host_s": median * (1.2 if i % 2 else 0.1)}
         extra["interval"] = 0.09 if i % 3 == 0 else 0.01
@@ -112,8 +113,8 @@ def h100() -> pd.DataFrame:
 @pytest.mark.parametrize("run", ["newer", "h100"])
 def test_overviews_can_be_read(run: str, request: pytest.FixtureRequest) -> None:
     cells = request.getfixturevalue(run)
-    if run == "h100":  # one length is enough, and as it is the lengths take seconds
-        cells = cells[cells["seq_len"].isin([1024, 4096])]
+    if run == "h100":  # one length is enough, and takes seconds
+        cells = cells[cells["seq_len"] == 1024]
     figures = overview_figures(cells)
     assert {name.rpartition("_")[0] for name in figures} >= {"fastest", "table_forward", "speedup"}
     for figure in figures.values():
