@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from maskbench.suite.collection import (
     uses_clock,
 )
 from maskbench.suite.device_errors import device_is_lost
+from maskbench.suite.device_name import device_name
 from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.journaling import JOURNALING, Journaling
 from maskbench.suite.locks import lock_target
@@ -117,12 +117,6 @@ def pytest_configure(config: pytest.Config) -> None:
         has_all = saver.has_all_of_the_journal
         supervised = Supervised(link, run.device, journaling.is_finished, has_all)
         plugins.register(supervised, "maskbench-supervised")
-
-
-def device_name(device: str) -> str:
-    """The device as a folder name, such as NVIDIA_H100_80GB_HBM3."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu_{platform.machine()}"
-    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

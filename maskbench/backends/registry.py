@@ -97,7 +97,7 @@ register(
         materializes_scores=True,
         color="#555555",
         marker="h",
-        plot_order=12,
+        plot_order=13,
     )
 )
 register(
@@ -113,11 +113,23 @@ register(
 )
 register(
     BackendSpec(
+        name="flex_tuned",
+        module="maskbench.backends.flex_tuned",
+        compiles=True,
+        # FlexAttention's own kernels, or FlashAttention-4's with BACKEND="FLASH".
+        kernel_pattern=r"triton_\w*flex_|flash_attncuteflash_(fwd|bwd)",
+        color="#882255",  # Paul Tol's wine (https://sronpersonalpages.nl/~pault)
+        marker="d",
+        plot_order=2,
+    )
+)
+register(
+    BackendSpec(
         name="sdpa",
         module="maskbench.backends.sdpa",
         color="#000000",
         marker="X",
-        plot_order=7,
+        plot_order=8,
     )
 )
 register(
@@ -127,7 +139,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#777777",
         marker=">",
-        plot_order=10,
+        plot_order=11,
     )
 )
 register(
@@ -138,7 +150,7 @@ register(
         kernel_pattern=r"cudnn",
         color="#F0E442",
         marker="*",
-        plot_order=8,
+        plot_order=9,
     )
 )
 register(
@@ -149,7 +161,7 @@ register(
         kernel_pattern=r"fmha_cutlass",
         color="#999999",
         marker="<",
-        plot_order=9,
+        plot_order=10,
     )
 )
 register(
@@ -160,7 +172,7 @@ register(
         kernel_pattern=r"gemm|softmax",
         color="#BBBBBB",
         marker="p",
-        plot_order=11,
+        plot_order=12,
     )
 )
 register(
@@ -173,7 +185,7 @@ register(
         kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
         color="#E69F00",
         marker="s",
-        plot_order=2,
+        plot_order=3,
     )
 )
 register(
@@ -185,7 +197,7 @@ register(
         kernel_pattern=r"\bflash::flash_(fwd|bwd)",
         color="#56B4E9",
         marker="D",
-        plot_order=4,
+        plot_order=5,
     )
 )
 register(
@@ -198,7 +210,7 @@ register(
         kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
         color="#0072B2",
         marker="^",
-        plot_order=3,
+        plot_order=4,
     )
 )
 register(
@@ -209,7 +221,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#009E73",
         marker="P",
-        plot_order=6,
+        plot_order=7,
     )
 )
 register(
@@ -221,6 +233,6 @@ register(
         kernel_pattern=r"flash::flash_(fwd|bwd)",  # flash-attn's if it is installed, else torch's
         color="#CC79A7",
         marker="v",
-        plot_order=5,
+        plot_order=6,
     )
 )

@@ -21,6 +21,8 @@ from maskbench.suite.cache_repair import first_call
 from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
+from maskbench.suite.tuned import BACKEND as TUNED
+from maskbench.suite.tuned import bind_tuned, look_up, why_nothing
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
@@ -82,11 +84,12 @@ class CellStatus:
 def get_bind(workload: Workload, name: str) -> Bind:
     """The backend's `bind`, or FlexAttention's with another mask_mod of the mask.
 
-    Raises BackendUnavailable if the backend's library cannot be imported.
+    Raises BackendUnavailable if the backend's library cannot be imported, or NothingFound (a
+    ValueError) if it replays options that nobody has searched yet.
     """
     if workload.phase.is_mask_mod_variant:
         return VARIANTS[workload.mask][name]
-    return registry.load(name)
+    return bind_tuned(workload) if name == TUNED else registry.load(name)
 
 
 def scores_too_large(workload: Workload, backend: str) -> bool:
@@ -102,7 +105,8 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
     if spec and workload.device not in spec.devices:
         return f"{variant} runs on {' and '.join(spec.devices)} only"
     # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
-    uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
+    is_flex = variant in ("flex", TUNED)
+    uses_flex = is_flex or (spec is None and workload.phase != Phase.BLOCK_MASK)
     if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
         return "FlexAttention does not support backward on CPU"
     try:
@@ -113,6 +117,9 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
         return str(error)
     except Exception:  # of the user's mask: its cell fails with it
         return None
+    if variant == TUNED and not workload.phase.is_search:
+        found = look_up(workload)
+        return None if found.entry else why_nothing(workload, found)
     return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
@@ -176,7 +183,7 @@ class Cell:
             del result
             watched = Unchanged(checked.originals.without_aliases(timed.tensors))
             info = self.benchmark.extra_info
-            info |= self._metadata(call, comparison)
+            info |= self.metadata(call, comparison)
             info["first_call_s"] = STAGE_SECONDS["compile"] - before
 
         def check_last_round(result: object) -> None:
@@ -184,13 +191,19 @@ class Cell:
             check_result(timed, result, checked, "the timed rounds")
 
         measured = time_call(self.benchmark, timed.run, self.clock, self.config, check_last_round)
+        self.record(measured)
+
+    def record(self, measured: dict[str, object]) -> None:
+        """Save what `time_call` returned, and the rates that follow from the time."""
+        info = self.benchmark.extra_info
         info |= measured
         if measured:
             median_s = statistics.median(runner.recorded_seconds(self.benchmark))
             info["tflops"] = info["flops"] / median_s / 1e12
             info["gb_per_s"] = info["bytes"] / median_s / 1e9
 
-    def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+    def metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+        """The fields that say what is timed and how well it agrees with the reference."""
         return {
             **self.workload.fields(),
             "backend": self.backend,
