@@ -24,6 +24,11 @@ class NotAllowed(Exception):
     """An option for which the mask has not the property that it needs."""
 
 
+# What can be missing where options were found, beside a bug: FlashAttention-4, or what an own mask
+# was before its file was changed.
+EXPECTED = (NotAllowed, registry.BackendUnavailable)
+
+
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
     raise Unsupported("flex_tuned replays options that are kept by the name of a cell's mask")
 
@@ -56,30 +61,27 @@ def replay(entry: TunedEntry, gpu: str) -> Bind:
     """The `bind` of an entry, on a GPU of this name.
 
     Options of an entry of another torch or GPU are tried once. If they fail, a warning says so,
-    and the next ones of the entry are used, at last the default ones.
+    and the next ones of the entry are used, at last the default ones. So are those without
+    FlashAttention-4 where it is missing.
     """
     origin = origin_of(entry, gpu)
 
     def bind_entry(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
         torch.compiler.reset()
-        problems = []
         for found in entry.found:
             try:
                 call = compile_options(found.options, mask, q, k, v)
                 if origin:
                     _try(call)
-            except (NotAllowed, registry.BackendUnavailable) as error:
-                problems.append(f"{found.options}: {error}")
             except Exception as error:  # of torch, Triton, CuTe or CUDA's driver
-                if not origin:
+                if not origin and not isinstance(error, EXPECTED):
                     raise
-                problems.append(f"{found.options}: {_first_line(error)}")
+                ignored = f"{found.options}: {_first_line(error)}"
+                warnings.warn(f"flex_tuned {entry.problem} ignores {ignored}", stacklevel=1)
             else:
                 return _described(call, origin)
-        for problem in problems:
-            warnings.warn(f"flex_tuned {entry.problem} ignores {problem}", stacklevel=1)
         call = compile_options(DEFAULT_OPTIONS, mask, q, k, v)
-        is_best = "default is best" if not problems else "default, the found ones do not work here"
+        is_best = "the found ones do not work here" if entry.found else "default is best"
         return _described(call, ", ".join(filter(None, (is_best, origin))))
 
     return bind_entry

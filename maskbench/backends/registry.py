@@ -113,18 +113,6 @@ register(
 )
 register(
     BackendSpec(
-        name="flex_tuned",
-        module="maskbench.backends.flex_tuned",
-        compiles=True,
-        # FlexAttention's own kernels, or FlashAttention-4's with BACKEND="FLASH".
-        kernel_pattern=r"triton_\w*flex_|flash_attncuteflash_(fwd|bwd)",
-        color="#882255",  # Paul Tol's wine (https://sronpersonalpages.nl/~pault)
-        marker="d",
-        plot_order=2,
-    )
-)
-register(
-    BackendSpec(
         name="sdpa",
         module="maskbench.backends.sdpa",
         color="#000000",
@@ -186,6 +174,18 @@ register(
         color="#E69F00",
         marker="s",
         plot_order=3,
+    )
+)
+register(
+    BackendSpec(
+        name="flex_tuned",
+        module="maskbench.backends.flex_tuned",
+        compiles=True,
+        # FlexAttention's own kernels, or FlashAttention-4's with BACKEND="FLASH".
+        kernel_pattern=r"triton_\w*flex_|flash_attncuteflash_(fwd|bwd)",
+        color="#882255",  # Paul Tol's wine (https://sronpersonalpages.nl/~pault)
+        marker="d",
+        plot_order=2,
     )
 )
 register(

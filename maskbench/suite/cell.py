@@ -22,7 +22,7 @@ from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.tuned import BACKEND as TUNED
-from maskbench.suite.tuned import bind_tuned, look_up, why_nothing
+from maskbench.suite.tuned import bind_tuned, nothing_found
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
@@ -118,8 +118,7 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
     except Exception:  # of the user's mask: its cell fails with it
         return None
     if variant == TUNED and not workload.phase.is_search:
-        found = look_up(workload)
-        return None if found.entry else why_nothing(workload, found)
+        return nothing_found(workload, backend_named)
     return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
@@ -154,6 +153,8 @@ class Cell:
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
             self.status.skip(Outcome.SKIPPED, TOO_LARGE)
+        if self.backend == TUNED and (reason := nothing_found(self.workload, self.backend_named)):
+            self.status.skip(Outcome.SKIPPED, reason)
         try:
             mask = self.workload.build_mask()
             bind = get_bind(self.workload, self.backend)

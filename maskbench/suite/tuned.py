@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,7 +13,14 @@ from maskbench.backends import flex_tuned
 from maskbench.suite.device_name import device_name
 from maskbench.suite.requested_masks import REQUESTED
 from maskbench.suite.workload import Workload
-from maskbench.tuned_options import FOLDER, Lookup, Problem, find_entry
+from maskbench.tuned_options import (
+    FOLDER,
+    Lookup,
+    Problem,
+    TunedEntry,
+    find_entry,
+    write_entry,
+)
 
 BACKEND = "flex_tuned"
 
@@ -48,24 +56,44 @@ def look_up(workload: Workload) -> Lookup:
     return find_entry(problem_of(workload), gpu, str(torch.__version__), FOLDER)
 
 
+def kept_here(workload: Workload) -> Path | None:
+    """The file of the workload, if this torch on this GPU has written it."""
+    found = look_up(workload)
+    is_here = found.entry and not flex_tuned.origin_of(found.entry, device_name(workload.device))
+    return found.path if is_here else None
+
+
 def bind_tuned(workload: Workload) -> Bind:
     """The `bind` that replays the workload's entry. Raises NothingFound."""
     found = look_up(workload)
     if found.entry is None:
-        raise NothingFound(why_nothing(workload, found))
+        raise NothingFound(_why_nothing(workload, found, named=True))
     return check_shapes(flex_tuned.replay(found.entry, device_name(workload.device)))
 
 
-def why_nothing(workload: Workload, found: Lookup) -> str:
-    """Why there are no options, and the command that finds them."""
+def keep(entry: TunedEntry) -> Path:
+    """Write the entry's file, and return its path. Raises OSError."""
+    return write_entry(entry, FOLDER)
+
+
+def nothing_found(workload: Workload, named: bool) -> str | None:
+    """Why there are no options for a workload, and how they are found; None if there are some.
+
+    `named`: whether --backends names the backend. Otherwise the cells of a run share one reason.
+    """
+    found = look_up(workload)
+    return None if found.entry else _why_nothing(workload, found, named)
+
+
+def _why_nothing(workload: Workload, found: Lookup, named: bool) -> str:
     ignored = "".join(f"{line}; " for line in found.unusable)
-    return f"{ignored}no options were found yet for this problem; run {tune_command(workload)}"
+    how = f"run {tune_command(workload)}" if named else f"name {BACKEND} in --backends to see how"
+    return f"{ignored}its options were not searched yet; {how}"
 
 
 def tune_command(workload: Workload) -> str:
-    """The command that searches the options of this workload."""
-    direction = "backward" if workload.phase.needs_gradients else "forward"
-    words = ["python", "-m", "pytest", "-m", "tune", f"tests/test_tune.py::test_tune_{direction}"]
+    """The command that searches the options of this workload, in both directions."""
+    words = ["python", "-m", "pytest", "-m", "tune", "tests/test_tune.py"]
     words += ["--device", workload.device, "--masks", _mask_option(workload.mask)]
     requested = REQUESTED.get(workload.mask)
     if requested and requested.document_lengths is not None:

@@ -194,15 +194,15 @@ def _tiles_for_few_queries(target: Target) -> list[FlexOptions]:
     return [_forward_options(tile).with_kernel(dict([kernel])) for tile in tiles]
 
 
-def variants(options: FlexOptions, target: Target) -> list[FlexOptions]:
-    """The next round: the same options with one more switch, or with another block mask."""
+def variants(options: FlexOptions, target: Target, *, resize: bool) -> list[FlexOptions]:
+    """The next round: the options with one more switch; if `resize`, also with other block masks."""
     if target.device == "cpu" or options.uses_flash:
         return []
     is_decoding = target.decodes and not _forces_many_queries(options)
     changed = [options.with_kernel({name: True}) for name in _switches(options, target)]
     if is_decoding:
         changed += [options.with_kernel({"SPLIT_KV": n}) for n in SPLITS]
-    sizes = _block_sizes(options, target) if target.has_block_mask else []
+    sizes = _block_sizes(options, target) if resize and target.has_block_mask else []
     return [*changed, *(options.with_block_size(size) for size in sizes)]
 
 

@@ -15,18 +15,17 @@ from maskbench.suite.device_name import device_name
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.software import package_version
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.tuned import BACKEND, look_up, problem_of
+from maskbench.suite.terminal_line import write_line
+from maskbench.suite.tuned import BACKEND, keep, kept_here, problem_of
 from maskbench.suite.tuning.contest import Contender, Contest, Result
 from maskbench.suite.tuning.searches import Search, Searches, default_is_missing
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.workload import CheckedInputs, cached_inputs
 from maskbench.tuned_options import (
     DEFAULT_OPTIONS,
-    FOLDER,
     MAX_TEXT,
     Dropped,
     TunedEntry,
-    write_entry,
 )
 
 
@@ -39,10 +38,8 @@ def tune(cell: Cell, searches: Searches) -> None:
     workload = cell.workload
     if reason := known_skip_reason(workload, BACKEND, backend_named=True):
         cell.status.skip(Outcome.SKIPPED, reason)
-    known = look_up(workload)
-    is_own = known.entry and known.entry.gpu == device_name(workload.device)
-    if known.entry and is_own and known.entry.torch == torch.__version__:
-        reason = f"{known.path} has what this torch found on this device; delete it to search again"
+    if path := kept_here(workload):
+        reason = f"{path} has what this torch found on this device; delete it to search again"
         cell.status.skip(Outcome.SKIPPED, reason)
     cell.status.run_guarding_oom(lambda: _tune(cell, searches))
 
@@ -69,8 +66,8 @@ def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> 
     contest = Contest(search.mask, checked, cell.clock, searches.paused)
     result = _hold(contest, search, searches)
     entry = _entry(cell, search, contest, result, time.perf_counter() - start)
-    path = write_entry(entry, FOLDER)
-    print(f"{entry.problem}: {describe(entry)}; kept in {path}")
+    keep(entry)
+    write_line(cell.config, f"{entry.problem}: {describe(entry)}")
     _time(cell, contest, result.winner)
 
 

@@ -27,7 +27,7 @@ MAX_CONTENDERS = 5  # beside the default and torch's own search: torch.compile k
 MAX_TRIED = 6  # of which some may be wrong
 CLOSE = 1.03  # times the shortest time of the heat: these are in the final
 MAX_FINALISTS = 2  # with any kernel, and as many without FlashAttention-4's
-HEAT_S, FINAL_S = 0.4, 1.2  # wall time of the rounds
+HEAT_S, FINAL_S = 0.4, 1.0  # wall time of the rounds
 SETTLE_S = 0.1  # for what paused workers have launched on the GPU
 
 

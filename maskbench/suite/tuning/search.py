@@ -8,7 +8,7 @@ from maskbench.suite.tuning.candidates import Target, combine, first_candidates,
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions
 
 Times = Mapping[FlexOptions, float]  # in seconds; what cannot run has none
-BASES = 2  # of the first round, which get switches
+BASES = 2  # of the first round, which get switches; the fastest also gets other block masks
 HELPFUL = 0.995  # of the time: a switch must shorten it by more than screening's noise
 HOPELESS = 1.15  # times the shortest time: not timed precisely
 MAX_COMBINED = 3  # switches of a base, the most helpful first
@@ -22,7 +22,7 @@ def search(target: Target) -> Generator[list[FlexOptions], Times, list[FlexOptio
     """
     times = dict((yield [DEFAULT_OPTIONS, *first_candidates(target)]))
     bases = sorted((o for o in times if not o.uses_flash), key=times.__getitem__)[:BASES]
-    changed = {base: variants(base, target) for base in bases}
+    changed = {base: variants(base, target, resize=base is bases[0]) for base in bases}
     asked = [option for found in changed.values() for option in found if option not in times]
     if asked:
         times |= yield asked

@@ -9,6 +9,7 @@ from maskbench.suite.collection import CELL_KEY
 from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
+from maskbench.suite.tuned import kept_here
 from maskbench.suite.tuning.searches import Searches
 
 
@@ -30,7 +31,9 @@ def start_searches(session: pytest.Session) -> Searches:
     workloads = [
         workload
         for workload, variant in cells
-        if workload.phase.is_search and not known_skip_reason(workload, variant, True)
+        if workload.phase.is_search
+        and not known_skip_reason(workload, variant, True)
+        and not kept_here(workload)
     ]
     use_one_compile_thread()
     jobs = 1 if run.device == "cpu" else max(1, run.jobs - 1)
