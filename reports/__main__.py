@@ -14,6 +14,7 @@ import matplotlib
 from maskbench.plain_text import plain_text
 from maskbench.records import UnreadableRun
 from reports.drawing import matrix, plots, ranking
+from reports.kernel_options import kernel_options, options
 from reports.output_files import write_whole
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
@@ -173,6 +174,11 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(releases, " Each file is a run.", page=Path("docs/releases.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: releases(o.runs, o.o))
+    command = add(kernel_options, page=Path("docs/kernel-options.md"))
+    command.set_defaults(run=lambda o: kernel_options(o.o))
+    command = add(options, has_output=False)
+    command.add_argument("mask", metavar="MASK", help="the name of the mask, as in node ids")
+    command.set_defaults(run=lambda o: options(o.mask))
     return parser
 
 

@@ -31,39 +31,32 @@ class Figure(NamedTuple):
     masks: tuple[str, ...]
     head_dim: int
     seq_len: int
-    library: str
-    device: str
+    by: str  # the library and the card
     forward: int | None
     backward: int | None
     source: str
 
 
+FA3, FFA = "FlashAttention-3, H100", "Flex-Flash-Attention, H100"
+WINDOW = ("causal_sliding_window(left=1023)",)
+DOCUMENTS = ("multi_document_causal", "multi_document_causal(documents=lognormal)")
 FIGURES = (
-    Figure("full", ("full",), 64, 16384, "FlashAttention-3", "H100", 497, 474, FLASH_ATTENTION_3),
-    Figure(
-        *("causal", ("causal",), 64, 16384),
-        *("FlashAttention-3", "H100", 473, None, FLASH_ATTENTION_3),
-    ),
-    Figure("full", ("full",), 128, 16384, "cuDNN", "H200", 702, 612, CUDNN),
-    Figure(
-        *("causal", ("causal",), 128, 16384),
-        *("FlashAttention-3", "H100", 672, 562, FLASH_ATTENTION_3),
-    ),
-    Figure("causal", ("causal",), 128, 4096, "FlashAttention-3", "H100", 667, 444, MAGI_ATTENTION),
-    Figure(
-        "causal window of 1024",
-        ("causal_sliding_window(left=1023)",),
-        *(128, 16384, "FlashAttention-3", "H100", 524, 327, MAGI_ATTENTION),
-    ),
-    Figure(
-        "causal documents, other lengths",
-        ("multi_document_causal", "multi_document_causal(documents=lognormal)"),
-        *(128, 16384, "FlashAttention-3", "H100", 544, 375, MAGI_ATTENTION),
-    ),
+    Figure("full", ("full",), 64, 16384, FA3, 497, 474, FLASH_ATTENTION_3),
+    Figure("causal", ("causal",), 64, 16384, FA3, 473, None, FLASH_ATTENTION_3),
+    Figure("full", ("full",), 128, 16384, "cuDNN, H200", 702, 612, CUDNN),
+    Figure("causal", ("causal",), 128, 16384, FA3, 672, 562, FLASH_ATTENTION_3),
+    Figure("causal", ("causal",), 128, 4096, FA3, 667, 444, MAGI_ATTENTION),
+    Figure("causal window of 1024", WINDOW, 128, 16384, FA3, 524, 327, MAGI_ATTENTION),
+    Figure("causal documents, other lengths", DOCUMENTS, 128, 16384, FA3, 544, 375, MAGI_ATTENTION),
     Figure(
         "block-causal documents; here one document",
         ("block_causal",),
-        *(128, 16384, "Flex-Flash-Attention", "H100", 549, 344, MAGI_ATTENTION),
+        128,
+        16384,
+        FFA,
+        549,
+        344,
+        MAGI_ATTENTION,
     ),
 )
 
@@ -89,7 +82,7 @@ def rows_of(figure: Figure, timed: pd.DataFrame) -> list[dict[str, str]]:
         )
         published = f"{figure.forward or '-'} / {figure.backward or '-'}"
         row = {"case": f"{figure.case}, D{figure.head_dim}, S = {figure.seq_len}"}
-        row |= {"published": f"{published} ({figure.library}, {figure.device})"}
+        row |= {"published": f"{published} ({figure.by})"}
         row |= {"mask here": mask, "shape here": shape}
         row |= {"fastest here": f"{forward} / {backward}"}
         rows.append(row | {"flex here": f"{flex_forward} / {flex_backward}"})

@@ -174,6 +174,18 @@ register(
         kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
         color="#E69F00",
         marker="s",
+        plot_order=3,
+    )
+)
+register(
+    BackendSpec(
+        name="flex_tuned",
+        module="maskbench.backends.flex_tuned",
+        compiles=True,
+        # FlexAttention's own kernels, or FlashAttention-4's with BACKEND="FLASH".
+        kernel_pattern=r"triton_\w*flex_|flash_attncuteflash_(fwd|bwd)",
+        color="#882255",  # Paul Tol's wine (https://sronpersonalpages.nl/~pault)
+        marker="d",
         plot_order=2,
     )
 )
@@ -186,7 +198,7 @@ register(
         kernel_pattern=r"\bflash::flash_(fwd|bwd)",
         color="#56B4E9",
         marker="D",
-        plot_order=4,
+        plot_order=5,
     )
 )
 register(
@@ -199,7 +211,7 @@ register(
         kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
         color="#0072B2",
         marker="^",
-        plot_order=3,
+        plot_order=4,
     )
 )
 register(
@@ -210,7 +222,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#009E73",
         marker="P",
-        plot_order=6,
+        plot_order=7,
     )
 )
 register(
@@ -222,7 +234,7 @@ register(
         kernel_pattern=r"flash::flash_(fwd|bwd)",  # flash-attn's if it is installed, else torch's
         color="#CC79A7",
         marker="v",
-        plot_order=5,
+        plot_order=6,
     )
 )
 register(

@@ -27,6 +27,8 @@ from maskbench.suite.cuda_graphs import time_graph
 from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
+from maskbench.suite.tuned import BACKEND as TUNED
+from maskbench.suite.tuned import bind_tuned, nothing_found
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
@@ -89,11 +91,12 @@ class CellStatus:
 def get_bind(workload: Workload, name: str) -> Bind:
     """The backend's `bind`, or FlexAttention's with another mask_mod of the mask.
 
-    Raises BackendUnavailable if the backend's library cannot be imported.
+    Raises BackendUnavailable if the backend's library cannot be imported, or NothingFound (a
+    ValueError) if it replays options that nobody has searched yet.
     """
     if workload.phase.is_mask_mod_variant:
         return VARIANTS[workload.mask][name]
-    return registry.load(name)
+    return bind_tuned(workload) if name == TUNED else registry.load(name)
 
 
 def scores_too_large(workload: Workload, backend: str) -> bool:
@@ -109,7 +112,8 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
     if spec and workload.device not in spec.devices:
         return f"{variant} runs on {' and '.join(spec.devices)} only"
     # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
-    uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
+    is_flex = variant in ("flex", TUNED)
+    uses_flex = is_flex or (spec is None and workload.phase != Phase.BLOCK_MASK)
     if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
         return "FlexAttention does not support backward on CPU"
     try:
@@ -120,6 +124,8 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
         return str(error)
     except Exception:  # of the user's mask: its cell fails with it
         return None
+    if variant == TUNED and not workload.phase.is_search:
+        return nothing_found(workload, backend_named)
     return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
@@ -153,6 +159,8 @@ class CheckedCell:
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
             self.status.skip(Outcome.SKIPPED, TOO_LARGE)
+        if self.backend == TUNED and (reason := nothing_found(self.workload, self.backend_named)):
+            self.status.skip(Outcome.SKIPPED, reason)
         try:
             mask = self.workload.build_mask()
             bind = get_bind(self.workload, self.backend)
@@ -185,11 +193,12 @@ class CheckedCell:
             del result
             watched = Unchanged(checked.originals.without_aliases(timed.tensors))
             info = self.benchmark.extra_info
-            info |= self._metadata(call, comparison)
+            info |= self.metadata(call, comparison)
             info["first_call_s"] = STAGE_SECONDS["compile"] - before
         return CheckedCall(call, timed, checked, watched)
 
-    def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+    def metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+        """The fields that say what is timed and how well it agrees with the reference."""
         return {
             **self.workload.fields(),
             "backend": self.backend,
@@ -220,9 +229,11 @@ class Cell(CheckedCell):
 
         Raises WrongResult, or whatever the backend raises.
         """
-        self.check_and_measure(self._time)
+        self.check_and_measure(self.time)
 
-    def _time(self, call: CheckedCall) -> dict[str, object]:
+    def time(self, call: CheckedCall) -> dict[str, object]:
+        """Time a call whose first result was right; return the fields to be saved."""
+
         def check_last_round(result: object) -> None:
             call.check(result, "the timed rounds")
 
