@@ -96,7 +96,7 @@ register(
         name="dense",
         module="maskbench.backends.dense",
         materializes_scores=True,
-        color="#555555",
+        color="#3B3B3B",
         marker="h",
         plot_order=13,
     )
@@ -126,7 +126,7 @@ register(
         name="sdpa_flash",
         module="maskbench.backends.sdpa",
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
-        color="#777777",
+        color="#6A6A6A",
         marker=">",
         plot_order=11,
     )
@@ -148,7 +148,7 @@ register(
         module="maskbench.backends.sdpa",
         devices=("cuda",),
         kernel_pattern=r"fmha_cutlass",
-        color="#999999",
+        color="#9E9E9E",
         marker="<",
         plot_order=10,
     )
@@ -159,7 +159,7 @@ register(
         module="maskbench.backends.sdpa",
         materializes_scores=True,
         kernel_pattern=r"gemm|softmax",
-        color="#BBBBBB",
+        color="#D4D4D4",
         marker="p",
         plot_order=12,
     )
