@@ -53,6 +53,15 @@ def published(runs: list[Path], page: Path) -> int:
     return 0
 
 
+def page(runs: list[Path], history: Path | None, folder: Path) -> int:
+    """Write one HTML file for browsers: fastest backends, masks, cells, trends, comparison."""
+    from reports.page.build import write_page
+
+    path = write_page(runs, history, folder)
+    say(f"{path}: {path.stat().st_size / 1e6:.2f} MB, of {', '.join(map(str, runs))}")
+    return 0
+
+
 def two_sides(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[list[Path], list[Path]]:
@@ -129,6 +138,11 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: ranking(o.runs or [newest()], o.o, o.part_of_name, o.printer)
     )
+    command = add(page, parts + " Those of other devices or versions of torch are apart." + default)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    text = "runs that are shown as trends"
+    command.add_argument("--history", metavar="DIR", type=Path, help=text)
+    command.set_defaults(run=lambda o: page(o.runs or [newest()], o.history, o.o))
     command = add(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
