@@ -42,8 +42,15 @@ def opened(browser, path, address="", viewport=WIDE, scheme="light"):
 
 def follow(page, address):
     """Go to another part of the same page."""
-    page.evaluate("address => { location.hash = address; }", address)
-    page.evaluate("() => new Promise(requestAnimationFrame)")
+    page.evaluate(
+        """async address => {
+        const changed = new Promise(done => addEventListener("hashchange", done, { once: true }));
+        const before = location.hash;
+        location.hash = address;
+        if (location.hash !== before) await changed;
+    }""",
+        address,
+    )
 
 
 def texts(page, selector):

@@ -79,8 +79,10 @@ class App {
     return hashOf({ ...this.state, ...change });
   }
 
+  /** Go to another state at once, with an entry in the history. */
   go(change) {
-    location.hash = this.link(change);
+    history.pushState(null, "", this.link(change));
+    this.show();
   }
 
   /** Change the address without a new entry in the history. */
@@ -90,7 +92,7 @@ class App {
   }
 
   reset() {
-    location.hash = hashOf({ ...DEFAULTS, view: this.state.view, setup: this.state.setup });
+    this.go({ ...DEFAULTS, view: this.state.view, setup: this.state.setup });
   }
 
   shownBackends() {
