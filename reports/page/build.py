@@ -29,15 +29,24 @@ SCRIPTS = (
 STYLES = ("vendor/uPlot.min.css", "page.css")
 
 
-def write_page(runs: list[Path], history: Path | None, folder: Path) -> Path:
+def write_page(
+    runs: list[Path], history: Path | None, acceptances: Path | None, folder: Path
+) -> Path:
     """Write the page of these runs into a folder, and return its path.
+
+    Parameters
+    ----------
+    runs, history, acceptances
+        As for `page_data`.
+    folder
+        Where `FILE` is written.
 
     Raises
     ------
     UnreadableRun
         If a file cannot be used, or nothing was timed.
     """
-    return write_whole(folder / FILE, page_html(page_data(runs, history)))
+    return write_whole(folder / FILE, page_html(page_data(runs, history, acceptances)))
 
 
 def page_html(data: dict[str, Any]) -> str:

@@ -78,13 +78,13 @@ def history_of(folder: Path) -> list[Run]:
     return load_history(folder, [])[0]
 
 
-def trends(folder: Path) -> dict[str, Any]:
+def trends(folder: Path, acceptances: Path | None) -> dict[str, Any]:
     """Each cell of a history over its runs, with steps and drift, and the accepted changes.
 
     Raises
     ------
     UnreadableRun
-        If a file below the folder cannot be read, or there is none.
+        If a file below the folder or the file of acceptances cannot be read, or there is no run.
     """
     runs, notes = load_history(folder, [])
     verdict, series = build_history(runs)
@@ -97,7 +97,7 @@ def trends(folder: Path) -> dict[str, Any]:
         verdict.notes.append(f"the newest {shown} of {len(points)} runs are shown")
         points = points[-shown:]
     place = {point: i for i, point in enumerate(points)}
-    accepted = read_acceptances(folder / ACCEPTANCES)
+    accepted = read_acceptances(acceptances or folder / ACCEPTANCES)
     return {
         "folder": plain_text(str(folder)),
         "conclusion": verdict.conclusion,

@@ -19,7 +19,9 @@ from reports.plots.style import backend_styles, sorted_backends
 FORMAT = 1
 
 
-def page_data(paths: list[Path], history: Path | None) -> dict[str, Any]:
+def page_data(
+    paths: list[Path], history: Path | None = None, acceptances: Path | None = None
+) -> dict[str, Any]:
     """The data of a page of these runs.
 
     Parameters
@@ -29,6 +31,8 @@ def page_data(paths: list[Path], history: Path | None) -> dict[str, Any]:
         apart from the others. If there are two that timed the same cells, they are also compared.
     history
         A folder with runs that are shown as trends; None if there are none.
+    acceptances
+        The file of accepted changes; None for the one in the folder of the history.
 
     Raises
     ------
@@ -52,5 +56,5 @@ def page_data(paths: list[Path], history: Path | None) -> dict[str, Any]:
         ],
         "options": found_options(set(cells["mask"])),
         "comparison": comparison(runs, past),
-        "trends": trends(history) if history else None,
+        "trends": trends(history, acceptances) if history else None,
     }

@@ -44,11 +44,11 @@ def test_the_page_of_a_grid_is_one_small_file(tmp_path, capsys):
 
 
 def test_the_same_runs_give_the_same_page():
-    assert page_html(page_data([RUN], None)) == page_html(page_data([RUN], None))
+    assert page_html(page_data([RUN])) == page_html(page_data([RUN]))
 
 
 def test_the_policy_allows_only_the_scripts_of_the_page():
-    html = page_html(page_data([RUN], None))
+    html = page_html(page_data([RUN]))
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy.startswith("default-src 'none'; script-src &#39;sha256-")
     assert "unsafe" not in policy
@@ -112,7 +112,7 @@ def test_a_history_that_is_none_is_refused(tmp_path, capsys):
 
 def test_runs_of_two_versions_of_torch_are_apart_and_compared(save_run):
     runs = [save_run(0), save_run(1, change=lambda run: run["commit_info"].update(torch="9.9"))]
-    data = page_data(runs, None)
+    data = page_data(runs)
     assert [setup["torch"] for setup in data["setups"]] == ["2.13.0+cpu", "9.9"]
     setups = data["cells"]["setup"]
     assert setups.count(0) == setups.count(1) == 84
@@ -123,7 +123,7 @@ def test_runs_of_two_versions_of_torch_are_apart_and_compared(save_run):
 
 def test_the_largest_change_is_first(save_run):
     slower = "causal-flex-s512"
-    data = page_data([save_run(0, noise=0), save_run(1, scale=[(slower, 2)], noise=0)], None)
+    data = page_data([save_run(0, noise=0), save_run(1, scale=[(slower, 2)], noise=0)])
     names = data["comparison"]["cells"]["name"]
     assert slower in names["t"][names["i"][0]]
     assert data["comparison"]["cells"]["change"][0] == pytest.approx(1)
@@ -136,7 +136,7 @@ def test_parts_of_one_run_are_not_compared(tmp_path):
     runs = [
         saved_as(tmp_path / f"{mask}.json", only(mask)) for mask in ("causal", "causal_padding")
     ]
-    data = page_data(runs, None)
+    data = page_data(runs)
     assert data["comparison"] is None
     assert len(data["setups"]) == 1
     assert set(data["cells"]["mask"]["t"]) == {"causal", "causal_padding"}
