@@ -10,6 +10,7 @@ from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
 from maskbench.suite.tuned import kept_here
+from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
 
 
@@ -36,5 +37,6 @@ def start_searches(session: pytest.Session) -> Searches:
         and not kept_here(workload)
     ]
     use_one_compile_thread()
+    config.pluginmanager.register(ResultReporter(config), "maskbench-tuning")
     jobs = 1 if run.device == "cpu" else max(1, run.jobs - 1)
     return Searches(workloads, jobs, run.mask_request)
