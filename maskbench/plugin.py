@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from maskbench.backends import registry
 from maskbench.suite.cache_folders import unusable_folder
 from maskbench.suite.cache_repair import repair
-from maskbench.suite.cell import Cell, CellStatus
+from maskbench.suite.cell import Cell, CellStatus, CheckedCell
 from maskbench.suite.collection import (
     CELL_KEY,
     assign_workloads,
@@ -266,21 +266,24 @@ def cell_status(request: pytest.FixtureRequest, workload: Workload) -> Iterator[
 
 
 @pytest.fixture
-def cell(
+def checked_cell(
     request: pytest.FixtureRequest,
     workload: Workload,
     benchmark: BenchmarkFixture,
-    clock: Clock,
     cell_status: CellStatus,
-) -> Cell:
-    """Checks one backend on one workload, then times it: `cell.check_and_time()`."""
+) -> CheckedCell:
+    """Checks one backend on one workload, for tests that measure something else than its time."""
     item: pytest.Item = request.node
-    return Cell(
+    return CheckedCell(
         workload=workload,
         backend=item.stash[CELL_KEY].variant,
         backend_named=item.config.stash[RUN_CONFIG].backends_named,
         benchmark=benchmark,
-        clock=clock,
-        config=item.config,
         status=cell_status,
     )
+
+
+@pytest.fixture
+def cell(checked_cell: CheckedCell, clock: Clock, pytestconfig: pytest.Config) -> Cell:
+    """Checks one backend on one workload, then times it: `cell.check_and_time()`."""
+    return Cell(**vars(checked_cell), clock=clock, config=pytestconfig)

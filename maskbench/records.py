@@ -33,6 +33,7 @@ class Phase(TextEnum):
     VARIANT_BACKWARD = "spelling_backward"
     COMPILE_FORWARD = "compile_forward"
     COMPILE_BACKWARD = "compile_backward"
+    SOAK_BACKWARD = "soak_backward"
     FIDELITY_FORWARD = "fidelity_forward"
     FIDELITY_BACKWARD = "fidelity_backward"
     TUNE_FORWARD = "tune_forward"

@@ -13,11 +13,12 @@ import matplotlib
 
 from maskbench.plain_text import plain_text
 from maskbench.records import UnreadableRun
-from reports.drawing import matrix, plots
+from reports.drawing import matrix, plots, ranking
 from reports.kernel_options import kernel_options, options
 from reports.output_files import write_whole
 from reports.runs import STORAGE, newest
-from reports.terminal import allow_all_characters, complain, say
+from reports.tables import TableFormat
+from reports.terminal import allow_all_characters, complain, say, table_printer
 from reports.tracking import accept, compare, gate, gate_accuracy, history, releases
 
 
@@ -28,6 +29,27 @@ def validation(runs: list[Path], folder: Path) -> int:
     text = validation_report(runs)
     path = write_whole(folder / "validation.md", text)
     say(f"{text}\nas a file: {path}")
+    return 0
+
+
+def accuracy(runs: list[Path], page: Path) -> int:
+    """Write the errors of each backend against float64, and what soaks saw, into a document,
+    between its markers."""
+    from reports.accuracy import NAME, accuracy_report
+    from reports.generated import replace_generated
+
+    path = replace_generated(page, NAME, accuracy_report(runs))
+    say(f"between the markers of {path}: the errors of each backend")
+    return 0
+
+
+def published(runs: list[Path], page: Path) -> int:
+    """Write published throughputs beside those of runs into a document, between its markers."""
+    from reports.generated import replace_generated
+    from reports.published import NAME, published_report
+
+    path = replace_generated(page, NAME, published_report(runs))
+    say(f"between the markers of {path}: what was published, and these runs")
     return 0
 
 
@@ -75,6 +97,12 @@ def make_parser() -> argparse.ArgumentParser:
         text = "only the cells with TEXT in their node ids"
         command.add_argument("-k", metavar="TEXT", dest="part_of_name", help=text)
 
+    def add_format(command: argparse.ArgumentParser) -> None:
+        text = "how the table is printed (default: %(default)s); all but text leave stdout to it"
+        command.add_argument(
+            "--format", type=TableFormat, choices=list(TableFormat), default="text", help=text
+        )
+
     def add_night(command: argparse.ArgumentParser) -> None:
         command.add_argument("new", metavar="RUN", nargs="+", type=Path, help="the runs of a night")
         command.add_argument("--history", metavar="DIR", type=Path, default=STORAGE)
@@ -83,32 +111,56 @@ def make_parser() -> argparse.ArgumentParser:
 
     parts = " Several files are read as the parts of one run."
     default = " Default: the run saved last under .benchmarks/."
-    for function in (plots, matrix):
-        command = add(function, parts + default)
-        command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
-        add_selection(command)
-        command.set_defaults(run=lambda o, f=function: f(o.runs or [newest()], o.o, o.part_of_name))
+    command = add(plots, parts + default)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    add_selection(command)
+    command.set_defaults(run=lambda o: plots(o.runs or [newest()], o.o, o.part_of_name))
+    command = add(matrix, parts + default)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    add_selection(command)
+    add_format(command)
+    command.set_defaults(run=lambda o: matrix(o.runs or [newest()], o.o, o.part_of_name, o.printer))
+    command = add(ranking, parts + default, has_output=False)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    text = "write the table between the markers of this document instead of printing it"
+    command.add_argument("-o", metavar="FILE", type=Path, help=text)
+    add_selection(command)
+    add_format(command)
+    command.set_defaults(
+        run=lambda o: ranking(o.runs or [newest()], o.o, o.part_of_name, o.printer)
+    )
     command = add(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
+    command = add(accuracy, " Each file is a run.", page=Path("docs/accuracy.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
+    command = add(published, " Each file is a run.", page=Path("docs/results.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: published(o.runs, o.o))
     command = add(compare)
     command.add_argument("base", metavar="BASE", nargs="+", type=Path)
     command.add_argument(
         "--new", metavar="NEW", nargs="+", type=Path, help="default: the last file"
     )
     command.add_argument("--history", metavar="DIR", type=Path, help="runs that show the noise")
+    add_format(command)
     comparing = command
-    command.set_defaults(run=lambda o: compare(*two_sides(comparing, o), o.history, o.o))
+    command.set_defaults(run=lambda o: compare(*two_sides(comparing, o), o.history, o.o, o.printer))
     command = add(history)
     command.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=STORAGE)
     add_selection(command)
-    command.set_defaults(run=lambda o: history(o.folder, o.o, o.part_of_name))
+    add_format(command)
+    command.set_defaults(run=lambda o: history(o.folder, o.o, o.part_of_name, o.printer))
     command = add(gate)
     add_night(command)
     command.add_argument(
         "--strict", action="store_true", help="exit with status 3 if no cell could be judged"
     )
-    command.set_defaults(run=lambda o: gate(o.new, o.history, o.acceptances, o.strict, o.o))
+    add_format(command)
+    command.set_defaults(
+        run=lambda o: gate(o.new, o.history, o.acceptances, o.strict, o.o, o.printer)
+    )
     command = add(gate_accuracy, page=Path("docs/regressions.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: gate_accuracy(o.runs, o.o))
@@ -136,7 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     matplotlib.use("Agg")  # needs no display
     try:
-        status: int = options.run(options)
+        with table_printer(getattr(options, "format", TableFormat.TEXT)) as options.printer:
+            status: int = options.run(options)
         return status
     except UnreadableRun as error:
         complain(str(error))

@@ -1,4 +1,4 @@
-"""The commands that draw one run: plots and matrix."""
+"""The commands that show one run: plots, matrix and ranking."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from maskbench.records import UnreadableRun
 from masks import PATTERNS
 from reports.output_files import distinct_names
 from reports.runs import DIRECTIONS, load, shape_of
-from reports.terminal import say
+from reports.tables import TableFormat
+from reports.terminal import TablePrinter, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_PICTURES = 80  # of a command; they take about half a minute
+MAX_PICTURES = 120  # of a command; they take about a minute
 SHAPE = ["batch", "heads", "kv_heads", "head_dim", "v_head_dim", "dtype", "seq_len", "q_len"]
 PROBLEM = ["mask", "backend", "direction", "seq_len"]  # of a cell, within one shape
 
@@ -74,10 +75,13 @@ def attention_cells(cells: pd.DataFrame) -> pd.DataFrame:
 def plots(runs: list[Path], folder: Path, part_of_name: str | None) -> int:
     """Draw a run: fastest backends, mask and timing of each mask, speed-up, tables."""
     from reports.plots import mask, timing
+    from reports.ranking_table import noise_note
 
     count = left_out = 0
     for cells, subfolder in load_by_shape(runs, folder, part_of_name):
         attention = attention_cells(cells)
+        if noise := noise_note(attention):
+            say(f"note: {noise}")
         if count < MAX_PICTURES:
             count += save_all(overview_figures(cells), subfolder)
         names = distinct_names((name,) for name in attention["mask"])
@@ -100,16 +104,19 @@ def plots(runs: list[Path], folder: Path, part_of_name: str | None) -> int:
 
 def overview_figures(cells: pd.DataFrame) -> dict[str, Figure]:
     """The pictures that show all masks, by file name."""
-    from reports.plots import break_even, fastest, matrix, overview
+    from reports.plots import break_even, fastest, matrix, speed_up, table
+    from reports.plots.limits import spread_out
 
     attention = attention_cells(cells)
-    figures: dict[str, Figure | None] = {
-        "table.png": overview.draw_table(attention),
-        "matrix.png": matrix.draw(attention),
-        "fastest.png": fastest.draw(attention) if attention["is_timed"].any() else None,
-    }
+    timed = attention[attention["is_timed"]]
+    figures: dict[str, Figure | None] = {"matrix.png": matrix.draw(attention)}
+    for seq_len in spread_out(sorted(timed["seq_len"].unique())):
+        figures[f"fastest_s{seq_len}.png"] = fastest.draw(attention, seq_len)
+        for direction in DIRECTIONS:
+            name = f"table_{direction}_s{seq_len}.png"
+            figures[name] = table.draw(attention, seq_len, direction)
     for direction in DIRECTIONS:
-        figures[f"speedup_{direction}.png"] = overview.draw_speed_up(attention, direction)
+        figures[f"speedup_{direction}.png"] = speed_up.draw(attention, direction)
     figures["payback.png"] = break_even.draw(cells)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
@@ -124,17 +131,48 @@ def save_all(figures: dict[str, Figure], folder: Path) -> int:
     return len(figures)
 
 
-def matrix(runs: list[Path], folder: Path, part_of_name: str | None) -> int:
+def matrix(runs: list[Path], folder: Path, part_of_name: str | None, printer: TablePrinter) -> int:
     """Print how each backend computes each mask, or why not, and draw it as matrix.png."""
     from reports.plots import matrix
     from reports.plots.style import save
 
     shapes = load_by_shape(runs, folder, part_of_name)
-    for cells, subfolder in shapes[:MAX_PICTURES]:
-        attention = attention_cells(cells)
-        say(f"{matrix.text(attention)}\n")
+    drawn = [(attention_cells(cells), subfolder) for cells, subfolder in shapes[:MAX_PICTURES]]
+    if printer.form is not TableFormat.TEXT:
+        printer.write(pd.concat(matrix.table(attention) for attention, _ in drawn))
+    for attention, subfolder in drawn:
+        if printer.form is TableFormat.TEXT:
+            say(f"{matrix.text(attention)}\n")
         say(f"as a picture: {save(matrix.draw(attention), subfolder / 'matrix.png')}")
     if len(shapes) > MAX_PICTURES:
         advice = "-k TEXT shows the cells with that text in their names"
         say(f"note: {len(shapes) - MAX_PICTURES} shapes are left out; {advice}")
+    return 0
+
+
+def ranking(
+    runs: list[Path], page: Path | None, part_of_name: str | None, printer: TablePrinter
+) -> int:
+    """Print the fastest backends of each mask on the device and as called from Python, with ties
+    and the share of the peak."""
+    from reports.generated import replace_generated
+    from reports.ranking_table import (
+        NAME,
+        ranking_data,
+        ranking_report,
+        ranking_table,
+        what_is_missing,
+    )
+
+    shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
+    if page:
+        path = replace_generated(page, NAME, ranking_report(shapes))
+        say(f"between the markers of {path}: the fastest backends")
+        return 0
+    if printer.form.is_for_programs:
+        printer.write(ranking_data(pd.concat(shapes)))
+    for cells in shapes:
+        say("\n".join([shape_of(cells.iloc[0]), *what_is_missing(cells)]))
+        if not printer.form.is_for_programs:
+            printer.write(ranking_table(cells))
     return 0

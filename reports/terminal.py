@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import TextIOWrapper
+from typing import TextIO
+
+import pandas as pd
 
 from maskbench.plain_text import plain_text
+from reports.tables import TableFormat, table_text
 
 
 def allow_all_characters() -> None:
@@ -15,11 +21,31 @@ def allow_all_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def say(text: str) -> None:
-    """Print lines."""
-    print("\n".join(map(plain_text, text.split("\n"))), flush=True)
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines, to stdout if no stream is given."""
+    print("\n".join(map(plain_text, text.split("\n"))), flush=True, file=stream)
 
 
 def complain(text: str) -> None:
     """Print an error or a warning as one line."""
     print(plain_text(f"reports: {text}"), file=sys.stderr, flush=True)
+
+
+class TablePrinter:
+    """Prints the tables of a command in the format that the user chose."""
+
+    def __init__(self, form: TableFormat = TableFormat.TEXT) -> None:
+        self.form, self.stream = form, sys.stdout
+
+    def write(self, shown: pd.DataFrame, data: pd.DataFrame | None = None) -> None:
+        """Print a table. For programs `data` is printed, if it is given: numbers, not texts."""
+        is_data = data is not None and self.form.is_for_programs
+        say(table_text(data if is_data and data is not None else shown, self.form), self.stream)
+
+
+@contextmanager
+def table_printer(form: TableFormat) -> Iterator[TablePrinter]:
+    """A printer for a command. All else that it says goes to stderr, unless the format is text."""
+    printer = TablePrinter(form)
+    with redirect_stdout(sys.stdout if form is TableFormat.TEXT else sys.stderr):
+        yield printer

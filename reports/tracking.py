@@ -12,13 +12,16 @@ from reports.terminal import say
 
 if TYPE_CHECKING:
     from reports.comparability import Run
+    from reports.terminal import TablePrinter
     from reports.verdict import Verdict
 
 # The commands import what they need. matplotlib.pyplot takes a second to import, and main()
 # selects matplotlib's backend before that.
 
 
-def compare(base: list[Path], new: list[Path], history: Path | None, folder: Path) -> int:
+def compare(
+    base: list[Path], new: list[Path], history: Path | None, folder: Path, printer: TablePrinter
+) -> int:
     """Compare runs of two versions. With one run on each side, a change is at most SUSPECT."""
     from reports.comparability import incomplete_note, load_history, load_run
     from reports.compare import compare_sides
@@ -32,12 +35,17 @@ def compare(base: list[Path], new: list[Path], history: Path | None, folder: Pat
     incomplete = [note for run in sides for note in incomplete_note(run)]
     verdict.notes += [*base_notes, *new_notes, *incomplete, *notes]
     title = f"compare {described(base_runs)} to {described(new_runs)}"
-    write_changes(verdict, "compare", title, folder)
+    write_changes(verdict, "compare", title, folder, printer)
     return verdict.exit_status
 
 
 def gate(
-    new: list[Path], history: Path, acceptances: Path | None, strict: bool, folder: Path
+    new: list[Path],
+    history: Path,
+    acceptances: Path | None,
+    strict: bool,
+    folder: Path,
+    printer: TablePrinter,
 ) -> int:
     """Judge the runs of a night by earlier runs, for CI. Exit status: 0 no regression, 1 a
     regression or cells that are no longer timed, 2 bad usage or unreadable file, 3 (with --strict)
@@ -54,7 +62,7 @@ def gate(
     runs, history_notes = load_history(history, night)
     verdict = judge_night(night, runs, accepted, strict)
     verdict.notes += [*notes, *history_notes]
-    write_changes(verdict, "gate", f"gate {described(night)}", folder)
+    write_changes(verdict, "gate", f"gate {described(night)}", folder, printer)
     if verdict.is_inconclusive:
         say(f"*** {verdict.conclusion}: no cell could be judged, so this is no all-clear ***")
     if verdict.exit_status == 1:
@@ -120,7 +128,9 @@ def require_whole(run: Run) -> None:
         )
 
 
-def write_changes(verdict: Verdict, command: str, title: str, folder: Path) -> None:
+def write_changes(
+    verdict: Verdict, command: str, title: str, folder: Path, printer: TablePrinter
+) -> None:
     """Write the tables and pictures of `compare` and `gate`."""
     from reports import writers
     from reports.plots import changes
@@ -131,34 +141,34 @@ def write_changes(verdict: Verdict, command: str, title: str, folder: Path) -> N
         "changes.png": changes.draw_changes(verdict.cells, title),
         "heat.png": changes.draw_heat_map(verdict.cells, title),
     }
-    writers.write_verdict(verdict, command, title, folder)
+    writers.write_verdict(verdict, command, title, folder, printer)
     saved = [str(save(figure, folder / name)) for name, figure in figures.items() if figure]
     say(f"in {folder}/: summary.md, verdict.json; {', '.join(saved) or 'nothing to draw'}")
 
 
-def history(storage: Path, folder: Path, part_of_name: str | None) -> int:
+def history(storage: Path, folder: Path, part_of_name: str | None, printer: TablePrinter) -> int:
     """Draw all saved runs of one machine as trends, with the steps in them."""
     from reports import writers
     from reports.comparability import load_history
     from reports.history import build_history, cells_to_draw
-    from reports.plots import changes
+    from reports.plots import trends
     from reports.plots.style import save
 
     runs, notes = load_history(storage, [])
-    verdict, trends = build_history(runs, part_of_name)
+    verdict, series = build_history(runs, part_of_name)
     verdict.notes += notes
     drawn = cells_to_draw(verdict.cells)
     if left_out := len(verdict.cells) - len(drawn):
         advice = "-k TEXT draws the cells with that text in their names"
         verdict.notes.append(f"{left_out} cells are left out of the pictures; {advice}")
-    writers.write_verdict(verdict, "history", f"history of {storage}", folder)
+    writers.write_verdict(verdict, "history", f"history of {storage}", folder, printer)
     pages = [
         ((str(mask), str(direction)), cells)
         for (mask, direction), cells in drawn.groupby(["mask", "direction"], sort=False)
     ]
     names = distinct_names(page for page, _ in pages)
     for page, cells in pages:
-        figure = changes.draw_trends(trends, cells, f"{' '.join(page)}, {verdict.conclusion}")
+        figure = trends.draw(series, cells, f"{' '.join(page)}, {verdict.conclusion}")
         save(figure, folder / "trends" / f"{names[page]}.png")
     say(f"in {folder}/: summary.md, verdict.json, and {len(pages)} pictures in trends/")
     return 0

@@ -14,7 +14,8 @@ from maskbench.plain_text import plain_text
 from reports.markdown import markdown_table, markdown_text
 from reports.output_files import write_whole
 from reports.runs import cell_label
-from reports.terminal import say
+from reports.tables import TableFormat, json_value
+from reports.terminal import TablePrinter, say
 from reports.verdict import Status, Verdict
 
 QUIET = {
@@ -133,17 +134,16 @@ def comment(verdict: Verdict, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def json_value(value: Any) -> Any:
-    """A value that JSON has: no numpy types, and null for NaN and infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+def verdict_data(verdict: Verdict) -> pd.DataFrame:
+    """The cells for programs, the most important first."""
+    cells = ranked(verdict.cells).drop(columns="level_s", errors="ignore")
+    table: pd.DataFrame = cells.reset_index()
+    return table
 
 
 def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
     """verdict.json, for programs such as a nightly job."""
-    cells = ranked(verdict.cells).drop(columns="level_s", errors="ignore")
-    rows = cells.reset_index().to_dict("records")
+    rows = verdict_data(verdict).to_dict("records")
     return {
         "command": command,
         "verdict": verdict.conclusion,
@@ -154,18 +154,20 @@ def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
     }
 
 
-def write_verdict(verdict: Verdict, command: str, title: str, folder: Path) -> None:
+def write_verdict(
+    verdict: Verdict, command: str, title: str, folder: Path, printer: TablePrinter
+) -> None:
     """Print the table; write summary.md, verdict.json and for the gate comment.md into `folder`."""
     write_whole(folder / "summary.md", summary(verdict, title))
     if command == "gate":
         write_whole(folder / "comment.md", comment(verdict, title))
     text = json.dumps(verdict_json(verdict, command), indent=1, allow_nan=False)
     write_whole(folder / "verdict.json", text)
-    cells = ranked(verdict.cells)
-    rows = display_table(cells)
-    say(rows.head(PRINTED_ROWS).to_string(index=False))
-    if len(rows) > PRINTED_ROWS:
-        say(f"... and {len(rows) - PRINTED_ROWS} more rows, in {folder / 'summary.md'}")
+    rows = display_table(ranked(verdict.cells))
+    limit = PRINTED_ROWS if printer.form is TableFormat.TEXT else len(rows)
+    printer.write(rows.head(limit), verdict_data(verdict))
+    if len(rows) > limit:
+        say(f"... and {len(rows) - limit} more rows, in {folder / 'summary.md'}")
     for note in verdict.notes:
         say(f"note: {plain_text(note)}")
     say(f"{plain_text(title)}: {verdict.conclusion} ({counted(verdict)})")

@@ -88,14 +88,15 @@ def load(name: str) -> Bind:
 
 
 # The order is the order of `--backends`. Colors are Okabe and Ito's
-# (https://jfly.uni-koeln.de/color/); greys are for SDPA's kernels and the dense formula.
+# (https://jfly.uni-koeln.de/color/), which has none left for cudnn: its color is of Tol's muted
+# scheme (https://sronpersonalpages.nl/~pault/). Greys are for SDPA's kernels and the dense formula.
 
 register(
     BackendSpec(
         name="dense",
         module="maskbench.backends.dense",
         materializes_scores=True,
-        color="#555555",
+        color="#3B3B3B",
         marker="h",
         plot_order=13,
     )
@@ -125,7 +126,7 @@ register(
         name="sdpa_flash",
         module="maskbench.backends.sdpa",
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
-        color="#777777",
+        color="#6A6A6A",
         marker=">",
         plot_order=11,
     )
@@ -147,7 +148,7 @@ register(
         module="maskbench.backends.sdpa",
         devices=("cuda",),
         kernel_pattern=r"fmha_cutlass",
-        color="#999999",
+        color="#9E9E9E",
         marker="<",
         plot_order=10,
     )
@@ -158,7 +159,7 @@ register(
         module="maskbench.backends.sdpa",
         materializes_scores=True,
         kernel_pattern=r"gemm|softmax",
-        color="#BBBBBB",
+        color="#D4D4D4",
         marker="p",
         plot_order=12,
     )
@@ -234,5 +235,17 @@ register(
         color="#CC79A7",
         marker="v",
         plot_order=6,
+    )
+)
+register(
+    BackendSpec(
+        name="cudnn",
+        module="maskbench.backends.cudnn",
+        package="nvidia-cudnn-frontend",
+        devices=("cuda",),
+        kernel_pattern=r"cudnn",
+        color="#882255",
+        marker="d",
+        plot_order=7,
     )
 )

@@ -16,8 +16,14 @@ from maskbench.backends import registry
 from maskbench.masks import Mask
 from maskbench.records import Outcome, Phase
 from maskbench.reference import Comparison
-from maskbench.suite.attention_call import bind_and_run, check_result, discard_changed_inputs
+from maskbench.suite.attention_call import (
+    CheckedCall,
+    bind_and_run,
+    check_result,
+    discard_changed_inputs,
+)
 from maskbench.suite.cache_repair import first_call
+from maskbench.suite.cuda_graphs import time_graph
 from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
@@ -28,6 +34,7 @@ from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
 from maskbench.timing import runner
 from maskbench.timing.clock import Clock
+from maskbench.timing.roofline import roofline
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
 TOO_LARGE = (
@@ -123,8 +130,8 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One backend on one workload, with what pytest knows about it.
+class CheckedCell:
+    """One backend on one workload, whose result is checked before anything is measured.
 
     Parameters
     ----------
@@ -132,8 +139,8 @@ class Cell:
         What is computed, and the backend or mask_mod variant that computes it.
     backend_named
         Whether the user named the backend in --backends.
-    benchmark, clock, config
-        pytest-benchmark's fixture, the session's clock and pytest's configuration.
+    benchmark
+        pytest-benchmark's fixture.
     status
         Where the reason is recorded if the cell is not timed.
     """
@@ -142,14 +149,13 @@ class Cell:
     backend: str
     backend_named: bool
     benchmark: BenchmarkFixture
-    clock: Clock
-    config: pytest.Config
     status: CellStatus
 
-    def check_and_time(self) -> None:
-        """Skip the cell if it cannot run, fail it if its result is wrong, else time it.
+    def check_and_measure(self, measure: Callable[[CheckedCall], dict[str, object]]) -> None:
+        """Skip the cell if it cannot run, fail it if its result is wrong, else measure it.
 
-        Raises WrongResult, or whatever the backend raises.
+        `measure` returns the fields to be saved. Raises WrongResult, or whatever the backend or
+        `measure` raises.
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
             self.status.skip(Outcome.SKIPPED, TOO_LARGE)
@@ -160,18 +166,21 @@ class Cell:
             bind = get_bind(self.workload, self.backend)
         except (ValueError, registry.BackendUnavailable) as error:
             self.status.skip(Outcome.SKIPPED, str(error))
-        self.status.run_guarding_oom(lambda: self._run(mask, bind))
+        self.status.run_guarding_oom(lambda: self._run(mask, bind, measure))
 
-    def _run(self, mask: Mask, bind: Bind) -> None:
+    def _run(
+        self, mask: Mask, bind: Bind, measure: Callable[[CheckedCall], dict[str, object]]
+    ) -> None:
         with stage_timer("check"):
             checked = cached_inputs(self.workload)
         try:
-            self._check_and_time(mask, bind, checked)
+            call = self._first_call(mask, bind, checked)
+            self.benchmark.extra_info |= measure(call)
         except BaseException:
             discard_changed_inputs(checked)  # the next backend needs the right ones
             raise
 
-    def _check_and_time(self, mask: Mask, bind: Bind, checked: CheckedInputs) -> None:
+    def _first_call(self, mask: Mask, bind: Bind, checked: CheckedInputs) -> CheckedCall:
         before = STAGE_SECONDS["compile"]
         with stage_timer("compile"):
             inputs = checked.inputs.aliases()
@@ -186,22 +195,7 @@ class Cell:
             info = self.benchmark.extra_info
             info |= self.metadata(call, comparison)
             info["first_call_s"] = STAGE_SECONDS["compile"] - before
-
-        def check_last_round(result: object) -> None:
-            watched.require("the timed rounds")
-            check_result(timed, result, checked, "the timed rounds")
-
-        measured = time_call(self.benchmark, timed.run, self.clock, self.config, check_last_round)
-        self.record(measured)
-
-    def record(self, measured: dict[str, object]) -> None:
-        """Save what `time_call` returned, and the rates that follow from the time."""
-        info = self.benchmark.extra_info
-        info |= measured
-        if measured:
-            median_s = statistics.median(runner.recorded_seconds(self.benchmark))
-            info["tflops"] = info["flops"] / median_s / 1e12
-            info["gb_per_s"] = info["bytes"] / median_s / 1e9
+        return CheckedCall(call, timed, checked, watched)
 
     def metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
         """The fields that say what is timed and how well it agrees with the reference."""
@@ -213,8 +207,55 @@ class Cell:
             **mask_work(self.workload).fields(),
             "flops": flops(self.workload),
             "bytes": bytes_moved(self.workload),
-            "error": comparison.error,
-            "error_bound": comparison.bound,
-            "error_of": comparison.tensor,
-            "checked": comparison.checked,
+            **comparison.fields(),
         }
+
+
+@dataclass(frozen=True)
+class Cell(CheckedCell):
+    """A cell that is timed.
+
+    Parameters
+    ----------
+    clock, config
+        The session's clock and pytest's configuration.
+    """
+
+    clock: Clock
+    config: pytest.Config
+
+    def check_and_time(self) -> None:
+        """Skip the cell if it cannot run, fail it if its result is wrong, else time it.
+
+        Raises WrongResult, or whatever the backend raises.
+        """
+        self.check_and_measure(self.time)
+
+    def time(self, call: CheckedCall) -> dict[str, object]:
+        """Time a call whose first result was right; return the fields to be saved."""
+
+        def check_last_round(result: object) -> None:
+            call.check(result, "the timed rounds")
+
+        run = call.timed.run
+        measured = time_call(self.benchmark, run, self.clock, self.config, check_last_round)
+        if not measured:
+            return {}  # with --benchmark-disable
+        info = self.benchmark.extra_info
+        median_s = statistics.median(runner.recorded_seconds(self.benchmark))
+        with stage_timer("time"):
+            graph = self._time_graph(call)
+            peaks = roofline(self.clock, self.workload.device, self.workload.dtype)
+        return {
+            **measured,
+            "tflops": info["flops"] / median_s / 1e12,
+            "gb_per_s": info["bytes"] / median_s / 1e9,
+            **graph,
+            **peaks._asdict(),
+        }
+
+    def _time_graph(self, call: CheckedCall) -> dict[str, object]:
+        """The fields of the call as a CUDA graph, with --cuda-graphs."""
+        if not self.config.getoption("cuda_graphs"):
+            return {}
+        return time_graph(call, self.clock, runner.max_round_seconds(self.config, self.clock))

@@ -54,7 +54,10 @@ def _values(
 ) -> Iterable[tuple[str, int, int | None, str]]:
     """(mask, seq_len, q_len, variant) of each cell."""
     if param == "backend":
-        return product(run.masks, run.seq_lens, run.q_lens, run.backends)
+        # A soak takes long, and depends little on the length.
+        is_soak = metafunc.definition.get_closest_marker("soak") is not None
+        seq_lens = run.default_seq_lens if is_soak else run.seq_lens
+        return product(run.masks, seq_lens, run.q_lens, run.backends)
     if param == "builder":
         return product(run.masks, run.default_seq_lens, run.q_lens, BUILDERS)
     if param == "tuned":

@@ -1,12 +1,14 @@
-"""Why a session ended before all of its cells had a result."""
+"""Why a session ended before all of its cells had a result, and how sure its times are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
+from pytest_benchmark.stats import Metadata
 
 from maskbench.suite.error_text import describe_error
+from maskbench.timing.statistics import NOISY_ABOVE
 
 
 class Ending:
@@ -49,6 +51,21 @@ class Ending:
         stopped = session.shouldfail or session.shouldstop
         reason = self.interrupt or (str(stopped) if stopped else None) or errors
         return reason or ("unknown" if planned else "no benchmark was selected")
+
+
+def noise_line(benchmarks: Iterable[Metadata]) -> str | None:
+    """How many of the timed cells have a wide interval; None if none has.
+
+    Benchmarks without an interval, such as those of compilation, are not counted.
+    """
+    intervals = [b.extra_info["interval"] for b in benchmarks if "interval" in b.extra_info]
+    noisy = sum(interval > NOISY_ABOVE for interval in intervals)
+    if not noisy:
+        return None
+    return (
+        f"maskbench: {noisy} of {len(intervals)} cells are noisy "
+        f"(95 % interval over ±{NOISY_ABOVE:.0%}): is the machine busy?"
+    )
 
 
 def _has_line(entry: object) -> bool:

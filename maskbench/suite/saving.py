@@ -12,7 +12,7 @@ import torch
 from pytest_benchmark.logger import Logger
 
 from maskbench.suite.collection import is_benchmark
-from maskbench.suite.ending import Ending
+from maskbench.suite.ending import Ending, noise_line
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.histogram import MAX_BENCHMARKS, draw_histogram
 from maskbench.suite.journaling import Journaling
@@ -236,6 +236,8 @@ class RunSaver:
             terminal.section("maskbench: cells that were not timed")
         for (outcome, reason), number in counts.most_common():
             terminal.write_line(f"{number:5} {outcome}: {reason}")
+        if noise := noise_line(self.outcomes.benchmarks):
+            terminal.write_line(noise, yellow=True)
         if (not_run := len(self.outcomes.not_run)) and self.may_save:
             planned = len(self.outcomes.planned)
             line = f"maskbench: {not_run} of {planned} cells were not run: {self.interrupted}"

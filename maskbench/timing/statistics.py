@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TARGET_CI = 0.005  # half-width of the 95 % confidence interval of the median, over the median
+NOISY_ABOVE = 0.05  # the same of a cell whose median says little
 TYPICAL_ROUNDS, MAX_ROUNDS = 20, 1000
 Z_95 = statistics.NormalDist().inv_cdf(0.975)
 NORMAL_IQR = 1.349  # the inter-quartile range of a normal distribution, over sigma

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from maskbench.backends.registry import BACKENDS
 from reports.plots.labels import title_with_setup
 from reports.plots.limits import MAX_ROWS, first, spread_out
-from reports.plots.style import BLUE, ORANGE
+from reports.plots.style import BLUE, ORANGE, WIDTH
 from reports.runs import DIRECTIONS
 
 PHASES = {"inference": ("forward",), "training": DIRECTIONS}  # what one call runs
@@ -90,7 +90,7 @@ def draw(cells: pd.DataFrame) -> Figure | None:
         return None
     masks, note = first(list(rows["mask"].unique()), MAX_ROWS, "masks")
     rows = rows[rows["mask"].isin(masks)]
-    figure, axes = plt.subplots(figsize=(9.6, 1.4 + 0.42 * len(masks)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.4 + 0.42 * len(masks)), layout="constrained")
     finite = rows["calls"][np.isfinite(rows["calls"])]
     low = 10 ** np.floor(np.log10(finite.min())) if len(finite) else 1.0
     high = 10 ** np.ceil(np.log10(finite.max())) if len(finite) else 10.0
@@ -109,10 +109,10 @@ def draw(cells: pd.DataFrame) -> Figure | None:
     axes.set_xlabel(f"calls until {cost} paid for")
     bars, names = axes.get_legend_handles_labels()
     legend = dict(zip(names, bars, strict=True))  # one entry for each kind of work
-    axes.legend(list(legend.values()), list(legend), fontsize=7, frameon=False, loc="lower right")
+    axes.legend(list(legend.values()), list(legend), frameon=False, loc="lower right")
     lengths = ", ".join(f"S={n}" for n in spread_out(sorted(rows["seq_len"].unique())))
     title = f"What FlexAttention costs before its first call, {lengths}{note}"
-    axes.set_title(title_with_setup(cells, title), fontsize=9)
+    axes.set_title(title_with_setup(cells, title))
     return figure
 
 
@@ -127,6 +127,4 @@ def _draw_bar(axes: Axes, row: pd.Series, y: float, low: float) -> None:
         text = f"{row['cost_s']:.1f} s; no backend needs neither"
     else:
         text = f"{calls:,.0f} calls ({row['cost_s']:.1f} s, against {row['rival']})"
-    axes.annotate(
-        text, (length, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7
-    )
+    axes.annotate(text, (length, y), xytext=(3, 0), textcoords="offset points", va="center")

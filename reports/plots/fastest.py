@@ -1,67 +1,100 @@
-"""Which backend computes each mask fastest: a picture for readers who choose a backend."""
+"""Which backends compute each mask fastest: a picture for readers who choose a backend."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.typing import ColorType
 
 from reports.plots import grid
 from reports.plots.labels import (
-    HOST_BOUND_MARK,
+    CHARACTER,
     PHASE_ABBREVIATIONS,
+    explained_marks,
+    marks,
     milliseconds,
     title_with_setup,
+    wrapped,
 )
-from reports.plots.limits import spread_out
-from reports.plots.style import backend_styles
+from reports.plots.style import WIDTH, BackendStyle, backend_styles
+from reports.ranking import NOISY_ABOVE, Measure, measures, winners
 from reports.runs import DIRECTIONS
 
-KEY = ["mask", "direction", "seq_len"]
+MAX_TIED = 4  # backends that an entry names
+NOT_TIMED = grid.Entry(["not timed"])
+LABELS = {
+    Measure.DEVICE: "on the device",
+    Measure.GRAPH: "CUDA graph",
+    Measure.CALLED: "as called from Python",
+}
+MEANINGS = {
+    Measure.DEVICE: "on the device: the time of the device alone",
+    Measure.GRAPH: "CUDA graph: the longer of device and host time of a replay of the call",
+    Measure.CALLED: "as called from Python: the longer of device and host time",
+}
 
 
-def fastest_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """The fastest cell of each mask, direction and length.
+def draw(cells: pd.DataFrame, seq_len: int) -> Figure:
+    """A row for each mask of one length, a column for each direction and measure of time.
 
-    The column `over_flex` is its time over FlexAttention's, NaN if FlexAttention was not timed.
+    An entry names the fastest backend and those that are tied with it, on their colors. The
+    attention cells have one shape and data type. Measures that no cell has are left out.
     """
-    timed = cells[cells["is_timed"]]
-    best: pd.DataFrame = timed.loc[timed.groupby(KEY, sort=False)["median_s"].idxmin()].copy()
-    flex = timed[timed["backend"] == "flex"].set_index(KEY)["median_s"]
-    flex_s = flex.reindex(pd.MultiIndex.from_frame(best[KEY])).to_numpy()
-    best["over_flex"] = best["median_s"].to_numpy() / flex_s
-    return best
+    cells = cells[cells["seq_len"] == seq_len]
+    found = {measure: winners(cells, measure) for measure in measures(cells)}
+    columns = [
+        (direction, measure)
+        for direction in DIRECTIONS
+        for measure, best in found.items()
+        if direction in set(best["direction"])
+    ]
+    entries = {measure: best.set_index(["mask", "direction"]) for measure, best in found.items()}
+    masks, styles = list(cells["mask"].unique()), backend_styles(cells["backend"])
+    length = int(WIDTH * 0.8 / max(len(columns), 1) / CHARACTER) - 1
+
+    def cell(y: int, x: int) -> grid.Entry:
+        direction, measure = columns[x]
+        if (masks[y], direction) not in entries[measure].index:
+            return NOT_TIMED
+        return winner_entry(entries[measure].loc[(masks[y], direction)], length, styles)
+
+    drawn = [cell(y, x) for y in range(len(masks)) for x in range(len(columns))]
+    notes = [MEANINGS[measure] for measure in dict.fromkeys(measure for _, measure in columns)]
+    notes += explained_marks(line for entry in drawn for line in entry.lines)
+    notes += [
+        "a = b: a tie, as the 95 % confidence intervals overlap (band: their colors); "
+        "×: times FlexAttention's, by the same measure"
+    ]
+    if any(best["is_noisy"].any() for best in found.values()):
+        notes.append(f"grey: the interval of the fastest is over ±{NOISY_ABOVE:.0%}")
+    title = title_with_setup(cells, f"Fastest exact backends at S = {seq_len}")
+    labels = [f"{PHASE_ABBREVIATIONS[d]} {LABELS[measure]}" for d, measure in columns]
+    return grid.draw(masks, labels, cell, title, notes, min_width=1.0)
 
 
-def draw(cells: pd.DataFrame) -> Figure:
-    """A row for each mask, a column for each direction and length.
-
-    A cell names the fastest backend, on that backend's color.
-    """
-    best = fastest_cells(cells).set_index(KEY)
-    masks, lengths = list(cells["mask"].unique()), spread_out(sorted(cells["seq_len"].unique()))
-    timed = set(best.index.droplevel("mask"))
-    columns = [(d, n) for d in DIRECTIONS for n in lengths if (d, n) in timed]
-    styles = backend_styles(cells["backend"])
-
-    def cell(y: int, x: int) -> tuple[str, ColorType]:
-        key = (masks[y], *columns[x])
-        if key not in best.index:
-            return "not timed at\nthis length", grid.NO_TIME_COLOR
-        row = best.loc[key]
-        ratio = f" ({row['over_flex']:.2f}×)" if row["over_flex"] > 0 else ""  # NaN without flex
-        mark = f" {HOST_BOUND_MARK}" if row["host_bound"] else ""
-        text = f"{row['backend']}\n{milliseconds(row['median_s'])}{ratio}{mark}"
-        return text, to_rgba(styles[row["backend"]].color, 0.35)
-
-    title = (
-        "Fastest exact backend for each mask "
-        f"(× FlexAttention's time; {HOST_BOUND_MARK} host-bound)"
+def winner_entry(row: pd.Series, length: int, styles: dict[str, BackendStyle]) -> grid.Entry:
+    """The entry of a row of `winners`, with lines of at most `length` characters."""
+    names = list(row["backends"][:MAX_TIED])
+    shown = [styles[name] for name in names]
+    more = len(row["backends"]) - len(names)
+    text = " = ".join([*names, *([f"{more} more"] if more else [])])
+    ratio = f" {row['over_flex']:.2f}×" if row["over_flex"] > 0 else ""  # NaN without flex
+    mark = marks(is_host_bound=row["is_host_time"], is_throttled=bool(row["throttle"]))
+    time = f"{milliseconds(row['seconds'])}{ratio} {mark}".strip()
+    lines = [*at_equals(text, length), *wrapped(time, length)]
+    if row["is_noisy"]:
+        lines.append(f"±{row['interval']:.0%}")
+        return grid.Entry(lines, text_color=grid.NOISY_TEXT_COLOR)
+    return grid.Entry(
+        lines, [to_rgba(style.color, 0.35 if len(shown) == 1 else 0.7) for style in shown]
     )
-    if len(lengths) < cells["seq_len"].nunique():
-        title += f", {len(lengths)} of {cells['seq_len'].nunique()} lengths"
-    labels = [f"{PHASE_ABBREVIATIONS[d]} S={n}" for d, n in columns]
-    return grid.draw(
-        masks, labels, cell, title_with_setup(cells, title), cell_width=1.25, cell_height=0.42
-    )
+
+
+def at_equals(text: str, length: int) -> list[str]:
+    """The lines of a text of tied names, broken after "=" signs."""
+    lines = [""]
+    for name in text.replace(" = ", " =\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + 1 + len(name) > length:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {name}".strip()
+    return [part for line in lines for part in wrapped(line, length)]

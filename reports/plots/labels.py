@@ -1,22 +1,60 @@
-"""Texts that several pictures share."""
+"""Texts that several pictures share, and how they are broken into lines."""
 
 from __future__ import annotations
 
-import textwrap
+import re
+from collections.abc import Iterable
 
 import pandas as pd
+from matplotlib.textpath import TextPath
 
+from reports.plots.style import MIN_TEXT
 from reports.runs import shape_of
 
 PHASE_ABBREVIATIONS = {"forward": "fwd", "backward": "bwd"}
-HOST_BOUND_MARK = "†"  # beside the device time of a call whose host time is longer
+HOST_BOUND_MARK = "†"  # beside the time of a call whose host time is longer than its device time
+THROTTLED_MARK = "‡"  # beside the time of a call during which the GPU limited its clock
+MARKS = {
+    HOST_BOUND_MARK: "host-bound: the host takes longer than the device",
+    THROTTLED_MARK: "throttled: the GPU limited its clock",
+}
 NOT_IN_RUN = "not in this run"
+CHARACTER = 0.068  # width of a character of the smallest text, inches
+LINE = 0.148  # height of its lines, inches
+LINE_LENGTH = 115  # characters across a picture, where a text may have many wide ones
+
+
+def wrapped(text: str, length: int, max_lines: int = 20) -> list[str]:
+    """The lines of a text, of at most `length` characters each.
+
+    A line ends after a space, "_", "-", "," or "(", and within a longer word only if it must. What
+    does not fit into `max_lines` is replaced by "…".
+    """
+    lines = [""]
+    for word in re.findall(r"[^ _\-,(]*[ _\-,(]?", text):
+        if len(lines[-1]) + len(word.rstrip()) > length and lines[-1]:
+            lines.append("")
+        while len(word.rstrip()) > length:
+            lines[-1], word = word[:length], word[length:]
+            lines.append("")
+        lines[-1] += word
+    lines = [line.strip() for line in lines if line.strip()] or [""]
+    if len(lines) > max_lines:
+        lines = lines[:max_lines]
+        lines[-1] = lines[-1][: length - 1] + "…"
+    return lines
+
+
+def text_width(text: str) -> float:
+    """The width of a line of the smallest text, in inches."""
+    return float(TextPath((0, 0), text, size=MIN_TEXT).get_extents().width) / 72
 
 
 def title_with_setup(cells: pd.DataFrame, title: str) -> str:
     """The title, and below it the shape, device and torch version of the cells."""
     first = cells.iloc[0]
-    return f"{title}\n{shape_of(first)}, {first['device']}, torch {first['torch']}"
+    setup = f"{shape_of(first)}, {first['device']}, torch {first['torch']}"
+    return "\n".join([*wrapped(title, LINE_LENGTH - 15), *wrapped(setup, LINE_LENGTH - 15)])
 
 
 def milliseconds(seconds: float) -> str:
@@ -25,7 +63,17 @@ def milliseconds(seconds: float) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{float(f'{value:.3g}'):g} ms"
 
 
-def untimed_reason(cell: pd.Series, width: int, max_lines: int) -> str:
-    """The outcome and reason of an untimed cell, wrapped to `width` characters and truncated."""
-    reason = f"{cell['outcome']}: {cell['reason']}"
-    return "\n".join(textwrap.wrap(reason, width, max_lines=max_lines, placeholder="…"))
+def marks(*, is_host_bound: bool, is_throttled: bool) -> str:
+    """The marks of a timed cell, such as "†‡", or nothing."""
+    return (HOST_BOUND_MARK if is_host_bound else "") + (THROTTLED_MARK if is_throttled else "")
+
+
+def explained_marks(texts: Iterable[str]) -> list[str]:
+    """A line for each mark that is in one of the texts."""
+    shown = "".join(texts)
+    return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in shown]
+
+
+def untimed_reason(cell: pd.Series) -> str:
+    """The outcome and reason of an untimed cell."""
+    return f"{cell['outcome']}: {cell['reason']}"

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 MAX_ROWS, MAX_COLUMNS = 60, 40  # of a table
+MAX_NOTE_LINES = 80  # below a table
 MAX_BACKENDS = 40  # bars or lines
 MAX_PANELS = 48
 MAX_LENGTHS = 12  # sequence lengths with a column or a tick of their own

@@ -36,5 +36,5 @@ def draw(name: str) -> Figure:
         spine.set_visible(False)
     axes.set_xlabel("key" + (" (grey: padding)" if fully_masked is not None else ""))
     axes.set_ylabel("query")
-    axes.set_title(name, fontsize=9)
+    axes.set_title(name)
     return figure

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.typing import ColorType
 
 from reports.plots import grid
 from reports.plots.labels import NOT_IN_RUN, PHASE_ABBREVIATIONS, title_with_setup
 from reports.plots.limits import MAX_ROWS, first, spread_out
 from reports.plots.style import sorted_backends
+from reports.plots.table import Footnotes, without_times
 from reports.runs import shape_of
 
-LONG_ENTRY = 120  # characters; longer entries get longer lines
 BOTH_TIMED_COLOR, ONE_TIMED_COLOR = "#CFE5F3", "#FBE3B6"
 COLORS = (grid.NO_TIME_COLOR, ONE_TIMED_COLOR, BOTH_TIMED_COLOR)  # by number of directions timed
 
@@ -68,21 +65,36 @@ def text(cells: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def table(cells: pd.DataFrame) -> pd.DataFrame:
+    """The matrix as a table: a row for each mask and backend."""
+    shape = shape_of(cells.iloc[0])
+    rows = [(shape, *key, description) for key, description in entries(cells).items()]
+    result: pd.DataFrame = pd.DataFrame(rows, columns=["shape", "mask", "backend", "form"])
+    return result
+
+
 def draw(cells: pd.DataFrame) -> Figure:
-    """The matrix as a picture. Blue: both directions were timed, orange: one, grey: neither."""
+    """The matrix as a picture: numbers that refer to the texts below it.
+
+    Blue: both directions were timed, orange: one, grey: neither. Backends that were not timed at
+    all are in the notes only.
+    """
     masks, note = first(list(cells["mask"].unique()), MAX_ROWS, "masks")
-    backends = sorted_backends(cells["backend"])
     cells = cells[cells["mask"].isin(masks)]
-    texts = entries(cells)
-    timed = cells[cells["is_timed"]].groupby(["mask", "backend"])["direction"].nunique()
+    texts, forms = entries(cells), Footnotes()
+    timed = cells[cells["is_timed"]]
+    backends = sorted_backends(timed["backend"])
+    directions = timed.groupby(["mask", "backend"])["direction"].nunique()
 
-    def cell(y: int, x: int) -> tuple[str, ColorType]:
+    def cell(y: int, x: int) -> grid.Entry:
         key = masks[y], backends[x]
-        if key not in texts:
-            return NOT_IN_RUN, grid.NO_TIME_COLOR
-        width = 30 if len(texts[key]) <= LONG_ENTRY else 38  # the grid uses a smaller font then
-        wrapped = textwrap.wrap(texts[key], width, max_lines=6, placeholder="…")
-        return "\n".join(wrapped), COLORS[int(timed.get(key, 0))]
+        text = texts.get(key, NOT_IN_RUN)
+        return grid.Entry([str(forms.number(text))], [COLORS[int(directions.get(key, 0))]])
 
+    for y in range(len(masks)):  # numbers in the order of reading
+        for x in range(len(backends)):
+            cell(y, x)
     title = f"How each mask is computed, or why not (blue: timed forward and backward){note}"
-    return grid.draw(masks, backends, cell, title_with_setup(cells, title))
+    notes = [f"{number}  {text}" for text, number in forms.numbers.items()]
+    notes += without_times(cells, backends)
+    return grid.draw(masks, backends, cell, title_with_setup(cells, title), notes)

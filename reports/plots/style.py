@@ -40,7 +40,18 @@ FREE_STYLES = (
     BackendStyle(ORANGE, "x"),
 )
 
-plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+# GitHub shows a picture of a README in at most 830 pixels of 1/96 inch. Pictures have that width,
+# so a point of text is a point there.
+WIDTH = 8.4  # inches, and the padding of `save`
+PADDING = 0.12
+DPI = 140  # sharp on screens that show more than 96 pixels per inch
+MIN_TEXT, TITLE = 8, 9  # points
+
+plt.rcParams.update({"font.size": MIN_TEXT, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"axes.titlesize": TITLE, "figure.titlesize": TITLE})
+plt.rcParams.update({"axes.labelsize": MIN_TEXT, "figure.labelsize": MIN_TEXT})
+plt.rcParams.update({"xtick.labelsize": MIN_TEXT, "ytick.labelsize": MIN_TEXT})
+plt.rcParams.update({"legend.fontsize": MIN_TEXT})
 # Names in saved runs are no formulas, whatever "$" they have.
 plt.rcParams.update({"text.parse_math": False, "text.usetex": False})
 
@@ -76,7 +87,7 @@ def save(figure: Figure, path: Path) -> Path:
     others.
     """
     png, content = BytesIO(), BytesIO()
-    figure.savefig(png, dpi=110, bbox_inches="tight", pad_inches=0.12)
+    figure.savefig(png, dpi=DPI, bbox_inches="tight", pad_inches=PADDING)
     plt.close(figure)
     image = Image.open(png).convert("RGB")
     image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.plots.labels import NOT_IN_RUN, milliseconds, untimed_reason
-from reports.plots.lengths import longest_with_flex
+from reports.plots.labels import (
+    LINE,
+    LINE_LENGTH,
+    NOT_IN_RUN,
+    milliseconds,
+    untimed_reason,
+    wrapped,
+)
+from reports.plots.lengths import length_to_show
 from reports.plots.limits import MAX_BACKENDS, first
-from reports.plots.style import GREY, VERMILLION, backend_styles, sorted_backends
+from reports.plots.style import GREY, VERMILLION, WIDTH, backend_styles, sorted_backends
+from reports.plots.table import without_times
+from reports.ranking import NOISY_ABOVE, Measure, is_noisy, peak_seconds, peak_shares, winners
 from reports.runs import DIRECTIONS, host_late, shape_of
 
 MAX_RATIO = 5  # bars longer than this many times FlexAttention's are truncated
+TEXT_ROOM = 1.9  # the axis is this many times longer than the longest bar, for its text
+REASON_LENGTH = 75  # characters beside the axis
+BAR_HEIGHT = 0.22  # inches
 
 
 def flags(cell: pd.Series) -> str:
@@ -31,13 +44,7 @@ def flags(cell: pd.Series) -> str:
 
 
 def _annotate(
-    axes: Axes,
-    text: str,
-    position: tuple[float, float],
-    fontsize: float,
-    *,
-    color: str = "black",
-    style: str = "normal",
+    axes: Axes, text: str, position: tuple[float, float], *, color: str = "black", **style: str
 ) -> None:
     """Write a text to the right of a position, on a translucent background."""
     axes.annotate(
@@ -47,15 +54,22 @@ def _annotate(
         textcoords="offset points",
         va="center",
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
-        fontsize=fontsize,
         color=color,
-        style=style,
+        **style,  # type: ignore[arg-type]  # properties of a text
     )
 
 
 def _draw_bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: str) -> None:
-    """Draw a bar for each backend, and FlexAttention's time as a dashed line across."""
-    cells = cells[cells["direction"] == direction].set_index("backend")
+    """Draw a bar with its confidence interval for each backend.
+
+    FlexAttention's time is a dashed line across, and the time at the peak of the device a dotted
+    one. Bars of noisy times are pale.
+    """
+    cells = cells[cells["direction"] == direction]
+    best = winners(cells, Measure.DEVICE)
+    tied = set(best["backends"].iloc[0]) if len(best) else set()
+    cells = cells.assign(is_noisy=is_noisy(cells), **peak_shares(cells))
+    cells = cells.assign(peak_s=peak_seconds(cells)).set_index("backend")
     timed = cells[cells["is_timed"]]
     flex = timed["median_s"].get("flex")
     longest = timed["median_s"].max() if len(timed) else 1.0
@@ -64,46 +78,77 @@ def _draw_bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: 
     styles = backend_styles(backends)
     for y, backend in enumerate(backends):
         if backend not in cells.index:
-            _annotate(axes, NOT_IN_RUN, (0, y), 7, color=GREY)
+            _annotate(axes, NOT_IN_RUN, (0, y), color=GREY)
             continue
         cell = cells.loc[backend]
         if not cell["is_timed"]:
-            reason = untimed_reason(cell, width=70, max_lines=2)
-            _annotate(axes, reason, (0, y), 6.5, style="italic")
+            [reason] = wrapped(untimed_reason(cell), REASON_LENGTH, 1)
+            _annotate(axes, reason, (0, y), style="italic")
             continue
-        median = cell["median_s"]
-        length, truncated = min(median, longest), median > longest
-        bar = axes.barh(y, length, color=styles[backend].color, height=0.68)
-        if truncated:
+        length = min(cell["median_s"], longest)
+        bar = axes.barh(y, length, color=styles[backend].color, height=0.7)
+        if cell["is_noisy"]:
+            bar[0].set(alpha=0.3)
+        if cell["median_s"] > longest:
             bar[0].set(hatch="////", edgecolor="white")
-        ratio = f" ({median / flex:.2f}×)" if flex and backend != "flex" else ""
-        text = f"{'» ' if truncated else ''}{milliseconds(median)}{ratio}{flags(cell)}"
-        _annotate(axes, text, (length, y), 8)
+        else:
+            axes.errorbar(length, y, xerr=length * cell["interval"], color=GREY, capsize=2, lw=1)
+        text = bar_text(cell, flex if backend != "flex" else None)
+        end = length if cell["median_s"] > longest else length * (1 + cell["interval"])
+        weight = "bold" if backend in tied else "normal"
+        _annotate(axes, text, (end, y), fontweight=weight)
     if flex:
         axes.axvline(flex, color=VERMILLION, linewidth=1, linestyle="--", zorder=0)
-    axes.set_xlim(0, longest * 1.5)
+    if np.isfinite(peak_s := timed["peak_s"].min()):
+        axes.axvline(peak_s, color="black", linewidth=1, linestyle=":", zorder=1.5)
+    axes.set_xlim(0, longest * TEXT_ROOM)
     axes.set_yticks(range(len(backends)), backends)
     axes.set_ylim(len(backends) - 0.5, -0.5)  # the first backend is at the top
-    axes.set_title(direction, loc="left", fontsize=9)
+    axes.set_title(direction, loc="left")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x * 1e3:g}")
-    note = f"; »: cut at {MAX_RATIO}×" if timed["median_s"].gt(longest).any() else ""
-    axes.set_xlabel(f"ms, median (× FlexAttention, dashed){note}")
+    is_cut = timed["median_s"].gt(longest).any()
+    peak = ", dotted: at the peak of the device" if np.isfinite(peak_s) else ""
+    cut = f", hatched: cut at {MAX_RATIO}×" if is_cut else ""
+    axes.set_xlabel(f"ms, median (×: times FlexAttention's, dashed{peak}{cut})")
+
+
+def bar_text(cell: pd.Series, flex_s: float | None) -> str:
+    """The text beside a bar: the time, that over FlexAttention's, the share of the peak, flags."""
+    parts = [milliseconds(cell["median_s"])]
+    if cell["is_noisy"]:
+        parts[0] += f" ±{cell['interval']:.0%}"
+    if flex_s:
+        parts[0] += f" ({cell['median_s'] / flex_s:.2f}×)"
+    if cell["peak_share"] > 0:  # NaN where no peak was measured
+        parts.append(f"{cell['peak_share']:.0%} of the {cell['peak_limit']} peak")
+    return ", ".join(parts) + flags(cell)
 
 
 def draw(cells: pd.DataFrame) -> Figure:
-    """Draw the times at the longest sequence with FlexAttention.
+    """Draw the times at one length (`length_to_show`), forward above backward.
 
-    The cells have one mask, shape and data type.
+    The cells have one mask, shape and data type. Backends without any time are in a note below.
     """
-    seq_len = longest_with_flex(cells)
+    seq_len = length_to_show(cells)
     cells = cells[cells["seq_len"] == seq_len]
-    backends, note = first(sorted_backends(cells["backend"]), MAX_BACKENDS, "backends")
-    height = 1.5 + 0.27 * len(backends)
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, height), sharey=True, layout="constrained")
+    timed = cells[cells["is_timed"]]
+    backends, note = first(sorted_backends(timed["backend"]), MAX_BACKENDS, "backends")
+    texts = without_times(cells, list(timed["backend"]))[:MAX_BACKENDS]
+    notes = [line for text in texts for line in wrapped(text, LINE_LENGTH, 3)]
+    if is_noisy(timed).any():
+        notes.insert(0, f"pale: the interval is over ±{NOISY_ABOVE:.0%}")
+    notes.insert(0, "bold: the fastest, and those whose 95 % confidence intervals overlap its")
+    first_cell = cells.iloc[0]
+    title = [
+        *wrapped(f"{first_cell['mask']}, S = {seq_len}, {shape_of(first_cell)}{note}", 100),
+        *wrapped(f"{first_cell['device']}, torch {first_cell['torch']}", 100),
+    ]
+    bars = BAR_HEIGHT * max(len(backends), 1)
+    height = 2 * (bars + 0.8) + LINE * (len(notes) + len(title) + 1)
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, height), layout="constrained")
     for axes, direction in zip(panels, DIRECTIONS, strict=True):
         _draw_bars(axes, cells, backends, direction)
-    panels[1].tick_params(left=False)
-    first_cell = cells.iloc[0]
-    title = f"{first_cell['mask']}, S={seq_len}, {shape_of(first_cell)}{note}"
-    figure.suptitle(f"{title}\n{first_cell['device']}, torch {first_cell['torch']}", fontsize=9)
+    figure.suptitle("\n".join(title))
+    # A super label is part of the constrained layout, unlike a text.
+    figure.supxlabel("\n".join(notes), x=0.01, ha="left")
     return figure

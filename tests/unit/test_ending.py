@@ -1,8 +1,10 @@
 """What is noted of an interrupt, wherever in pytest's code it comes."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from maskbench.suite.ending import Ending
+from maskbench.suite.ending import Ending, noise_line
 
 
 def raise_interrupt():
@@ -27,3 +29,19 @@ def test_the_traceback_of_an_interrupt_is_kept():
     before = len(excinfo.traceback)
     Ending(None).pytest_keyboard_interrupt(excinfo)
     assert len(excinfo.traceback) == before
+
+
+def cells_with(*intervals):
+    return [SimpleNamespace(extra_info={"interval": interval}) for interval in intervals]
+
+
+def test_the_summary_says_how_many_cells_are_noisy():
+    without = SimpleNamespace(extra_info={"cache": "cold"})
+    assert noise_line([*cells_with(0.01, 0.06, 0.5), without]) == (
+        "maskbench: 2 of 3 cells are noisy (95 % interval over ±5%): is the machine busy?"
+    )
+
+
+def test_a_quiet_run_says_nothing_of_noise():
+    assert noise_line(cells_with(0.01, 0.05)) is None
+    assert noise_line([]) is None

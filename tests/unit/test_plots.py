@@ -11,7 +11,7 @@ import pytest
 
 from maskbench.backends.registry import BACKENDS, BackendSpec
 from reports.plots.break_even import break_even, draw
-from reports.plots.lengths import longest_with_flex
+from reports.plots.lengths import length_to_show
 from reports.plots.style import FREE_STYLES, BackendStyle, backend_styles, sorted_backends
 from reports.plots.timing import flags
 
@@ -70,11 +70,18 @@ def test_flags_name_what_limits_a_time():
 
 
 def test_the_longest_length_is_one_with_flex_if_there_is_any():
-    rows = [("flex", 512, True), ("sdpa", 1024, True), ("flex", 2048, False)]
-    cells = pd.DataFrame(rows, columns=["backend", "seq_len", "is_timed"])
-    assert longest_with_flex(cells) == 512
-    assert longest_with_flex(cells[1:]) == 1024
-    assert longest_with_flex(cells[2:]) == 2048
+    rows = [("flex", 512, True, []), ("sdpa", 1024, True, []), ("flex", 2048, False, [])]
+    cells = pd.DataFrame(rows, columns=["backend", "seq_len", "is_timed", "throttle"])
+    assert length_to_show(cells) == 512
+    assert length_to_show(cells[1:]) == 1024
+    assert length_to_show(cells[2:]) == 2048
+
+
+def test_a_length_at_which_flex_was_throttled_is_the_last_choice():
+    rows = [("flex", 512, True, []), ("flex", 1024, True, ["power cap"])]
+    cells = pd.DataFrame(rows, columns=["backend", "seq_len", "is_timed", "throttle"])
+    assert length_to_show(cells) == 512
+    assert length_to_show(cells[1:]) == 1024
 
 
 def cell(backend, direction, seconds, form="", formulation=""):

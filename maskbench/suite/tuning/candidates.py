@@ -195,7 +195,7 @@ def _tiles_for_few_queries(target: Target) -> list[FlexOptions]:
 
 
 def variants(options: FlexOptions, target: Target, *, resize: bool) -> list[FlexOptions]:
-    """The next round: one more switch; if `resize`, also another size of the mask's blocks."""
+    """The next round: one more switch; if `resize`, also other block masks."""
     if target.device == "cpu" or options.uses_flash:
         return []
     is_decoding = target.decodes and not _forces_many_queries(options)

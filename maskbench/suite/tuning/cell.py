@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 import torch
 
 from maskbench.records import Outcome
-from maskbench.suite.attention_call import check_result, discard_changed_inputs
-from maskbench.suite.cell import Cell, known_skip_reason, time_call
+from maskbench.suite.attention_call import CheckedCall, discard_changed_inputs
+from maskbench.suite.cell import Cell, known_skip_reason
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.device_name import device_name
 from maskbench.suite.error_text import describe_error
@@ -142,14 +142,7 @@ def describe(entry: TunedEntry) -> str:
 def _time(cell: Cell, contest: Contest, winner: Contender) -> None:
     """Time the winner as any other cell."""
     watched = Unchanged(contest.checked.originals.without_aliases(winner.timed.tensors))
-
-    def check_last_round(result: object) -> None:
-        watched.require("the timed rounds")
-        check_result(winner.timed, result, contest.checked, "the timed rounds")
-
+    call = CheckedCall(winner.call, winner.timed, contest.checked, watched)
     cell.benchmark.extra_info |= cell.metadata(winner.call, winner.comparison)
     with contest.paused():
-        measured = time_call(
-            cell.benchmark, winner.timed.run, cell.clock, cell.config, check_last_round
-        )
-    cell.record(measured)
+        cell.benchmark.extra_info |= cell.time(call)

@@ -1,0 +1,99 @@
+"""The rankings of a run as tables, for readers and for programs."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from reports.markdown import markdown_table, markdown_text
+from reports.plots.labels import milliseconds
+from reports.ranking import NOISY_ABOVE, PROBLEM, Measure, is_noisy, measures, winners
+from reports.runs import DIRECTIONS, shape_of
+
+NAME = "reports ranking"  # of the markers in a document
+KEY = ["mask", "direction", "seq_len"]  # of a row, within one shape
+DATA = [
+    *("device", "torch", *PROBLEM, "measure", "fastest", "seconds", "interval", "is_noisy"),
+    *("is_host_time", "over_flex", "peak_share", "peak_limit"),
+]
+
+
+def ranking_data(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row for each problem and measure, for programs.
+
+    `fastest` has the backends that are tied, joined by "=". The other columns are those of
+    `reports.ranking.winners`. Cells of several shapes can be in one table.
+    """
+    found = pd.concat(winners(cells, measure).assign(measure=measure.value) for measure in Measure)
+    table: pd.DataFrame = found.assign(fastest=found["backends"].map("=".join))[DATA]
+    return table
+
+
+def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row for each mask, direction and length of one shape, for readers.
+
+    Each measure that was taken has two columns: the backends that are tied, and the time of the
+    fastest. "~" is before a time whose interval is wide. The last column is the share of the peak
+    of the fastest on the device, if a peak was measured.
+    """
+    found = {measure: winners(cells, measure) for measure in measures(cells)}
+    device = found[Measure.DEVICE].set_index(KEY)
+    columns: dict[str, pd.Series] = {}
+    for measure, best in found.items():
+        best = best.set_index(KEY)
+        columns[f"fastest {measure}"] = best["backends"].map(" = ".join)
+        columns[f"time {measure}"] = best.apply(time_text, axis=1)
+    if device["peak_share"].notna().any():
+        columns["share of the peak"] = device.apply(share_text, axis=1)
+    table = pd.DataFrame(columns).reindex(device.index).fillna("").reset_index()
+    result: pd.DataFrame = table.rename(columns={"seq_len": "S"})
+    return result
+
+
+def time_text(row: pd.Series) -> str:
+    return f"{'~' if row['is_noisy'] else ''}{milliseconds(row['seconds'])}"
+
+
+def share_text(row: pd.Series) -> str:
+    if not row["peak_share"] > 0:
+        return "not measured"
+    return f"{row['peak_share']:.0%} of {row['peak_limit']}"
+
+
+def what_is_missing(cells: pd.DataFrame) -> list[str]:
+    """A sentence for each measurement that the run lacks, and one if cells are noisy."""
+    device, graph = winners(cells, Measure.DEVICE), winners(cells, Measure.GRAPH)
+    sentences = []
+    if device["peak_share"].isna().all():
+        sentences.append("The share of the peak was not measured in this run.")
+    if graph.empty:
+        sentences.append("CUDA graphs were not timed in this run.")
+    if noise := noise_note(cells):
+        sentences.append(noise)
+    return sentences
+
+
+def noise_note(cells: pd.DataFrame) -> str | None:
+    """How many of the timed attention cells are noisy; None if none is."""
+    timed = cells[cells["is_timed"] & cells["direction"].isin(DIRECTIONS)]
+    if not (number := int(is_noisy(timed).sum())):
+        return None
+    return (
+        f"{number} of {len(timed)} cells are noisy (95 % interval over ±{NOISY_ABOVE:.0%}): "
+        "is the machine busy?"
+    )
+
+
+def ranking_report(shapes: list[pd.DataFrame]) -> str:
+    """The tables of all shapes as Markdown, each with what it is of."""
+    parts = []
+    for cells in shapes:
+        first = cells.iloc[0]
+        setup = f"{shape_of(first)}, {first['device']}, torch {first['torch']}."
+        parts.append(markdown_text(" ".join([setup, *what_is_missing(cells)])))
+        parts.append(markdown_table(ranking_table(cells)))
+    parts.append(
+        "Backends whose 95 % confidence intervals overlap are tied (=). The share of the peak is "
+        "that of the fastest on the device: of the rate of a large matrix product (compute) or of "
+        "a large copy (memory), measured in the same process."
+    )
+    return "\n\n".join(parts)

@@ -1,0 +1,145 @@
+"""The rankings as tables, and the formats of every table that a command prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.__main__ import main
+from reports.drawing import attention_cells, load_by_shape
+from reports.ranking_table import ranking_table, what_is_missing
+from reports.tables import TableFormat, table_text
+from tests.unit.real_run import RUN, few_cells, saved_as
+from tests.unit.test_pictures import with_peaks_and_graphs
+
+TABLE = pd.DataFrame({"cell": ["a,b", "c|d"], "ms": [np.float64(1.5), np.nan], "n": [1, 2]})
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(saved_as(tmp_path / "runs" / "run.json", few_cells))
+
+
+def cells_of(path):
+    [(cells, _)] = load_by_shape([path], path.parent, None)
+    return attention_cells(cells)
+
+
+# --- formats -----------------------------------------------------------------------------------
+
+
+def test_json_has_an_object_for_each_row_and_null_for_no_number():
+    assert json.loads(table_text(TABLE, TableFormat.JSON)) == [
+        {"cell": "a,b", "ms": 1.5, "n": 1},
+        {"cell": "c|d", "ms": None, "n": 2},
+    ]
+
+
+def test_csv_quotes_what_it_must():
+    rows = list(csv.DictReader(io.StringIO(table_text(TABLE, TableFormat.CSV))))
+    assert rows == [{"cell": "a,b", "ms": "1.5", "n": "1"}, {"cell": "c|d", "ms": "", "n": "2"}]
+
+
+def test_markdown_escapes_and_text_is_aligned():
+    assert "| c\\|d | nan | 2 |" in table_text(TABLE, TableFormat.MARKDOWN)
+    assert table_text(TABLE, TableFormat.TEXT) == TABLE.to_string(index=False)
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "markdown"])
+@pytest.mark.parametrize("command", ["compare", "gate", "history", "matrix", "ranking"])
+def test_only_the_table_is_on_stdout(command, form, run, tmp_path, capsys):
+    folder = str(tmp_path / "runs")
+    arguments = {
+        "compare": [run, run],
+        "gate": [run, "--history", folder],
+        "history": [folder],
+    }.get(command, [run])
+    output = [] if command == "ranking" else ["-o", str(tmp_path / "out")]
+    main([command, *arguments, *output, "--format", form])
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    if form == "json":
+        rows = json.loads(printed.out)
+    elif form == "csv":
+        rows = list(csv.DictReader(io.StringIO(printed.out)))
+    else:
+        lines = printed.out.strip().split("\n")
+        assert all(line.startswith("| ") for line in lines)
+        rows = lines[2:]
+    assert rows
+    if form != "markdown":
+        assert "mask" in rows[0]
+    assert printed.err.strip()
+
+
+def test_a_format_that_does_not_exist_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["ranking", run, "--format", "xml"])
+    assert ending.value.code == 2
+    assert "xml" in capsys.readouterr().err
+
+
+# --- the ranking -------------------------------------------------------------------------------
+
+
+def test_the_ranking_has_both_answers_and_what_was_not_measured(capsys):
+    assert main(["ranking", "reports/runs/h100/grid.json.gz", "-k", "causal-"]) == 0
+    printed = capsys.readouterr().out
+    assert "fastest on the device" in printed
+    assert "fastest as called from Python" in printed
+    assert "The share of the peak was not measured in this run." in printed
+    assert "CUDA graphs were not timed in this run." in printed
+    assert not re.search("share of the peak$", printed, re.MULTILINE)
+
+
+def test_a_cpu_has_one_answer(run, capsys):
+    assert main(["ranking", run]) == 0
+    assert "as called from Python" not in capsys.readouterr().out
+
+
+def test_a_newer_run_has_the_share_of_the_peak_and_graphs(tmp_path):
+    cells = cells_of(saved_as(tmp_path / "run.json", with_peaks_and_graphs))
+    table = ranking_table(cells)
+    assert list(table.columns) == [
+        *("mask", "direction", "S"),
+        *("fastest on the device", "time on the device"),
+        *("fastest with CUDA graphs", "time with CUDA graphs"),
+        *("fastest as called from Python", "time as called from Python"),
+        "share of the peak",
+    ]
+    assert table["share of the peak"].str.fullmatch(r"\d+% of (compute|memory)").all()
+    [noise] = what_is_missing(cells)
+    assert "cells are noisy" in noise
+    assert table["time on the device"].str.startswith("~").any()
+
+
+def test_the_ranking_is_written_between_the_markers_of_a_page(run, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin: reports ranking -->\n<!-- end: reports ranking -->\nafter")
+    assert main(["ranking", run, "-o", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter")
+    assert "| mask | direction | S | fastest on the device |" in text
+    assert "not measured in this run" in text
+    assert str(page) in capsys.readouterr().out
+
+
+def test_several_shapes_are_ranked_apart(tmp_path, capsys):
+    def smaller(run):
+        few_cells(run)
+        for cell in [b["extra_info"] for b in run["benchmarks"]] + run["maskbench"]["untimed"]:
+            cell["batch"] = 2
+        for cell in [*run["benchmarks"], *run["maskbench"]["untimed"]]:
+            cell["fullname"] = cell["fullname"].replace("-b1h", "-b2h")
+
+    other = saved_as(tmp_path / "other.json", smaller)
+    assert main(["ranking", str(RUN), str(other), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["batch"] for row in rows} == {1, 2}
