@@ -26,6 +26,16 @@ def handle_on(device: torch.device) -> Any:
         return cudnn.create_handle()
 
 
+def reason_of(refusal: Exception) -> str:
+    """cuDNN's reason in one line, without the list of the engines that it tried.
+
+    If no engine is left, the reason is "No valid engine configs for", a name of underscores, and a
+    JSON object and several warnings for each engine.
+    """
+    reason, *_ = str(refusal).partition("\n{")
+    return " ".join(word for word in reason.split() if word.strip("_")).removesuffix(" for")
+
+
 @dataclass(frozen=True)
 class Packed:
     """Packed sequences with at least one query and one key each, on `device`.
@@ -198,8 +208,8 @@ class GraphBuilder:
             graph.check_support()
             graph.build_plans()
         except cudnn.cudnnGraphNotSupportedError as error:
-            reason = " ".join(str(error).split())
-            raise Unsupported(f"cuDNN {cudnn.backend_version_string()} refuses: {reason}") from None
+            version = cudnn.backend_version_string()
+            raise Unsupported(f"cuDNN {version} refuses: {reason_of(error)}") from error
         size = max(1, graph.get_workspace_size())
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         constant_uids, constants = zip(*self.constants, strict=True) if self.constants else ((), ())

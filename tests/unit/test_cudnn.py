@@ -125,12 +125,18 @@ def test_a_dout_with_strides_that_cudnn_does_not_take(bind):
         assert (call.unpack(result) - right).abs().max() < EXACT
 
 
+# The beginning of a refusal of cuDNN 9.19.1.
+ENGINES = """No valid engine configs for ______________
+{"engineId":0,"smVersion":900,"knobChoices":{"CUDNN_KNOB_TYPE_KERNEL_CFG":-1}}
+Warning: CUDNN_STATUS_NOT_SUPPORTED; Reason: The matmul should either be an entrance node"""
+
+
 @pytest.mark.parametrize("stage", ["validate", "create_execution_plans", "build_plans"])
 def test_a_refusal_of_cudnn_is_the_reason(stage, bind, graphs, monkeypatch):
     cudnn = sys.modules["cudnn"]
 
     def refuse(*_):
-        raise cudnn.cudnnGraphNotSupportedError("No valid engine\n configs")
+        raise cudnn.cudnnGraphNotSupportedError(ENGINES)
 
     monkeypatch.setattr(cudnn.pygraph, stage, refuse)
     mask = Causal(seq_len=N)
