@@ -45,6 +45,14 @@ def wrapped(text: str, length: int, max_lines: int = 20) -> list[str]:
     return lines
 
 
+def balanced(text: str, length: int, max_lines: int) -> list[str]:
+    """As `wrapped`, with lines of nearly equal length."""
+    lines = wrapped(text, length, max_lines)
+    while length > 1 and len(shorter := wrapped(text, length - 1)) == len(lines):
+        lines, length = shorter, length - 1
+    return lines
+
+
 def text_width(text: str) -> float:
     """The width of a line of the smallest text, in inches."""
     return float(TextPath((0, 0), text, size=MIN_TEXT).get_extents().width) / 72
