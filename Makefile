@@ -52,7 +52,7 @@ test: setup
 	$(RUN) pytest --benchmark-skip
 
 test-all: setup
-	$(RUN) pytest --benchmark-skip -m "not compile"
+	$(RUN) pytest --benchmark-skip -m "not compile and not soak"
 
 lint: setup
 	$(RUN) ruff check .

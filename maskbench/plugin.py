@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from maskbench.backends import registry
 from maskbench.suite.cache_folders import unusable_folder
 from maskbench.suite.cache_repair import repair
-from maskbench.suite.cell import Cell, CellStatus
+from maskbench.suite.cell import Cell, CellStatus, CheckedCell
 from maskbench.suite.collection import (
     CELL_KEY,
     assign_workloads,
@@ -28,6 +27,7 @@ from maskbench.suite.collection import (
     uses_clock,
 )
 from maskbench.suite.device_errors import device_is_lost
+from maskbench.suite.device_name import device_name
 from maskbench.suite.isolation import CellIsolation
 from maskbench.suite.journaling import JOURNALING, Journaling
 from maskbench.suite.locks import lock_target
@@ -45,6 +45,7 @@ from maskbench.suite.session_clock import get_clock, start_clock
 from maskbench.suite.stages import stage_timer
 from maskbench.suite.supervised import Supervised, end_on_signals
 from maskbench.suite.targets import NO_TARGETS, take_over_targets
+from maskbench.suite.terminal_line import write_line
 from maskbench.suite.workload import Shape, Workload
 from maskbench.supervision.all_gpus import run_on_all_gpus
 from maskbench.supervision.link import REPORT, TIME, Assignment, SupervisorLink
@@ -117,12 +118,6 @@ def pytest_configure(config: pytest.Config) -> None:
         has_all = saver.has_all_of_the_journal
         supervised = Supervised(link, run.device, journaling.is_finished, has_all)
         plugins.register(supervised, "maskbench-supervised")
-
-
-def device_name(device: str) -> str:
-    """The device as a folder name, such as NVIDIA_H100_80GB_HBM3."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu_{platform.machine()}"
-    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -210,13 +205,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         link.send("ready", journal=journal and str(journal.path), planned=planned)
 
 
-def write_line(config: pytest.Config, text: str) -> None:
-    """Write a line to the terminal, unless pytest has none (-p no:terminal)."""
-    terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal:
-        terminal.write_line(f"maskbench: {text}")
-
-
 def set_benchmark_options(item: pytest.Item, replay: Replay | None) -> None:
     """Set the timer and the group in a single mark: pytest-benchmark reads only one."""
     options: dict[str, object] = {}
@@ -272,21 +260,24 @@ def cell_status(request: pytest.FixtureRequest, workload: Workload) -> Iterator[
 
 
 @pytest.fixture
-def cell(
+def checked_cell(
     request: pytest.FixtureRequest,
     workload: Workload,
     benchmark: BenchmarkFixture,
-    clock: Clock,
     cell_status: CellStatus,
-) -> Cell:
-    """Checks one backend on one workload, then times it: `cell.check_and_time()`."""
+) -> CheckedCell:
+    """Checks one backend on one workload, for tests that measure something else than its time."""
     item: pytest.Item = request.node
-    return Cell(
+    return CheckedCell(
         workload=workload,
         backend=item.stash[CELL_KEY].variant,
         backend_named=item.config.stash[RUN_CONFIG].backends_named,
         benchmark=benchmark,
-        clock=clock,
-        config=item.config,
         status=cell_status,
     )
+
+
+@pytest.fixture
+def cell(checked_cell: CheckedCell, clock: Clock, pytestconfig: pytest.Config) -> Cell:
+    """Checks one backend on one workload, then times it: `cell.check_and_time()`."""
+    return Cell(**vars(checked_cell), clock=clock, config=pytestconfig)

@@ -33,8 +33,11 @@ class Phase(TextEnum):
     VARIANT_BACKWARD = "spelling_backward"
     COMPILE_FORWARD = "compile_forward"
     COMPILE_BACKWARD = "compile_backward"
+    SOAK_BACKWARD = "soak_backward"
     FIDELITY_FORWARD = "fidelity_forward"
     FIDELITY_BACKWARD = "fidelity_backward"
+    TUNE_FORWARD = "tune_forward"
+    TUNE_BACKWARD = "tune_backward"
 
     @property
     def needs_gradients(self) -> bool:
@@ -43,6 +46,11 @@ class Phase(TextEnum):
     @property
     def is_mask_mod_variant(self) -> bool:
         return self.value.startswith("spelling_")
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the cell searches options, and times those that it has found."""
+        return self.value.startswith("tune_")
 
     @property
     def is_checked(self) -> bool:

@@ -1,4 +1,4 @@
-"""The reference: dense attention in float32 or better, computed in chunks of query rows.
+"""The reference: dense attention in float64, computed in chunks of query rows.
 
 The error of a tensor is that of its worst row: |row - reference row| divided by the norm of the
 reference row, or by the root mean square of all rows' norms if that is larger. One wrong key at
@@ -26,7 +26,8 @@ from maskbench.masks.shapes import require_shapes
 ERROR_FACTOR, FLOOR_EPS = 2.0, 2.0
 # Most scores that are compared, over all heads. More would take longer than the timing.
 MAX_SCORES = {"cuda": 2**30, "cpu": 2**23}
-CHUNK_SCORES = {"cuda": 2**27, "cpu": 2**23}  # scores that are in memory at a time
+# Scores that are in memory at a time. float64 gets half as many, so that they take as much memory.
+CHUNK_SCORES = {"cuda": 2**27, "cpu": 2**23}
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,57 @@ class Comparison:
 
     Parameters
     ----------
-    tensor
-        "out", "dq", "dk" or "dv": the one that is nearest to its bound, or furthest beyond it.
-    error
-        Its relative error; NaN if anything in it is not finite.
-    bound
-        The largest error that is accepted.
+    errors
+        The relative error of each tensor, by name: "out", and for a backward also "dq", "dk" and
+        "dv". NaN if anything in the tensor is not finite.
+    bounds
+        The largest errors that are accepted.
+    dense_errors
+        The errors of the dense computation in the same data type.
     checked
         Which heads were compared, such as "16 of 128 heads".
     """
 
-    tensor: str
-    error: float
-    bound: float
+    errors: dict[str, float]
+    bounds: dict[str, float]
+    dense_errors: dict[str, float]
     checked: str
+
+    @property
+    def tensor(self) -> str:
+        """The tensor that is nearest to its bound, or furthest beyond it; first one with a NaN."""
+
+        def order(name: str) -> tuple[bool, float]:
+            error = self.errors[name]
+            return math.isnan(error), error / self.bounds[name]
+
+        return max(self.errors, key=order)
+
+    @property
+    def error(self) -> float:
+        """The error of `tensor`."""
+        return self.errors[self.tensor]
+
+    @property
+    def bound(self) -> float:
+        """The bound of `tensor`."""
+        return self.bounds[self.tensor]
 
     @property
     def within_tolerance(self) -> bool:
         return self.error <= self.bound  # False for NaN
+
+    def fields(self) -> dict[str, object]:
+        """The fields of a saved cell."""
+        return {
+            "error": self.error,
+            "error_bound": self.bound,
+            "error_of": self.tensor,
+            "checked": self.checked,
+            "errors": self.errors,
+            "error_bounds": self.bounds,
+            "dense_errors": self.dense_errors,
+        }
 
 
 def sample_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +145,8 @@ def attention(
         result["dv"] = torch.zeros_like(v, dtype=sum_dtype)
     # A mask that differs by batch element or head is evaluated for all of them.
     mask_rows = mask.dense_shape[0] * mask.dense_shape[1] * seq_len
-    step = max(1, CHUNK_SCORES[q.device.type] // max(q.shape[0] * q.shape[1] * seq_len, mask_rows))
+    chunk = CHUNK_SCORES[q.device.type] * 4 // max(4, dtype.itemsize)
+    step = max(1, chunk // max(q.shape[0] * q.shape[1] * seq_len, mask_rows))
     for start in range(0, q_len, step):
         rows = slice(start, min(start + step, q_len))
         allowed = _rows_of_pairs(
@@ -162,11 +197,19 @@ def ieee_matmul() -> Iterator[None]:
             setting.fp32_precision = precision
 
 
+def row_scale(reference: Tensor) -> Tensor:
+    """What the error of each row is divided by: its norm, or the root mean square of all norms.
+
+    The larger of the two. `reference` is [..., D], the result [...].
+    """
+    norms: Tensor = reference.norm(dim=-1)
+    return norms.clamp(min=norms.square().mean().sqrt().clamp(min=1e-30))
+
+
 def worst_row_error(result: Tensor, reference: Tensor) -> float:
     """The relative error of the worst row; NaN if anything in `result` is not finite."""
-    norms = reference.norm(dim=-1)
-    scale = norms.clamp(min=norms.square().mean().sqrt().clamp(min=1e-30))
-    worst = ((result.to(reference.dtype) - reference).norm(dim=-1) / scale).amax()
+    difference = (result.to(reference.dtype) - reference).norm(dim=-1)
+    worst = (difference / row_scale(reference)).amax()
     return float(worst) if bool(result.isfinite().all()) else math.nan
 
 
@@ -195,17 +238,18 @@ class Reference:
         self.kv_heads, self.pairs = k.shape[1], sample_heads(q, k)
         compared = len(self.pairs[0]) * q.shape[1] // k.shape[1]
         self.checked = f"{compared} of {q.shape[0] * q.shape[1]} heads"
-        reference_dtype = torch.float64 if q.dtype == torch.float32 else torch.float32
         chosen_q, chosen_k, chosen_v = self._gather(q), self._gather(k), self._gather(v)
         chosen_dout = None if dout is None else self._gather(dout)
         operands = (mask, chosen_q, chosen_k, chosen_v, chosen_dout, self.pairs)
         with ieee_matmul():
-            self.exact = attention(*operands, reference_dtype)
+            self.exact = attention(*operands, torch.float64)
             same_dtype = attention(*operands, q.dtype)
+        self.dense_errors = {
+            name: worst_row_error(same_dtype[name], exact) for name, exact in self.exact.items()
+        }
         floor = FLOOR_EPS * torch.finfo(q.dtype).eps
         self.bounds = {
-            name: ERROR_FACTOR * worst_row_error(same_dtype[name], exact) + floor
-            for name, exact in self.exact.items()
+            name: ERROR_FACTOR * error + floor for name, error in self.dense_errors.items()
         }
 
     def _gather(self, tensor: Tensor) -> Tensor:
@@ -216,9 +260,8 @@ class Reference:
 
         `results` maps "out" (and "dq", "dk", "dv") to tensors of the shape of dout, q, k and v.
         """
-        comparisons = []
-        for name, exact in self.exact.items():
-            error = worst_row_error(self._gather(results[name]), exact)
-            comparisons.append(Comparison(name, error, self.bounds[name], self.checked))
-        not_finite = [c for c in comparisons if math.isnan(c.error)]
-        return not_finite[0] if not_finite else max(comparisons, key=lambda c: c.error / c.bound)
+        errors = {
+            name: worst_row_error(self._gather(results[name]), exact)
+            for name, exact in self.exact.items()
+        }
+        return Comparison(errors, self.bounds, self.dense_errors, self.checked)

@@ -15,7 +15,7 @@ UNSET stands for a field that a file does not have.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -29,6 +29,8 @@ Count = Annotated[int, Meta(ge=0, le=2**62)]
 Rounds = Annotated[int, Meta(ge=1, le=10**7)]
 Number = Annotated[float, Meta(ge=0, le=1e30)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+TensorName = Literal["out", "dq", "dk", "dv"]
+TensorErrors = dict[TensorName, Number]
 SignedSeconds = Annotated[float, Meta(ge=-1e9, le=1e9)]  # the launch overhead is subtracted
 
 
@@ -72,6 +74,9 @@ class TimedCell(Cell, kw_only=True):
     error_bound: Number | UnsetType = UNSET
     error_of: Name | UnsetType = UNSET  # the tensor with that error
     checked: Name | UnsetType = UNSET
+    errors: TensorErrors | UnsetType = UNSET  # of each tensor
+    error_bounds: TensorErrors | UnsetType = UNSET
+    dense_errors: TensorErrors | UnsetType = UNSET  # of dense attention in the same data type
     # How precise the time is.
     interval: Number | None = None  # half-width of the median's 95 % confidence interval, relative
     two_modes: bool | None = None
@@ -87,15 +92,20 @@ class TimedCell(Cell, kw_only=True):
     sm_clock_mhz: list[Number | None] | UnsetType | None = UNSET
     peak_memory_bytes: Count | UnsetType | None = UNSET
     # What the device can do, measured in the same process.
-    gemm_tflops: Number | UnsetType | None = UNSET  # a large matrix product
-    copy_gb_per_s: Number | UnsetType | None = UNSET  # a large copy, bytes read and written
-    # A replay of the call as a CUDA graph.
-    graph_median_s: Seconds | UnsetType | None = UNSET  # device time
-    graph_host_s: Seconds | UnsetType | None = UNSET  # host time of the launch
-    graph_reason: Text | UnsetType | None = UNSET  # why the call was not captured
+    gemm_tflops: Number | UnsetType = UNSET  # of a large matrix product in the cell's data type
+    copy_gb_per_s: Number | UnsetType = UNSET  # read and written by a large copy
+    # Only with --cuda-graphs.
+    graph_median_s: Seconds | UnsetType = UNSET  # device time of a replay
+    graph_host_s: Seconds | UnsetType = UNSET  # host time to launch a replay
+    graph_reason: Text | UnsetType = UNSET  # why there is no graph
     # What the first call cost.
     first_call_s: Seconds | UnsetType = UNSET
     cache: Name | UnsetType = UNSET  # of a compilation: "cold" or "warm"
+    # Only in soak cells.
+    soak_launches: Count | UnsetType = UNSET
+    soak_distinct: Count | UnsetType = UNSET  # gradients that differ in at least one bit
+    soak_worst_difference: Number | UnsetType = UNSET  # of a launch from the first, relative
+    deterministic: bool | UnsetType = UNSET  # whether all launches gave the same bits
     # Only in fidelity cells, which are also timed under the profiler.
     events_s: SignedSeconds | UnsetType = UNSET
     cupti_s: Seconds | UnsetType = UNSET

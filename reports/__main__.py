@@ -14,6 +14,7 @@ import matplotlib
 from maskbench.plain_text import plain_text
 from maskbench.records import UnreadableRun
 from reports.drawing import matrix, plots, ranking
+from reports.kernel_options import kernel_options, options
 from reports.output_files import write_whole
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
@@ -28,6 +29,27 @@ def validation(runs: list[Path], folder: Path) -> int:
     text = validation_report(runs)
     path = write_whole(folder / "validation.md", text)
     say(f"{text}\nas a file: {path}")
+    return 0
+
+
+def accuracy(runs: list[Path], page: Path) -> int:
+    """Write the errors of each backend against float64, and what soaks saw, into a document,
+    between its markers."""
+    from reports.accuracy import NAME, accuracy_report
+    from reports.generated import replace_generated
+
+    path = replace_generated(page, NAME, accuracy_report(runs))
+    say(f"between the markers of {path}: the errors of each backend")
+    return 0
+
+
+def published(runs: list[Path], page: Path) -> int:
+    """Write published throughputs beside those of runs into a document, between its markers."""
+    from reports.generated import replace_generated
+    from reports.published import NAME, published_report
+
+    path = replace_generated(page, NAME, published_report(runs))
+    say(f"between the markers of {path}: what was published, and these runs")
     return 0
 
 
@@ -110,6 +132,12 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
+    command = add(accuracy, " Each file is a run.", page=Path("docs/accuracy.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
+    command = add(published, " Each file is a run.", page=Path("docs/results.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: published(o.runs, o.o))
     command = add(compare)
     command.add_argument("base", metavar="BASE", nargs="+", type=Path)
     command.add_argument(
@@ -146,6 +174,11 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(releases, " Each file is a run.", page=Path("docs/releases.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: releases(o.runs, o.o))
+    command = add(kernel_options, page=Path("docs/kernel-options.md"))
+    command.set_defaults(run=lambda o: kernel_options(o.o))
+    command = add(options, has_output=False)
+    command.add_argument("mask", metavar="MASK", help="the name of the mask, as in node ids")
+    command.set_defaults(run=lambda o: options(o.mask))
     return parser
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 from maskbench.plain_text import plain_text
 from maskbench.reading import SavedRun, read_run
 from maskbench.records import Outcome, UnreadableRun
-from reports.accuracy import fidelity, repeatability, rounds
 from reports.comparability import Run, as_run
 from reports.markdown import markdown_table, markdown_text
 from reports.runs import cells_table
+from reports.timing_accuracy import fidelity, repeatability, rounds
 
 LONG = 65536  # tokens
 PROCESSES = 5  # runs whose medians are compared

@@ -52,6 +52,31 @@ def bind(
     kernel_options: Mapping[str, object] | None = None,
 ) -> BoundAttention:
     """Compile FlexAttention for one mask; `kernel_options` are passed to it as they are."""
+    # Every cell starts from an empty cache, so that no cell meets the recompile limit.
+    torch.compiler.reset()
+    return compile_call(mask, q, k, v, kernel_options)
+
+
+def compile_call(
+    mask: Mask,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_options: Mapping[str, object] | None = None,
+    block_size: tuple[int, int] = (128, 128),
+    mode: str | None = None,
+) -> BoundAttention:
+    """As `bind`, but the calls that were compiled before stay compiled.
+
+    torch.compile keeps 8 calls (its recompile_limit); another one raises an error.
+
+    Parameters
+    ----------
+    block_size
+        The queries and keys of a block of the block mask.
+    mode
+        The mode of torch.compile.
+    """
     if q.device.type == "cpu" and q.requires_grad:
         raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's message
     if q.device.type == "cpu" and not cpp_compiler():
@@ -62,12 +87,10 @@ def bind(
         )
     if q.device.type == "cuda" and q.shape[-1] < 16:
         raise Unsupported("FlexAttention on CUDA needs a head_dim of 16 or more")
-    # Every cell starts from an empty cache, so that no cell meets the recompile limit. Shapes are
-    # static, so that no cell gets a kernel for dynamic shapes.
-    torch.compiler.reset()
-    compiled = torch.compile(attend, fullgraph=True, dynamic=False)
+    # Shapes are static, so that no cell gets a kernel for dynamic shapes.
+    compiled = torch.compile(attend, fullgraph=True, dynamic=False, mode=mode)
     # Users pass no block mask for full attention.
-    block_mask = None if isinstance(mask, Full) else mask.block_mask(q.device)
+    block_mask = None if isinstance(mask, Full) else mask.block_mask(q.device, block_size)
     enable_gqa = q.shape[1] != k.shape[1]
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

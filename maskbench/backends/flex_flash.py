@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 # torch runs this package. It is imported here so that its own message says why it is missing.
 import flash_attn.cute  # noqa: F401
+import torch
 from torch import Tensor
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
@@ -47,6 +48,12 @@ class LocalAttention2DNoShift(LocalAttention2D):
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
+    torch.compiler.reset()  # as FlexAttention's own `bind`
+    return compile_call(mask, q, k, v)
+
+
+def compile_call(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
+    """As `bind`, but the calls that were compiled before stay compiled."""
     require_cuda_half("FlexAttention's FLASH backend", q)
     if isinstance(mask, LocalAttention2D):
         mask = LocalAttention2DNoShift(
@@ -57,7 +64,7 @@ def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
             "FlexAttention's FLASH backend has blocks of 128 x 128; above a head_dim of 128, "
             "FlashAttention-4's backward needs others"
         )
-    call = flex.bind(mask, q, k, v, kernel_options={"BACKEND": "FLASH"})
+    call = flex.compile_call(mask, q, k, v, kernel_options={"BACKEND": "FLASH"})
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         try:

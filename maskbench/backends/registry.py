@@ -88,7 +88,8 @@ def load(name: str) -> Bind:
 
 
 # The order is the order of `--backends`. Colors are Okabe and Ito's
-# (https://jfly.uni-koeln.de/color/); greys are for SDPA's kernels and the dense formula.
+# (https://jfly.uni-koeln.de/color/), which has none left for cudnn: its color is of Tol's muted
+# scheme (https://sronpersonalpages.nl/~pault/). Greys are for SDPA's kernels and the dense formula.
 
 register(
     BackendSpec(
@@ -97,7 +98,7 @@ register(
         materializes_scores=True,
         color="#3B3B3B",
         marker="h",
-        plot_order=12,
+        plot_order=13,
     )
 )
 register(
@@ -117,7 +118,7 @@ register(
         module="maskbench.backends.sdpa",
         color="#000000",
         marker="X",
-        plot_order=7,
+        plot_order=8,
     )
 )
 register(
@@ -127,7 +128,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#6A6A6A",
         marker=">",
-        plot_order=10,
+        plot_order=11,
     )
 )
 register(
@@ -138,7 +139,7 @@ register(
         kernel_pattern=r"cudnn",
         color="#F0E442",
         marker="*",
-        plot_order=8,
+        plot_order=9,
     )
 )
 register(
@@ -149,7 +150,7 @@ register(
         kernel_pattern=r"fmha_cutlass",
         color="#9E9E9E",
         marker="<",
-        plot_order=9,
+        plot_order=10,
     )
 )
 register(
@@ -160,7 +161,7 @@ register(
         kernel_pattern=r"gemm|softmax",
         color="#D4D4D4",
         marker="p",
-        plot_order=11,
+        plot_order=12,
     )
 )
 register(
@@ -173,6 +174,18 @@ register(
         kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
         color="#E69F00",
         marker="s",
+        plot_order=3,
+    )
+)
+register(
+    BackendSpec(
+        name="flex_tuned",
+        module="maskbench.backends.flex_tuned",
+        compiles=True,
+        # FlexAttention's own kernels, or FlashAttention-4's with BACKEND="FLASH".
+        kernel_pattern=r"triton_\w*flex_|flash_attncuteflash_(fwd|bwd)",
+        color="#882255",  # Paul Tol's wine (https://sronpersonalpages.nl/~pault)
+        marker="d",
         plot_order=2,
     )
 )
@@ -185,7 +198,7 @@ register(
         kernel_pattern=r"\bflash::flash_(fwd|bwd)",
         color="#56B4E9",
         marker="D",
-        plot_order=4,
+        plot_order=5,
     )
 )
 register(
@@ -198,7 +211,7 @@ register(
         kernel_pattern=r"flash_attncuteflash_(fwd|bwd)",
         color="#0072B2",
         marker="^",
-        plot_order=3,
+        plot_order=4,
     )
 )
 register(
@@ -209,7 +222,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#009E73",
         marker="P",
-        plot_order=6,
+        plot_order=7,
     )
 )
 register(
@@ -221,6 +234,18 @@ register(
         kernel_pattern=r"flash::flash_(fwd|bwd)",  # flash-attn's if it is installed, else torch's
         color="#CC79A7",
         marker="v",
-        plot_order=5,
+        plot_order=6,
+    )
+)
+register(
+    BackendSpec(
+        name="cudnn",
+        module="maskbench.backends.cudnn",
+        package="nvidia-cudnn-frontend",
+        devices=("cuda",),
+        kernel_pattern=r"cudnn",
+        color="#999933",
+        marker="d",
+        plot_order=7,
     )
 )

@@ -81,7 +81,7 @@ class DilatedSlidingWindow(Mask):
                 in_step = ((q - k) & low_bits) == 0
             else:
                 in_step = q % dilation == k % dilation
-            return (k >= q - window) & (k <= q + window) & in_step
+            return ((q - k).abs() <= window) & in_step
 
         return mod
 
@@ -150,9 +150,7 @@ class GlobalLocalSlidingWindow(Mask):
             return reduce(or_, [x == t for t in tokens])
 
         def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            # Two comparisons: Triton 3.8 compiles the abs of an integer to more instructions, for
-            # which the loop ran out of registers (33 % slower, docs/releases.md).
-            near = (k >= q - window) & (k <= q + window)
+            near = (q - k).abs() <= window
             return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod

@@ -12,6 +12,7 @@ from torch import Tensor
 from maskbench.attention import Bind, BoundAttention
 from maskbench.masks import Mask
 from maskbench.reference import Comparison
+from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.workload import CheckedInputs, Inputs, cached_inputs
 
 NAMES = ("q", "k", "v")
@@ -100,6 +101,36 @@ def check_result(timed: TimedCall, result: object, checked: CheckedInputs, when:
     comparison = checked.reference.compare(timed.results(result))
     require_within_tolerance(comparison, when)
     return comparison
+
+
+@dataclass(frozen=True)
+class CheckedCall:
+    """A bound call whose first result was right.
+
+    Parameters
+    ----------
+    bound
+        What the backend's `bind` returned.
+    timed
+        Its forward, or its backward with a fixed output.
+    checked
+        The inputs with their reference.
+    watched
+        The other tensors that the call may only read.
+    """
+
+    bound: BoundAttention
+    timed: TimedCall
+    checked: CheckedInputs
+    watched: Unchanged
+
+    def check(self, result: object, when: str) -> None:
+        """Check what `timed.run` returned in the part of the cell that `when` names.
+
+        Raises ChangedTensor or WrongResult.
+        """
+        self.watched.require(when)
+        check_result(self.timed, result, self.checked, when)
 
 
 def require_within_tolerance(comparison: Comparison, when: str) -> None:

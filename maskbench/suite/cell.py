@@ -16,16 +16,25 @@ from maskbench.backends import registry
 from maskbench.masks import Mask
 from maskbench.records import Outcome, Phase
 from maskbench.reference import Comparison
-from maskbench.suite.attention_call import bind_and_run, check_result, discard_changed_inputs
+from maskbench.suite.attention_call import (
+    CheckedCall,
+    bind_and_run,
+    check_result,
+    discard_changed_inputs,
+)
 from maskbench.suite.cache_repair import first_call
+from maskbench.suite.cuda_graphs import time_graph
 from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
+from maskbench.suite.tuned import BACKEND as TUNED
+from maskbench.suite.tuned import bind_tuned, nothing_found
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
 from maskbench.timing import runner
 from maskbench.timing.clock import Clock
+from maskbench.timing.roofline import roofline
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
 TOO_LARGE = (
@@ -82,11 +91,12 @@ class CellStatus:
 def get_bind(workload: Workload, name: str) -> Bind:
     """The backend's `bind`, or FlexAttention's with another mask_mod of the mask.
 
-    Raises BackendUnavailable if the backend's library cannot be imported.
+    Raises BackendUnavailable if the backend's library cannot be imported, or NothingFound (a
+    ValueError) if it replays options that nobody has searched yet.
     """
     if workload.phase.is_mask_mod_variant:
         return VARIANTS[workload.mask][name]
-    return registry.load(name)
+    return bind_tuned(workload) if name == TUNED else registry.load(name)
 
 
 def scores_too_large(workload: Workload, backend: str) -> bool:
@@ -102,7 +112,8 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
     if spec and workload.device not in spec.devices:
         return f"{variant} runs on {' and '.join(spec.devices)} only"
     # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
-    uses_flex = variant == "flex" or (spec is None and workload.phase != Phase.BLOCK_MASK)
+    is_flex = variant in ("flex", TUNED)
+    uses_flex = is_flex or (spec is None and workload.phase != Phase.BLOCK_MASK)
     if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
         return "FlexAttention does not support backward on CPU"
     try:
@@ -113,12 +124,14 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
         return str(error)
     except Exception:  # of the user's mask: its cell fails with it
         return None
+    if variant == TUNED and not workload.phase.is_search:
+        return nothing_found(workload, backend_named)
     return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One backend on one workload, with what pytest knows about it.
+class CheckedCell:
+    """One backend on one workload, whose result is checked before anything is measured.
 
     Parameters
     ----------
@@ -126,8 +139,8 @@ class Cell:
         What is computed, and the backend or mask_mod variant that computes it.
     backend_named
         Whether the user named the backend in --backends.
-    benchmark, clock, config
-        pytest-benchmark's fixture, the session's clock and pytest's configuration.
+    benchmark
+        pytest-benchmark's fixture.
     status
         Where the reason is recorded if the cell is not timed.
     """
@@ -136,34 +149,38 @@ class Cell:
     backend: str
     backend_named: bool
     benchmark: BenchmarkFixture
-    clock: Clock
-    config: pytest.Config
     status: CellStatus
 
-    def check_and_time(self) -> None:
-        """Skip the cell if it cannot run, fail it if its result is wrong, else time it.
+    def check_and_measure(self, measure: Callable[[CheckedCall], dict[str, object]]) -> None:
+        """Skip the cell if it cannot run, fail it if its result is wrong, else measure it.
 
-        Raises WrongResult, or whatever the backend raises.
+        `measure` returns the fields to be saved. Raises WrongResult, or whatever the backend or
+        `measure` raises.
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
             self.status.skip(Outcome.SKIPPED, TOO_LARGE)
+        if self.backend == TUNED and (reason := nothing_found(self.workload, self.backend_named)):
+            self.status.skip(Outcome.SKIPPED, reason)
         try:
             mask = self.workload.build_mask()
             bind = get_bind(self.workload, self.backend)
         except (ValueError, registry.BackendUnavailable) as error:
             self.status.skip(Outcome.SKIPPED, str(error))
-        self.status.run_guarding_oom(lambda: self._run(mask, bind))
+        self.status.run_guarding_oom(lambda: self._run(mask, bind, measure))
 
-    def _run(self, mask: Mask, bind: Bind) -> None:
+    def _run(
+        self, mask: Mask, bind: Bind, measure: Callable[[CheckedCall], dict[str, object]]
+    ) -> None:
         with stage_timer("check"):
             checked = cached_inputs(self.workload)
         try:
-            self._check_and_time(mask, bind, checked)
+            call = self._first_call(mask, bind, checked)
+            self.benchmark.extra_info |= measure(call)
         except BaseException:
             discard_changed_inputs(checked)  # the next backend needs the right ones
             raise
 
-    def _check_and_time(self, mask: Mask, bind: Bind, checked: CheckedInputs) -> None:
+    def _first_call(self, mask: Mask, bind: Bind, checked: CheckedInputs) -> CheckedCall:
         before = STAGE_SECONDS["compile"]
         with stage_timer("compile"):
             inputs = checked.inputs.aliases()
@@ -176,21 +193,12 @@ class Cell:
             del result
             watched = Unchanged(checked.originals.without_aliases(timed.tensors))
             info = self.benchmark.extra_info
-            info |= self._metadata(call, comparison)
+            info |= self.metadata(call, comparison)
             info["first_call_s"] = STAGE_SECONDS["compile"] - before
+        return CheckedCall(call, timed, checked, watched)
 
-        def check_last_round(result: object) -> None:
-            watched.require("the timed rounds")
-            check_result(timed, result, checked, "the timed rounds")
-
-        measured = time_call(self.benchmark, timed.run, self.clock, self.config, check_last_round)
-        info |= measured
-        if measured:
-            median_s = statistics.median(runner.recorded_seconds(self.benchmark))
-            info["tflops"] = info["flops"] / median_s / 1e12
-            info["gb_per_s"] = info["bytes"] / median_s / 1e9
-
-    def _metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+    def metadata(self, call: BoundAttention, comparison: Comparison) -> dict[str, object]:
+        """The fields that say what is timed and how well it agrees with the reference."""
         return {
             **self.workload.fields(),
             "backend": self.backend,
@@ -199,8 +207,55 @@ class Cell:
             **mask_work(self.workload).fields(),
             "flops": flops(self.workload),
             "bytes": bytes_moved(self.workload),
-            "error": comparison.error,
-            "error_bound": comparison.bound,
-            "error_of": comparison.tensor,
-            "checked": comparison.checked,
+            **comparison.fields(),
         }
+
+
+@dataclass(frozen=True)
+class Cell(CheckedCell):
+    """A cell that is timed.
+
+    Parameters
+    ----------
+    clock, config
+        The session's clock and pytest's configuration.
+    """
+
+    clock: Clock
+    config: pytest.Config
+
+    def check_and_time(self) -> None:
+        """Skip the cell if it cannot run, fail it if its result is wrong, else time it.
+
+        Raises WrongResult, or whatever the backend raises.
+        """
+        self.check_and_measure(self.time)
+
+    def time(self, call: CheckedCall) -> dict[str, object]:
+        """Time a call whose first result was right; return the fields to be saved."""
+
+        def check_last_round(result: object) -> None:
+            call.check(result, "the timed rounds")
+
+        run = call.timed.run
+        measured = time_call(self.benchmark, run, self.clock, self.config, check_last_round)
+        if not measured:
+            return {}  # with --benchmark-disable
+        info = self.benchmark.extra_info
+        median_s = statistics.median(runner.recorded_seconds(self.benchmark))
+        with stage_timer("time"):
+            graph = self._time_graph(call)
+            peaks = roofline(self.clock, self.workload.device, self.workload.dtype)
+        return {
+            **measured,
+            "tflops": info["flops"] / median_s / 1e12,
+            "gb_per_s": info["bytes"] / median_s / 1e9,
+            **graph,
+            **peaks._asdict(),
+        }
+
+    def _time_graph(self, call: CheckedCall) -> dict[str, object]:
+        """The fields of the call as a CUDA graph, with --cuda-graphs."""
+        if not self.config.getoption("cuda_graphs"):
+            return {}
+        return time_graph(call, self.clock, runner.max_round_seconds(self.config, self.clock))

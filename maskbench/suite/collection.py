@@ -12,13 +12,17 @@ from maskbench.records import Phase
 from maskbench.suite.block_masks import BUILDERS
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.options import RunConfig
+from maskbench.suite.tuned import BACKEND as TUNED
 from maskbench.suite.workload import Workload
 
-VARIANT_PARAMS = ("backend", "builder", "spelling", "cache")  # a cell has one of these
+VARIANT_PARAMS = ("backend", "builder", "spelling", "cache", "tuned")  # a cell has one of these
 
 
 class CellKey(NamedTuple):
-    """The workload of a cell, and its backend, builder, mask_mod variant or cache state."""
+    """The workload of a cell, and its backend, builder, mask_mod variant or cache state.
+
+    A cell that searches options has the backend that replays them.
+    """
 
     workload: Workload
     variant: str
@@ -50,9 +54,14 @@ def _values(
 ) -> Iterable[tuple[str, int, int | None, str]]:
     """(mask, seq_len, q_len, variant) of each cell."""
     if param == "backend":
-        return product(run.masks, run.seq_lens, run.q_lens, run.backends)
+        # A soak takes long, and depends little on the length.
+        is_soak = metafunc.definition.get_closest_marker("soak") is not None
+        seq_lens = run.default_seq_lens if is_soak else run.seq_lens
+        return product(run.masks, seq_lens, run.q_lens, run.backends)
     if param == "builder":
         return product(run.masks, run.default_seq_lens, run.q_lens, BUILDERS)
+    if param == "tuned":
+        return product(run.masks, run.default_seq_lens, run.q_lens, [TUNED])
     if param == "cache":
         caches: dict[str, int] = metafunc.module.CACHES
         return product(run.masks, run.default_seq_lens, run.q_lens, caches)

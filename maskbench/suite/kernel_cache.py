@@ -20,6 +20,8 @@ from maskbench.backends.flex import cpp_compiler
 from maskbench.masks import Mask
 from maskbench.suite.cache_folders import CACHE_VARIABLES, INDUCTOR, STAMPS, set_folders
 from maskbench.suite.requested_masks import REQUESTED
+from maskbench.suite.tuned import BACKEND as TUNED
+from maskbench.suite.tuned import look_up
 from maskbench.suite.workload import Workload
 
 # FlashAttention-4 writes what it compiles to disk only if this is set.
@@ -66,11 +68,16 @@ def backend_source(backend: str) -> str | None:
 
 
 def _sources(workload: Workload, mask: Mask | None, backend: str) -> set[str]:
-    """The files of the mask's classes and of the backend, which a plugin may have elsewhere."""
+    """The files of the mask's classes and of the backend, which a plugin may have elsewhere.
+
+    For the backend that replays options, also the file that keeps them.
+    """
     classes = {type(part) for part in _mask_parts(mask)} if mask else set()
     files = {getattr(sys.modules[c.__module__], "__file__", None) for c in classes}
     if workload.mask in REQUESTED:
         files.add(str(REQUESTED[workload.mask].file))
+    if backend == TUNED:
+        files.add(str(look_up(workload).path))
     files.add(backend_source(backend))
     return {file for file in files if file and Path(file).is_file()}
 

@@ -188,6 +188,8 @@ def parse_config(option: argparse.Namespace) -> RunConfig:
     """Check and complete the options. Raises pytest.UsageError (exit status 4)."""
     device = select_device(option.device)
     default = default_shape(option, device)
+    if option.cuda_graphs and device == "cpu":
+        raise pytest.UsageError("--cuda-graphs: needs a GPU; the device of this run is cpu")
     if not 0 <= option.cell_timeout < math.inf:
         raise pytest.UsageError(
             f"--cell-timeout: {option.cell_timeout} is not a time of 0 s or more"

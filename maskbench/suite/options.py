@@ -160,6 +160,11 @@ def add_options(parser: pytest.Parser) -> None:
         "Default: %(default)g.",
     )
     group.addoption(
+        "--cuda-graphs",
+        action="store_true",
+        help="Also capture each call into a CUDA graph and time its replay. Default: no.",
+    )
+    group.addoption(
         "--gpus",
         metavar="N",
         help="Time on N GPUs at once, or on all: each problem on one of them. Default: one GPU.",

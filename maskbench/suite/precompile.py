@@ -31,7 +31,8 @@ from maskbench.suite.error_text import describe_error
 from maskbench.suite.kernel_cache import stamp_path, write_stamp
 from maskbench.suite.requested_masks import REQUESTED, MaskRequest, request_masks
 from maskbench.suite.user_masks import UnusableMask
-from maskbench.suite.workers import Lost, PoolBroken, WorkerPool
+from maskbench.suite.worker_main import Lost
+from maskbench.suite.workers import PoolBroken, WorkerPool
 from maskbench.suite.workload import Workload, make_inputs
 
 WORKER_TIMEOUT_S = 300  # for one cell
@@ -59,6 +60,8 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
     """The task for a cell; None if there is nothing to compile ahead, or it cannot run here."""
     if workload.phase in (Phase.COMPILE_FORWARD, Phase.COMPILE_BACKWARD):
         return None  # the cell times compilation itself
+    if workload.phase.is_search:
+        return None  # the search has workers of its own
     try:
         mask = workload.build_mask()
         if workload.phase is Phase.BLOCK_MASK:
@@ -66,7 +69,7 @@ def compile_task(workload: Workload, variant: str) -> CompileTask | None:
         elif workload.phase.is_mask_mod_variant:
             compiles = True
         else:
-            registry.load(variant)
+            get_bind(workload, variant)
             compiles = registry.BACKENDS[variant].compiles
     except Exception:  # of the user's mask or of a library
         return None  # the cell is skipped or fails with this reason

@@ -55,6 +55,7 @@ def grid(config: pytest.Config, planned: list[str]) -> dict[str, Any]:
         "dtype": run.dtype,
         "shape": str(run.shape),
         "threads": torch.get_num_threads() if run.device == "cpu" else None,
+        "cuda_graphs": option.cuda_graphs,
         "gc": f"disabled {option.benchmark_disable_gc}, warmup {option.benchmark_warmup}",
         "rounds": f"max-time {option.benchmark_max_time} min-rounds {option.benchmark_min_rounds}",
         "machine": platform.node(),

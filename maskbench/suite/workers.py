@@ -5,8 +5,7 @@ the compilers of a killed worker at work. Here each worker leads a session of it
 and the compilers that it starts are killed together: when it exceeds its time, when the pool is
 closed, and by a guard process when this process dies.
 
-This module imports the standard library only. A worker leaves the terminal's process group before
-it imports torch, so Ctrl-C reaches the pool alone.
+This module imports the standard library only: see `maskbench.suite.worker_main`.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
 from typing import IO, Any
+
+from maskbench.suite.worker_main import Lost, work
 
 POLL_S = 0.2  # a process that a dead worker has forked can keep the worker's pipe open
 EXIT_S = 5.0  # a worker that leaves by itself frees the GPU's memory first
@@ -46,44 +46,8 @@ for worker in workers:
 """
 
 
-@dataclass(frozen=True)
-class Lost:
-    """Instead of a result: why a worker gave none, and whether it can do the next task."""
-
-    reason: str
-    alive: bool = False
-
-
-class Ready:
-    """A worker's first message."""
-
-
 class PoolBroken(Exception):
     """No worker could start."""
-
-
-def work(connection: Connection) -> None:
-    """The main function of a worker."""
-    os.setsid()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
-    try:
-        initialize, arguments, handle = pickle.loads(connection.recv_bytes())
-        initialize(*arguments)
-    except BaseException as error:
-        connection.send(Lost(f"{type(error).__name__}: {error}"))
-        return
-    connection.send(Ready())
-    while True:
-        try:
-            task = connection.recv_bytes()
-        except EOFError:
-            return
-        try:
-            result = handle(task)
-        except BaseException as error:  # SystemExit and KeyboardInterrupt concern one task, too
-            text = f"its worker raised {type(error).__name__}: {error}".rstrip(": ")
-            result = Lost(text, alive=True)
-        connection.send(result)
 
 
 @contextmanager
@@ -188,6 +152,8 @@ class WorkerPool:
         self.setup = pickle.dumps((initialize, tuple(arguments), handle))
         self.jobs, self.timeout_s = jobs, timeout_s
         self.workers: list[_Worker] = []
+        self.waiting: deque[tuple[int, bytes]] = deque()
+        self.unstartable, self.start_failure = 0, ""  # workers that cannot start, and why
 
     def __enter__(self) -> WorkerPool:
         try:
@@ -217,6 +183,15 @@ class WorkerPool:
             input_of(self.guard).close()
         self.guard.wait()
 
+    @property
+    def unfinished(self) -> int:
+        """The number of tasks that have no result yet."""
+        return len(self.waiting) + sum(worker.task is not None for worker in self.workers)
+
+    def submit(self, index: int, task: bytes) -> None:
+        """Add a task to the end of the queue. `results` returns its `index`."""
+        self.waiting.append((index, task))
+
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, Any]]:
         """Yield (index of a task, its result or `Lost`) as tasks end.
 
@@ -225,41 +200,73 @@ class WorkerPool:
         PoolBroken
             If tasks remain and no worker can start. It says what the last one met.
         """
-        waiting = deque(range(len(tasks)))
-        to_start = min(self.jobs, len(tasks))
-        while waiting or any(worker.task is not None for worker in self.workers):
-            for _ in range(to_start):
-                self._start_worker()
-            to_start = 0
-            wait([worker.connection for worker in self.workers], POLL_S)
-            for worker in list(self.workers):
-                message = worker.receive()
-                if message is None:
-                    continue
-                lost = message if isinstance(message, Lost) else None
-                if lost and not lost.alive:
-                    self._remove(worker)
-                if worker.task is not None:
-                    yield worker.task, message
-                    worker.task = None
-                elif lost and not worker.ready:  # not replaced: the next would meet the same
-                    if waiting and not self.workers:
-                        raise PoolBroken(f"no worker can start: {lost.reason}")
-                    continue
-                worker.ready = True
-                if lost and not lost.alive:
-                    to_start += len(waiting) > len(self.workers)
-                elif waiting:
-                    index = waiting.popleft()
-                    worker.give(index, tasks[index])
+        for index, task in enumerate(tasks):
+            self.submit(index, task)
+        while self.unfinished:
+            yield from self.results()
 
-    def _start_worker(self) -> None:
-        with _signals_blocked():
-            try:
-                self.workers.append(_Worker(self.guard, self.setup, self.timeout_s))
-            except OSError as error:  # no memory, or too many processes or open files
-                if not self.workers:
-                    raise PoolBroken(f"no worker can start: {error}") from error
+    def results(self) -> list[tuple[int, Any]]:
+        """Give tasks to workers, and wait a moment for results: (index, result or `Lost`).
+
+        Raises PoolBroken as `run`.
+        """
+        self._start_workers()
+        self._give_tasks()
+        wait([worker.connection for worker in self.workers], POLL_S)
+        found: list[tuple[int, Any]] = []
+        for worker in list(self.workers):
+            message = worker.receive()
+            if message is None:
+                continue
+            lost = message if isinstance(message, Lost) else None
+            if lost and not lost.alive:
+                self._remove(worker)
+            if worker.task is not None:
+                found.append((worker.task, message))
+                worker.task = None
+            elif lost and not worker.ready:
+                self.start_failure = lost.reason
+                self.unstartable += 1  # not replaced: the next would meet the same
+            worker.ready = True
+        self._give_tasks()
+        return found
+
+    def _start_workers(self) -> None:
+        """Start as many workers as there are tasks, up to `jobs`."""
+        wanted = min(self.jobs - self.unstartable, self.unfinished)
+        while len(self.workers) < wanted:
+            with _signals_blocked():
+                try:
+                    self.workers.append(_Worker(self.guard, self.setup, self.timeout_s))
+                except OSError as error:  # no memory, or too many processes or open files
+                    self.start_failure = str(error)
+                    self.unstartable = self.jobs - len(self.workers)
+                    break
+        if self.waiting and not self.workers:
+            raise PoolBroken(f"no worker can start: {self.start_failure}")
+
+    def _give_tasks(self) -> None:
+        for worker in self.workers:
+            if worker.ready and worker.task is None and self.waiting:
+                worker.give(*self.waiting.popleft())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop all workers and their compilers within this context. Their time limits stop, too."""
+        start = monotonic()
+        self._send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._send_signal(signal.SIGCONT)
+            for worker in self.workers:
+                worker.deadline += monotonic() - start
+
+    def _send_signal(self, number: signal.Signals) -> None:
+        for worker in self.workers:
+            if worker.ready and worker.process.pid is not None:  # it leads its group
+                with suppress(OSError):
+                    os.killpg(worker.process.pid, number)
 
     def _remove(self, worker: _Worker) -> None:
         worker.kill()

@@ -77,7 +77,11 @@ def recorded_seconds(benchmark: BenchmarkFixture) -> list[float]:
     """The times of the rounds in seconds. Raises InvalidTime if one is not above 0 and finite."""
     if benchmark.stats is None:
         raise InvalidTime("pytest-benchmark recorded no rounds")
-    seconds: list[float] = benchmark.stats["data"]
+    return valid_seconds(benchmark.stats["data"])
+
+
+def valid_seconds(seconds: list[float]) -> list[float]:
+    """The times themselves. Raises InvalidTime if one is not above 0 and finite."""
     invalid = [s for s in seconds if not (math.isfinite(s) and s > 0)]
     if invalid or not seconds:
         found = (
@@ -85,6 +89,35 @@ def recorded_seconds(benchmark: BenchmarkFixture) -> list[float]:
         )
         raise InvalidTime(f"the clock is wrong: {found}")
     return seconds
+
+
+def max_round_seconds(config: pytest.Config, clock: Clock) -> float:
+    """The wall time in seconds that the rounds of a cell may take."""
+    return float(config.getoption("benchmark_max_time")) * clock.time_budget_share
+
+
+def median_times(
+    clock: Clock, call: Callable[[], object], max_seconds: float
+) -> tuple[float, float]:
+    """Time `call` in rounds that pytest-benchmark does not record.
+
+    Returns
+    -------
+    tuple
+        The medians of its device time and of the host's time to enqueue it, in seconds.
+
+    Raises
+    ------
+    InvalidTime
+        If a device time is not above 0 and finite.
+    """
+    dry_run = clock.size_blocking_kernel(call)
+    pilot = choose_pilot(clock, call, dry_run, max_seconds)
+    rounds = required_rounds(pilot.device_s, pilot.round_wall_s, MIN_ROUNDS, max_seconds)
+    clock.reset_counters(rounds)
+    timed = [clock.round(call) for _ in range(rounds)]
+    device_s = valid_seconds([device for device, _ in timed])
+    return statistics.median(device_s), statistics.median(host for _, host in timed)
 
 
 def accept(result: object) -> None:
@@ -127,7 +160,7 @@ def measure(
     if not benchmark.enabled:
         check(benchmark.pedantic(call))  # type: ignore[no-untyped-call]  # it has no annotations
         return {}
-    max_seconds = float(config.getoption("benchmark_max_time")) * clock.time_budget_share
+    max_seconds = max_round_seconds(config, clock)
     min_rounds = max(MIN_ROUNDS, config.getoption("benchmark_min_rounds"))
     dry_run = clock.size_blocking_kernel(call)
     pilot = choose_pilot(clock, call, dry_run, max_seconds)

@@ -1,4 +1,4 @@
-"""Fixtures that several test files use: saved runs with seeded noise, and a simulated GPU."""
+"""Fixtures that several test files use: saved runs with seeded noise, simulated GPUs and graphs."""
 
 import json
 import random
@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from tests.unit.fake_cuda_graphs import fake_graphs  # noqa: F401
 from tests.unit.fake_gpu import fake_gpu  # noqa: F401
+from tests.unit.library_module import bind, module  # noqa: F401
 from tests.unit.real_run import TEXT
 
 NOISE = 0.008

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from maskbench.varlen.ops import CAUSAL
+from tests.unit.fake_cudnn import cudnn
 from tests.unit.fake_xformers import xformers
 from tests.unit.plain_library import PLAIN, Attention
 
@@ -158,5 +159,5 @@ def flex_flash():
     return {"flash_attn": {}, "flash_attn.cute": {}}
 
 
-RUN_FAKES = {f.__name__: f for f in (flash_attn, flash_attn_4, xformers, torch_varlen)}
+RUN_FAKES = {f.__name__: f for f in (flash_attn, flash_attn_4, xformers, torch_varlen, cudnn)}
 PACKAGES = {**RUN_FAKES, "flex_flash": flex_flash}

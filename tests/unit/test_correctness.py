@@ -72,7 +72,7 @@ GROUPED_COMPILED = [
 )
 def test_grouped_queries_agree(name, phase, backend, device):
     dtype = "float16" if device == "cuda" else "float32"
-    checked = checked_inputs(MASKS[name], device, dtype, GROUPED_HEADS[device], PHASES[phase])
+    checked = checked_inputs(MASKS[name], device, dtype, GROUPED_HEADS, PHASES[phase])
     assert_agrees(backend, MASKS[name], checked)
 
 
@@ -95,14 +95,14 @@ def test_last_queries_agree(name, queries, phase, backend, device):
         LastQueries(MASKS[name], int(queries)),
         "float16" if device == "cuda" else "float32",
     )
-    checked = checked_inputs(mask, device, dtype, GROUPED_HEADS[device], PHASES[phase])
+    checked = checked_inputs(mask, device, dtype, GROUPED_HEADS, PHASES[phase])
     assert_agrees(backend, mask, checked)
 
 
 @for_each_backend({"name": ("full", "causal_sliding_window", "causal_padding", "block_sparse")})
 def test_one_query_of_many_keys_agrees(name, backend, device):
     """From 512 keys for each batch element, FlexAttention decodes with another kernel on a CPU."""
-    heads = GROUPED_HEADS[device]
+    heads = GROUPED_HEADS
     mask = PATTERNS[name](seq_len=1024, batch=2, heads=heads[0])
     dtype = "float16" if device == "cuda" else "float32"
     last = LastQueries(mask, 1)
@@ -123,7 +123,7 @@ def test_another_head_dim_of_v_agrees(name, phase, backend, device):
 # On a CPU head_dim does not select another kernel.
 @for_each_backend({"name": MASKS, "phase": PHASES}, devices=("cuda",))
 def test_head_dim_128_agrees(name, phase, backend, device):
-    heads, backward = GROUPED_HEADS[device], PHASES[phase]
+    heads, backward = GROUPED_HEADS, PHASES[phase]
     checked = checked_inputs(MASKS[name], device, "bfloat16", heads, backward, head_dim=128)
     assert_agrees(backend, MASKS[name], checked)
 

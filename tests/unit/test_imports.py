@@ -21,7 +21,11 @@ MAY_IMPORT = {
     "masks": {"maskbench.masks"},  # the catalogue
     "maskbench.attention": {"maskbench.masks"},  # the contract of a backend
     "maskbench.varlen": {"maskbench.attention", "maskbench.masks"},
-    "maskbench.backends": {"maskbench.varlen", "maskbench.attention", "maskbench.masks"},
+    "maskbench.tuned_options": {"maskbench.whole_files"},
+    "maskbench.backends": {
+        *("maskbench.varlen", "maskbench.attention", "maskbench.masks"),
+        "maskbench.tuned_options",
+    },
     "maskbench.reference": {"maskbench.masks"},
     "maskbench.timing": set(),
     "maskbench.timing.statistics": set(),  # plain arithmetic: reports import it, too
@@ -44,6 +48,7 @@ MAY_IMPORT = {
         *("maskbench.backends", "maskbench.backends.registry"),
         *("maskbench.attention", "maskbench.masks", "maskbench.records", "masks"),
         *("maskbench.journal", "maskbench.supervision", "maskbench.whole_files"),
+        "maskbench.tuned_options",
     },
     "maskbench.plugin": {
         *("maskbench.suite", "maskbench.supervision", "maskbench.timing", "maskbench.reference"),
@@ -54,7 +59,7 @@ MAY_IMPORT = {
     "reports": {
         *("maskbench.reading", "maskbench.records", "maskbench.plain_text", "masks"),
         *("maskbench.backends.registry", "maskbench.timing.statistics", "maskbench.whole_files"),
-        "maskbench.saved_files",
+        *("maskbench.saved_files", "maskbench.tuned_options"),
     },
 }
 # Parts whose modules may import the modules of a part inside them.

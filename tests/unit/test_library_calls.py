@@ -4,16 +4,10 @@ This checks on any machine how each module calls its library: the order of argum
 lengths, layouts and return values. The libraries themselves run on CUDA, in test_correctness.py.
 """
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 
 from maskbench.attention import Unsupported
-from maskbench.backends import registry
 from maskbench.legacy_formulations import legacy_formulation
 from maskbench.masks import (
     BlockDiffusion,
@@ -30,40 +24,8 @@ from maskbench.masks import (
     SlidingWindow,
 )
 from tests.unit.conformance import LOWERED, MASKS, assert_sentence
-from tests.unit.fake_libraries import PACKAGES, RUN_FAKES, aten_backward
+from tests.unit.fake_libraries import RUN_FAKES
 from tests.unit.plain_library import EXACT, difference, formula, formula_difference
-
-
-@pytest.fixture
-def module(library, monkeypatch, tmp_path):
-    """The library's module, executed anew with the fakes in place of its packages."""
-    for name, members in PACKAGES[library]().items():
-        fake = ModuleType(name)
-        vars(fake).update(members)
-        monkeypatch.setitem(sys.modules, name, fake)
-    if library == "xformers":
-        (tmp_path / "_C.so").touch()
-        sys.modules["xformers"].__file__ = str(tmp_path / "__init__.py")
-        sys.modules["xformers"].ops = sys.modules["xformers.ops"]
-        monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", aten_backward)
-    monkeypatch.setattr("maskbench.varlen.ops.require_cuda_half", lambda library, q: None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    # It imports the library, too: it is loaded with the fakes, and again after the test.
-    monkeypatch.delitem(sys.modules, "maskbench.backends.cute_mask_mods", raising=False)
-    path = Path(registry.__file__).with_name(f"{library}.py")
-    spec = importlib.util.spec_from_file_location(f"{library}_alone", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("maskbench.backends.cute_mask_mods", None)
-
-
-@pytest.fixture
-def bind(module, library):
-    return module.BACKENDS[library]
-
 
 LOWERED_MASKS = [name for name in MASKS if name != "standalone_self_attention"]
 
@@ -194,14 +156,14 @@ NATIVE_IDS |= dict.fromkeys(("diffusion", "neighborhood", "last_neighborhood"), 
 NATIVE_IDS["last_documents"] = "key_range:128x128"
 
 
-@pytest.mark.parametrize("library", ["flash_attn_4", "xformers"])
+@pytest.mark.parametrize("library", ["flash_attn_4", "xformers", "cudnn"])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("v_dim", [16, 8])
 @pytest.mark.parametrize("name", GENERAL)
 def test_general_forms_compute_any_mask(name, v_dim, kv_heads, library, bind):
     shape = {"kv_heads": kv_heads, "v_dim": v_dim}
     # xFormers has no gradients of grouped queries, flash-attn-4 only if v has q's head dimension
-    backward = kv_heads == 4 or (library == "flash_attn_4" and v_dim == 16)
+    backward = kv_heads == 4 or library == "cudnn" or (library == "flash_attn_4" and v_dim == 16)
     formulation, error = formula_difference(bind, GENERAL[name], backward=backward, **shape)
     assert error < EXACT
     native = NATIVE_IDS.get(name, "bit_table:128x128")
@@ -229,7 +191,7 @@ def test_a_large_table_of_bits_is_refused(library, bind):
         bind(mask, q, q, q)
 
 
-@pytest.mark.parametrize("library", ["flash_attn", "flash_attn_4", "torch_varlen", "xformers"])
+@pytest.mark.parametrize("library", RUN_FAKES)
 @pytest.mark.parametrize("v_dim", [8, 24, 21])
 def test_head_dimensions_of_v(v_dim, library, bind):
     mask = Documents((70, 80), Causal(seq_len=N))
@@ -238,6 +200,9 @@ def test_head_dimensions_of_v(v_dim, library, bind):
             formula_difference(bind, mask, v_dim=v_dim)
     elif library == "flash_attn_4" and v_dim == 21:
         with pytest.raises(Unsupported, match=r"FlashAttention-4: \(.*\)=\(16, 21\) is not"):
+            formula_difference(bind, mask, v_dim=v_dim)
+    elif library == "cudnn" and v_dim == 21:
+        with pytest.raises(Unsupported, match=r"^cuDNN 9.19.0 refuses: hidden_dim should be multi"):
             formula_difference(bind, mask, v_dim=v_dim)
     else:
         formulation, error = formula_difference(bind, mask, kv_heads=4, v_dim=v_dim)

@@ -69,6 +69,13 @@ def test_node_ids_of_compilation_are_frozen():
     }
 
 
+def test_node_ids_of_soaks_are_frozen():
+    assert collected("-m", "soak", "--masks", "full", *ROOT.glob("tests/test_*.py")) == {
+        f"tests/test_soak.py::test_soak_backward[full-{backend}-s512-b1h4d64-float32]"
+        for backend in BACKENDS
+    }
+
+
 # --- options ---
 
 
@@ -78,7 +85,11 @@ def options(**given):
     names += ("kv_heads", "head_dim", "v_head_dim", "dtype", "jobs")
     names += ("q_lens", "document_lengths", "model")
     return SimpleNamespace(
-        **{**dict.fromkeys(names), "device": "cpu", "cell_timeout": 600.0, **given}
+        **{
+            **dict.fromkeys(names),
+            **{"device": "cpu", "cell_timeout": 600.0, "cuda_graphs": False},
+            **given,
+        }
     )
 
 
@@ -88,6 +99,7 @@ def options(**given):
         ({"masks": ["causal", "casual"]}, "--masks: unknown casual; did you mean causal?"),
         ({"masks": ["nothing"]}, "--masks: unknown nothing; valid are full, causal,"),
         ({"masks": []}, "--masks: names nothing"),
+        ({"cuda_graphs": True}, "--cuda-graphs: needs a GPU; the device of this run is cpu"),
         ({"cell_timeout": -1.0}, "--cell-timeout: -1.0 is not a time of 0 s or more"),
         ({"cell_timeout": float("nan")}, "--cell-timeout: nan is not a time of 0 s or more"),
         ({"cell_timeout": float("inf")}, "--cell-timeout: inf is not a time of 0 s or more"),
@@ -147,5 +159,6 @@ def test_help_states_each_option_with_its_default():
     names += ("q-lens", "document-lengths", "model", "v-head-dim")
     for name in (*names, "head-dim", "dtype", "jobs", "resume", "cell-timeout", "gpus"):
         assert f"--{name}=" in group, name
-    assert group.count("Default:") == 16
+    assert "--cuda-graphs" in group
+    assert group.count("Default:") == 17
     assert "1024,4096,16384 on cuda; 512,1024,2048 on cpu" in group

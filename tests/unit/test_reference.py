@@ -1,11 +1,14 @@
 """The reference equals torch's attention in float64; its tolerance detects one wrong key."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from maskbench import reference
 from maskbench.masks import Causal, Documents, PrefixLM, SlidingWindow
-from maskbench.reference import ieee_matmul
+from maskbench.reference import Comparison, ieee_matmul
 from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Shape, make_inputs_with_reference
 from tests.unit.conformance import (
@@ -16,11 +19,13 @@ from tests.unit.conformance import (
     checked_inputs,
 )
 
+ALL, NONE = torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+
 
 @pytest.mark.parametrize("name", MASKS)
 def test_reference_is_torchs_attention(name):
     mask = MASKS[name]
-    checked = checked_inputs(mask, "cpu", heads=GROUPED_HEADS["cpu"], backward=True)
+    checked = checked_inputs(mask, "cpu", heads=GROUPED_HEADS, backward=True)
     *qkv, dout = checked.inputs
     q, k, v = (t.detach().double().requires_grad_() for t in qkv)
     allowed = mask.dense("cpu")
@@ -71,3 +76,45 @@ def test_nan_is_never_within_tolerance():
     out = call.forward(*call.inputs)
     out[0, 0, 17, 3] = torch.nan
     assert not checked.reference.compare({"out": out}).within_tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_reference_is_float64_and_the_error_of_each_tensor_is_known(dtype):
+    checked = checked_inputs(MASKS["causal"], "cpu", dtype, backward=True)
+    assert {t.dtype for t in checked.reference.exact.values()} == {torch.float64}
+    call = bind_or_skip("dense", MASKS["causal"], checked.inputs)
+    comparison, _ = check_attention(call, checked)
+    assert comparison.errors.keys() == {"out", "dq", "dk", "dv"}
+    eps = torch.finfo(getattr(torch, dtype)).eps
+    for name, error in comparison.errors.items():
+        assert 0 < error <= comparison.bounds[name]
+        dense = comparison.dense_errors[name]
+        assert 0 < dense < 100 * eps
+        assert comparison.bounds[name] == 2 * dense + 2 * eps
+    fields = comparison.fields()
+    assert fields["error"] == fields["errors"][fields["error_of"]]
+    assert fields["error_bound"] == fields["error_bounds"][fields["error_of"]]
+
+
+def test_the_tensor_nearest_to_its_bound_is_named():
+    bounds = {"out": 1.0, "dq": 10.0, "dk": 1.0}
+    comparison = Comparison({"out": 0.5, "dq": 2.0, "dk": 0.7}, bounds, bounds, "all")
+    assert (comparison.tensor, comparison.error, comparison.bound) == ("dk", 0.7, 1.0)
+    assert comparison.within_tolerance
+    comparison = Comparison({"out": 5.0, "dq": math.nan, "dk": 0.7}, bounds, bounds, "all")
+    assert comparison.tensor == "dq"
+    assert not comparison.within_tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_chunk_of_float64_has_half_as_many_scores(dtype, monkeypatch):
+    """They take as much memory as those of float32."""
+    monkeypatch.setattr(reference, "CHUNK_SCORES", {"cpu": 8 * 64})
+    rows = []
+    mask = MASKS["causal"]
+    monkeypatch.setattr(
+        type(mask), "dense_rows", lambda self, start, stop, device: rows.append(stop - start) or ALL
+    )
+    q = torch.randn(1, 1, 64, 8, dtype=dtype)
+    reference.attention(Causal(seq_len=64), q, q, q, None, (NONE, NONE), dtype)
+    assert set(rows) == {4 if dtype == torch.float64 else 8}

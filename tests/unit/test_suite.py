@@ -200,6 +200,11 @@ FIELDS = {
     *("call_clock_mhz", "cycles", "cycles_interval", "two_modes_by_clock"),
 }
 
+ATTENTION_FIELDS = {
+    *("first_call_s", "errors", "error_bounds", "dense_errors"),
+    *("gemm_tflops", "copy_gb_per_s"),
+}
+
 
 def test_cells_of_one_workload_are_a_group(run):
     for bench in run.saved["benchmarks"]:
@@ -211,9 +216,14 @@ def test_cells_of_one_workload_are_a_group(run):
 def test_saved_fields(run):
     for bench in run.saved["benchmarks"]:
         info = bench["extra_info"]
-        own = set() if info["direction"] == "block_mask" else {"first_call_s"}
+        own = set() if info["direction"] == "block_mask" else ATTENTION_FIELDS
         assert info.keys() == FIELDS | own
         assert info["error"] <= info["error_bound"]
+        tensors = {"forward": {"out"}, "backward": {"out", "dq", "dk", "dv"}, "block_mask": set()}
+        for field in ("errors", "error_bounds", "dense_errors"):
+            assert {*info.get(field, ())} == tensors[info["direction"]]
+        for name, error in info.get("errors", {}).items():
+            assert error <= info["error_bounds"][name]
         area = PATTERNS[info["mask"]](seq_len=256, batch=2).area(2)
         assert info["area"] == area
         factor = {"forward": 4, "backward": 10, "block_mask": 0}[info["direction"]]

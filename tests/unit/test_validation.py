@@ -6,7 +6,7 @@ import math
 import pytest
 
 from maskbench.reading import read_run
-from reports import accuracy, validation
+from reports import timing_accuracy, validation
 from reports.__main__ import main
 from tests.unit.real_run import RUN
 
@@ -41,16 +41,16 @@ def scaled(factor):
 
 def test_cells_that_repeat_within_one_percent_are_counted(saved):
     near = [saved(f"near{i}", scaled(1e-3 * (1 + 0.004 * i))) for i in range(3)]
-    assert "| 100 % |" in accuracy.repeatability([cells_of(p) for p in near])
+    assert "| 100 % |" in timing_accuracy.repeatability([cells_of(p) for p in near])
     far = [*near, saved("far", scaled(1.02e-3))]
-    text = accuracy.repeatability([cells_of(p) for p in far])
+    text = timing_accuracy.repeatability([cells_of(p) for p in far])
     assert "| 95 % | 0 % |" in text
     assert "| cell | far | near0 | near1 | near2 |" in text
 
 
 def test_short_cells_are_judged_in_microseconds(saved):
     runs = [cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
-    assert "| 95 % | 100 % |" in accuracy.repeatability(runs), "4.5 %, but 0.9 us"
+    assert "| 95 % | 100 % |" in timing_accuracy.repeatability(runs), "4.5 %, but 0.9 us"
 
 
 def test_times_that_follow_the_clock_repeat_in_cycles(saved):
@@ -63,7 +63,7 @@ def test_times_that_follow_the_clock_repeat_in_cycles(saved):
 
     clocks = (1800.0, 1850.0, 1790.0)
     runs = [cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
-    text = accuracy.repeatability(runs)
+    text = timing_accuracy.repeatability(runs)
     assert "| cells with a range within 1 % (below 50 us: 1 us) | 95 % | 0 % |" in text
     assert "| correlation of that clock and time |  | -1.00 |" in text
     assert "time x clock |  | 100 % |" in text
@@ -80,7 +80,7 @@ def test_saved_cycles_are_used_instead_of_time_by_clock(saved):
     def report(*cycles):
         clocks_and_cycles = zip((1800.0, 1850.0, 1790.0), cycles, strict=True)
         runs = [cells_of(saved(f"r{i}", at(*pair))) for i, pair in enumerate(clocks_and_cycles)]
-        return accuracy.repeatability(runs)
+        return timing_accuracy.repeatability(runs)
 
     text = report(1.8e6, 1.801e6, 1.79e6)
     assert "in cycles |  | 100 % |" in text
@@ -96,12 +96,12 @@ def test_too_few_rounds_miss_the_target(saved):
         bench["stats"]["rounds"] = 64
         bench["extra_info"] |= {"interval": 0.006, "cycles_interval": 0.004, "two_modes": False}
 
-    text = accuracy.rounds(cells_of(saved("r", change)))
+    text = timing_accuracy.rounds(cells_of(saved("r", change)))
     assert "| all | 0 % | 64 |" in text
     assert "| all, in cycles | 100 % | 64 |" in text
     assert "| the first 1/4 | 0 % | 16 |" in text
     uncounted = cells_of(saved("r", change)).assign(cycles_interval=None)
-    assert "in cycles" not in accuracy.rounds(uncounted)
+    assert "in cycles" not in timing_accuracy.rounds(uncounted)
 
 
 def fidelity_of(saved, change):
@@ -111,7 +111,7 @@ def fidelity_of(saved, change):
         bench["extra_info"] |= {"watched_cycles": 1.0e6, "cupti_s": median, "events_s": median}
         change(bench["extra_info"], flex)
 
-    return accuracy.fidelity(cells_of(saved("r", cells)))
+    return timing_accuracy.fidelity(cells_of(saved("r", cells)))
 
 
 def test_fidelity_marks_cells_outside_of_the_bound(saved):

@@ -1,0 +1,1 @@
+"""The search for FlexAttention's fastest options: `pytest -m tune`."""

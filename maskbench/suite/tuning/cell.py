@@ -1,0 +1,148 @@
+"""A cell that searches FlexAttention's fastest options, keeps them, and times them."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+
+import torch
+
+from maskbench.records import Outcome
+from maskbench.suite.attention_call import CheckedCall, discard_changed_inputs
+from maskbench.suite.cell import Cell, known_skip_reason
+from maskbench.suite.device_errors import device_is_lost
+from maskbench.suite.device_name import device_name
+from maskbench.suite.error_text import describe_error
+from maskbench.suite.software import package_version
+from maskbench.suite.stages import stage_timer
+from maskbench.suite.terminal_line import write_line
+from maskbench.suite.tuned import BACKEND, keep, kept_here, problem_of
+from maskbench.suite.tuning.contest import Contender, Contest, Result
+from maskbench.suite.tuning.searches import Search, Searches, default_is_missing
+from maskbench.suite.unchanged import Unchanged
+from maskbench.suite.workload import CheckedInputs, cached_inputs
+from maskbench.tuned_options import (
+    DEFAULT_OPTIONS,
+    MAX_TEXT,
+    Dropped,
+    TunedEntry,
+)
+
+
+def tune(cell: Cell, searches: Searches) -> None:
+    """Search the options of a cell, write them to their file, and time the fastest ones.
+
+    A cell whose file was written by this torch on this GPU is skipped, so that an interrupted
+    search goes on where it was.
+    """
+    workload = cell.workload
+    if reason := known_skip_reason(workload, BACKEND, backend_named=True):
+        cell.status.skip(Outcome.SKIPPED, reason)
+    if path := kept_here(workload):
+        reason = f"{path} has what this torch found on this device; delete it to search again"
+        cell.status.skip(Outcome.SKIPPED, reason)
+    cell.status.run_guarding_oom(lambda: _tune(cell, searches))
+
+
+def _tune(cell: Cell, searches: Searches) -> None:
+    with stage_timer("check"):
+        checked = cached_inputs(cell.workload)
+    try:
+        _search_and_time(cell, searches, checked)
+    except BaseException:
+        discard_changed_inputs(checked)  # the next cell needs the right ones
+        raise
+
+
+def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> None:
+    start = time.perf_counter()
+    with stage_timer("compile ahead"):
+        search = searches.finish(cell.workload)
+    if (reason := default_is_missing(search)) is not None:
+        cell.status.skip(Outcome.UNSUPPORTED, f"the default options cannot run: {reason}")
+    if not cell.clock.warm:
+        with stage_timer("warm up"):
+            cell.clock.warm_up()
+    contest = Contest(search.mask, checked, cell.clock, searches.paused)
+    result = _hold(contest, search, searches)
+    entry = _entry(cell, search, contest, result, time.perf_counter() - start)
+    keep(entry)
+    write_line(cell.config, f"{entry.problem}: {describe(entry)}")
+    _time(cell, contest, result.winner)
+
+
+def _hold(contest: Contest, search: Search, searches: Searches) -> Result:
+    """Prepare the contenders and time them. Workers go on with other problems meanwhile."""
+    torch.compiler.reset()
+    with stage_timer("compile"):
+        default = contest.prepare(DEFAULT_OPTIONS)
+        searches.advance()
+        contenders = contest.prepare_all(search.ranking or [])
+        searches.advance()
+        autotuned = _prepare_autotuned(contest, search)
+        searches.advance()
+    with stage_timer("time"):
+        finalists = contest.heat(contenders) if contenders else []
+        searches.advance()
+        return contest.final(default, finalists, autotuned)
+
+
+def _prepare_autotuned(contest: Contest, search: Search) -> Contender | None:
+    """torch's own search, which a worker has compiled."""
+    if search.autotune_problem is not None:
+        return None
+    try:
+        return contest.prepare(None)
+    except Exception as error:  # of torch, Triton or the check
+        if device_is_lost(contest.checked.inputs.q.device.type):
+            raise
+        search.autotune_problem = describe_error(error)
+        return None
+
+
+def _entry(
+    cell: Cell, search: Search, contest: Contest, result: Result, search_s: float
+) -> TunedEntry:
+    kept = {str(found.options) for found in result.found}
+    slower = [
+        Dropped(str(options), f"slower: {seconds * 1e3:.4g} ms in screening")
+        for options, seconds in sorted(search.times.items(), key=lambda item: item[1])
+        if options != DEFAULT_OPTIONS and str(options) not in kept
+    ]
+    failed = [*search.dropped, *contest.dropped]
+    names = {dropped.options for dropped in failed}
+    return TunedEntry(
+        problem=problem_of(cell.workload),
+        gpu=device_name(cell.workload.device),
+        torch=str(torch.__version__),
+        triton=package_version("triton"),
+        saved=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        default_s=result.default_s,
+        found=result.found,
+        max_autotune_gain=result.autotune.value if result.autotune else None,
+        max_autotune_problem=search.autotune_problem,
+        tried=len(search.times) + len(search.dropped),
+        search_s=search_s,
+        compile_s=search.worker_s,
+        dropped=[
+            *(Dropped(d.options, d.reason[:MAX_TEXT]) for d in failed),
+            *(d for d in slower if d.options not in names),
+        ],
+    )
+
+
+def describe(entry: TunedEntry) -> str:
+    """The result in a few words."""
+    if not entry.found:
+        return "the default is best"
+    best = entry.found[0]
+    return f"{best.gain:.3f} times as fast as the default with {best.options}"
+
+
+def _time(cell: Cell, contest: Contest, winner: Contender) -> None:
+    """Time the winner as any other cell."""
+    watched = Unchanged(contest.checked.originals.without_aliases(winner.timed.tensors))
+    call = CheckedCall(winner.call, winner.timed, contest.checked, watched)
+    cell.benchmark.extra_info |= cell.metadata(winner.call, winner.comparison)
+    with contest.paused():
+        cell.benchmark.extra_info |= cell.time(call)

@@ -1,0 +1,186 @@
+"""The searches of all problems of a run: workers screen the candidates of several at a time."""
+
+from __future__ import annotations
+
+import heapq
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from maskbench.backends import registry
+from maskbench.masks import Mask
+from maskbench.suite.precompile import init_worker
+from maskbench.suite.requested_masks import REQUESTED, MaskRequest
+from maskbench.suite.tuning.screening import Screened, ScreeningTask, receive_screening
+from maskbench.suite.tuning.search import search
+from maskbench.suite.tuning.target import target_of
+from maskbench.suite.worker_main import Lost
+from maskbench.suite.workers import WorkerPool
+from maskbench.suite.workload import Workload
+from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions
+
+AHEAD = 6  # problems whose candidates are compiled while another one is timed
+TASK_TIMEOUT_S = 300
+
+
+@dataclass
+class Search:
+    """The search of one problem, as far as it has come.
+
+    Parameters
+    ----------
+    ranking
+        The options that may be the fastest, fastest first; None until the search has ended.
+    times
+        The rough time of each option that could run, in seconds.
+    dropped
+        The options that could not.
+    autotune_problem
+        Why torch's own search has no call; None if it has one, "" if it is not finished.
+    worker_s
+        The time of all workers together.
+    """
+
+    workload: Workload
+    mask: Mask
+    has_autotune: bool
+    ranking: list[FlexOptions] | None = None
+    times: dict[FlexOptions, float] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+    autotune_problem: str | None = ""
+    worker_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.steps = search(target_of(self.workload, self.mask))
+        self.asked = next(self.steps)
+        self.open: set[FlexOptions | None] = set(self.asked)
+        if self.has_autotune:
+            self.open.add(None)
+        else:
+            self.autotune_problem = "torch has no search for a CPU"
+
+    @property
+    def first_tasks(self) -> list[FlexOptions | None]:
+        """What is to be compiled first: torch's own search takes the longest."""
+        return [*([None] if self.has_autotune else []), *self.asked]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.ranking is not None and not self.open
+
+    def take(self, options: FlexOptions | None, result: Screened | Lost) -> list[FlexOptions]:
+        """Take over a result; return what is to be compiled next."""
+        self.open.discard(options)
+        seconds = result.seconds if isinstance(result, Screened) else None
+        self.worker_s += result.worker_s if isinstance(result, Screened) else 0.0
+        if options is None:
+            self.autotune_problem = None if seconds is not None else result.reason
+        elif seconds is None:
+            self.dropped.append(Dropped(str(options), result.reason))
+        else:
+            self.times[options] = seconds
+        if self.ranking is not None or not self.open.isdisjoint(self.asked):
+            return []
+        try:
+            found = {o: self.times[o] for o in self.asked if o in self.times}
+            self.asked = self.steps.send(found)
+        except StopIteration as end:
+            self.ranking = end.value
+            return []
+        self.open |= set(self.asked)
+        return self.asked
+
+
+class Searches:
+    """The searches of a run, in the order of its cells; a context manager.
+
+    Parameters
+    ----------
+    workloads
+        What is to be tuned. Those without a mask of their length are left out.
+    jobs
+        The number of worker processes.
+    request
+        The masks of the run.
+    """
+
+    def __init__(self, workloads: list[Workload], jobs: int, request: MaskRequest) -> None:
+        self.workloads, self.jobs = workloads, jobs
+        self.started: dict[Workload, Search] = {}
+        self.tasks: list[tuple[Workload, FlexOptions | None]] = []  # by the pool's index
+        # The earliest problem first: (place of the problem, number of the task, pickled task).
+        self.queue: list[tuple[int, int, bytes]] = []
+        arguments = registry.BACKENDS, request
+        self.pool = WorkerPool(jobs, init_worker, arguments, receive_screening, TASK_TIMEOUT_S)
+
+    def __enter__(self) -> Searches:
+        self.pool.__enter__()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        # Nobody needs what is still compiled: the workers are killed.
+        self.pool.__exit__(error or (KeyboardInterrupt if self.pool.unfinished else None))
+
+    def finish(self, workload: Workload) -> Search:
+        """Wait for the search of a workload; start those of the next ones.
+
+        Raises
+        ------
+        ValueError
+            If the mask does not exist at this length.
+        PoolBroken
+            If no worker can start.
+        """
+        place = self.workloads.index(workload)
+        found = self._start(workload)
+        for later in self.workloads[place + 1 : place + 1 + AHEAD]:
+            try:
+                self._start(later)
+            except Exception:  # of the user's mask: the later cell meets it again
+                continue
+        while not found.is_finished:
+            self.advance()
+        return found
+
+    def advance(self) -> None:
+        """Give tasks to the workers and take over results; waits a moment for one."""
+        while self.queue and self.pool.unfinished < 2 * self.jobs:
+            _, index, task = heapq.heappop(self.queue)
+            self.pool.submit(index, task)
+        for index, result in self.pool.results():
+            workload, options = self.tasks[index]
+            found = self.started[workload]
+            self._add(workload, found.take(options, result))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No worker uses the CPU, or begins to use the GPU, within this context."""
+        with self.pool.paused():
+            yield
+
+    def _start(self, workload: Workload) -> Search:
+        if workload not in self.started:
+            found = Search(workload, workload.build_mask(), workload.device == "cuda")
+            self.started[workload] = found
+            self._add(workload, found.first_tasks)
+        return self.started[workload]
+
+    def _add(
+        self, workload: Workload, options: list[FlexOptions] | list[FlexOptions | None]
+    ) -> None:
+        is_users = workload.mask in REQUESTED and REQUESTED[workload.mask].file
+        mask = None if is_users else self.started[workload].mask
+        for option in options:
+            index = len(self.tasks)
+            self.tasks.append((workload, option))
+            task = pickle.dumps(ScreeningTask(workload, mask, option))
+            heapq.heappush(self.queue, (self.workloads.index(workload), index, task))
+
+
+def default_is_missing(found: Search) -> str | None:
+    """Why the default options could not run in a worker; None if they could."""
+    if DEFAULT_OPTIONS in found.times:
+        return None
+    name = str(DEFAULT_OPTIONS)
+    return next((dropped.reason for dropped in found.dropped if dropped.options == name), "")

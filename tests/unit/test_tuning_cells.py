@@ -1,0 +1,187 @@
+"""`pytest -m tune` in this process, with workers and kernels that are replaced."""
+
+import pickle
+import signal
+from collections import deque
+from contextlib import contextmanager
+from typing import ClassVar
+
+import pytest
+
+from maskbench.backends import dense
+from maskbench.suite import tuned
+from maskbench.suite.tuning import contest, searches
+from maskbench.suite.tuning.screening import Screened
+from maskbench.suite.worker_main import Lost
+from maskbench.tuned_options import entry_paths, read_entry
+from tests.unit.pytest_process import pytest_inline, run_inline, strict_json
+
+FEW = ("-m", "tune", "--device", "cpu", "--masks", "causal,full", "--seq-lens", 256)
+FEW = (*FEW, "--benchmark-max-time=0.01", "tests/test_tune.py")
+
+
+class InlinePool:
+    """A pool whose tasks end at once, each with what `screen` returns."""
+
+    screened: ClassVar[list[object]] = []
+
+    def __init__(self, jobs, initialize, arguments, handle, timeout_s):
+        self.waiting = deque()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def unfinished(self):
+        return len(self.waiting)
+
+    def submit(self, index, task):
+        self.waiting.append((index, pickle.loads(task)))
+
+    def results(self):
+        found = [(index, self.screen(task)) for index, task in self.waiting]
+        self.waiting.clear()
+        return found
+
+    def screen(self, task):
+        self.screened.append(task)
+        return Screened(1.0, "", 2.0)
+
+    @contextmanager
+    def paused(self):
+        yield
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """The folder of entries; the options are computed by the formula, without a compiler."""
+    folder = tmp_path / "tuned"
+    monkeypatch.setattr(tuned, "FOLDER", folder)
+    monkeypatch.setattr(searches, "WorkerPool", InlinePool)
+    monkeypatch.setattr(contest, "bind_with", lambda options: dense.bind)
+    monkeypatch.setattr(InlinePool, "screened", [])
+    return folder
+
+
+def entries(folder):
+    return {entry.problem.mask: entry for entry in map(read_entry, entry_paths(folder))}
+
+
+def test_a_search_is_kept_and_not_repeated(store, tmp_path):
+    saved = tmp_path / "run.json"
+    text = pytest_inline(*FEW, f"--benchmark-json={saved}")
+    assert "2 skipped: FlexAttention does not support backward on CPU" in text
+    kept = entries(store)
+    assert set(kept) == {"causal", "full"}
+    assert (kept["causal"].tried, kept["causal"].compile_s) == (6, 12.0)
+    assert {dropped.options for dropped in kept["causal"].dropped} | {
+        str(found.options) for found in kept["causal"].found
+    } == {f"BLOCK_SIZE={size}" for size in ("64x64", "64x128", "128x256", "256x256", "32x512")}
+    run = strict_json(saved)
+    (causal, _) = run["benchmarks"]
+    assert causal["fullname"] == (
+        "tests/test_tune.py::test_tune_forward[causal-flex_tuned-s256-b1h4d64-float32]"
+    )
+    assert causal["extra_info"]["direction"] == "tune_forward"
+    assert causal["extra_info"]["backend"] == "flex_tuned"
+    assert "causal-forward-s256-b1h4d64-float32: " in text
+    first = len(InlinePool.screened)
+    text = pytest_inline(*FEW)
+    assert text.count("what this torch found on this device; delete it to search again") == 2
+    assert len(InlinePool.screened) == first, "nothing is compiled for what is kept"
+
+
+def test_an_entry_of_another_torch_is_searched_again(store):
+    pytest_inline(*FEW)
+    path = next(p for p in entry_paths(store) if "causal" in p.name)
+    path.write_text(path.read_text().replace(entries(store)["causal"].torch, "2.8.0"))
+    text = pytest_inline(*FEW)
+    assert "1 timed" in text
+    assert entries(store)["causal"].torch != "2.8.0"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 9}'])
+def test_a_damaged_entry_is_searched_again_and_skipped_by_the_backend(store, content):
+    pytest_inline(*FEW)
+    path = next(p for p in entry_paths(store) if "causal" in p.name)
+    path.write_bytes(content)
+    cells = ("--benchmark-only", "--device", "cpu", "--masks", "causal", "--seq-lens", 256)
+    cells = (*cells, "--backends", "flex_tuned,dense", "tests/test_forward.py")
+    text = pytest_inline(*cells)
+    assert f"{path}: is " in text
+    assert "its options were not searched yet; run python -m pytest -m tune" in text
+    pytest_inline(*FEW)
+    assert entries(store)["causal"].tried == 6
+
+
+def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
+    prepare = contest.Contest.prepare
+
+    def interrupt_the_second(self, options):
+        if type(self.mask).__name__ == "Full":
+            raise KeyboardInterrupt
+        return prepare(self, options)
+
+    monkeypatch.setattr(contest.Contest, "prepare", interrupt_the_second)
+    status, _ = run_inline(*FEW)
+    assert status == 2
+    assert set(entries(store)) == {"causal"}
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is not None
+
+
+def screen_with(monkeypatch, result):
+    """Let `result` say what a worker reports about options."""
+    monkeypatch.setattr(InlinePool, "screen", lambda self, task: result(task.options))
+
+
+def test_what_does_not_compile_is_kept_with_its_reason(store, monkeypatch):
+    def result(options):
+        if options.block_size == (64, 64):
+            return Screened(None, "OutOfResources: out of resource: shared memory", 1.0)
+        if options.block_size == (64, 128):
+            return Lost("its worker died (exit code -11)")
+        return Screened(1.0, "", 1.0)
+
+    screen_with(monkeypatch, result)
+    pytest_inline(*FEW)
+    reasons = {dropped.options: dropped.reason for dropped in entries(store)["causal"].dropped}
+    assert reasons["BLOCK_SIZE=64x64"] == "OutOfResources: out of resource: shared memory"
+    assert reasons["BLOCK_SIZE=64x128"] == "its worker died (exit code -11)"
+
+
+def test_a_default_that_cannot_run_is_the_outcome(store, monkeypatch):
+    screen_with(monkeypatch, lambda options: Screened(None, "no C++ compiler", 1.0))
+    text = pytest_inline(*FEW)
+    assert "2 unsupported: the default options cannot run: no C++ compiler" in text
+    assert entries(store) == {}
+
+
+def test_options_of_an_own_mask_and_shape_are_kept_and_named(store, tmp_path):
+    masks = tmp_path / "my_masks.py"
+    masks.write_text(
+        "def sinks(b, h, q, k, n=4):\n    return (q >= k) & ((q - k < 64) | (k < n))\n"
+    )
+    shape = ("--seq-lens", 300, "--q-lens", 3, "--heads", 4, "--kv-heads", 2, "--head-dim", 32)
+    own = ("--device", "cpu", "--masks", f"{masks}:sinks(n=2)", *shape, "--benchmark-max-time=0.01")
+    cells = ("--benchmark-only", *own, "--backends", "flex_tuned,dense", "tests/test_forward.py")
+    text = pytest_inline(*cells)
+    command = (
+        f"python -m pytest -m tune tests/test_tune.py --device cpu --masks '{masks}:sinks(n=2)' "
+        "--seq-lens 300 --q-lens 3 --batch 1 --heads 4 --kv-heads 2 --head-dim 32 --dtype float32"
+    )
+    assert f"run {command}\n" in text
+    pytest_inline("-m", "tune", *own, "tests/test_tune.py")
+    (entry,) = entries(store).values()
+    assert entry.problem.mask == "my_masks.sinks(n=2)"
+    assert (entry.problem.q_len, entry.problem.kv_heads) == (3, 2)
+
+
+def test_a_run_that_did_not_name_the_backend_has_one_reason(store):
+    cells = ("--benchmark-only", "--device", "cpu", "--masks", "causal,full", "--seq-lens", 256)
+    text = pytest_inline(*cells, "tests/test_forward.py", "-k", "flex_tuned or dense")
+    reason = "its options were not searched yet; name flex_tuned in --backends to see how"
+    assert f"2 skipped: {reason}" in text
