@@ -245,7 +245,7 @@ register(
         devices=("cuda",),
         kernel_pattern=r"cudnn",
         color="#999933",
-        marker="d",
+        marker="8",
         plot_order=7,
     )
 )
