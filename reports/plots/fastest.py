@@ -83,7 +83,7 @@ def winner_entry(row: pd.Series, length: int, styles: dict[str, BackendStyle]) -
     text = " = ".join([*names, *([f"{more} more"] if more else [])])
     ratio = f" {row['over_flex']:.2f}×" if row["over_flex"] > 0 else ""  # NaN without flex
     mark = marks(is_host_bound=row["is_host_time"], is_throttled=bool(row["throttle"]))
-    time = f"{milliseconds(row['seconds'])}{ratio} {mark}".strip()
+    time = f"{milliseconds(row['seconds'])}{ratio}{mark}"
     lines = [*at_equals(text, length), *wrapped(time, length)]
     if row["is_noisy"]:
         lines.append(f"±{row['interval']:.0%}")

@@ -275,6 +275,7 @@ def test_a_text_is_broken_at_underscores_and_within_a_word_only_if_it_must() -> 
     assert wrapped("one two three", 5, 2) == ["one", "two…"]
     assert wrapped("", 5) == [""]
     assert balanced("flash_attn_4", 11, 4) == ["flash_", "attn_4"]
+    assert balanced("flash_attn", 8, 4) == ["flash_", "attn"]
     assert balanced("xformers", 11, 4) == ["xformers"]
 
 
