@@ -45,7 +45,6 @@ from maskbench.suite.session_clock import get_clock, start_clock
 from maskbench.suite.stages import stage_timer
 from maskbench.suite.supervised import Supervised, end_on_signals
 from maskbench.suite.targets import NO_TARGETS, take_over_targets
-from maskbench.suite.terminal_line import write_line
 from maskbench.suite.workload import Shape, Workload
 from maskbench.supervision.all_gpus import run_on_all_gpus
 from maskbench.supervision.link import REPORT, TIME, Assignment, SupervisorLink
@@ -203,6 +202,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         journal = journaling.journal
         planned = len(journaling.planned)
         link.send("ready", journal=journal and str(journal.path), planned=planned)
+
+
+def write_line(config: pytest.Config, text: str) -> None:
+    """Write a line to the terminal, unless pytest has none (-p no:terminal)."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal:
+        terminal.write_line(f"maskbench: {text}")
 
 
 def set_benchmark_options(item: pytest.Item, replay: Replay | None) -> None:

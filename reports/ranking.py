@@ -34,8 +34,8 @@ PROBLEM = [
 ]
 # Half-width of the interval of a host time, relative to it. Saved runs have the median of at most
 # 10 host times, without an interval. Over the processes in reports/runs/repeats, the ratio of two
-# host times is within a factor of 1.9 of its mean in 90 % of the pairs, and within 2.2 in 95 %.
-# Two intervals of 1/3 overlap if the ratio is below 2.
+# host times is within a factor of 2 of its mean in 95 % of the pairs. Two intervals of 1/3 overlap
+# if the ratio is below 2.
 HOST_INTERVAL = 1 / 3
 
 

@@ -40,8 +40,9 @@ def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for measure, best in found.items():
         best = best.set_index(KEY)
-        columns[f"fastest {measure}"] = best["backends"].map(" = ".join)
-        columns[f"time {measure}"] = best.apply(time_text, axis=1)
+        name = f" {measure}" if Measure.CALLED in found else ""  # on a CPU it is wall time
+        columns[f"fastest{name}"] = best["backends"].map(" = ".join)
+        columns[f"time{name}"] = best.apply(time_text, axis=1)
     if device["peak_share"].notna().any():
         columns["share of the peak"] = device.apply(share_text, axis=1)
     table = pd.DataFrame(columns).reindex(device.index).fillna("").reset_index()

@@ -98,7 +98,7 @@ register(
         materializes_scores=True,
         color="#3B3B3B",
         marker="h",
-        plot_order=13,
+        plot_order=14,
     )
 )
 register(
@@ -118,7 +118,7 @@ register(
         module="maskbench.backends.sdpa",
         color="#000000",
         marker="X",
-        plot_order=8,
+        plot_order=9,
     )
 )
 register(
@@ -128,7 +128,7 @@ register(
         kernel_pattern=r"pytorch_flash::flash_(fwd|bwd)",
         color="#6A6A6A",
         marker=">",
-        plot_order=11,
+        plot_order=12,
     )
 )
 register(
@@ -139,7 +139,7 @@ register(
         kernel_pattern=r"cudnn",
         color="#F0E442",
         marker="*",
-        plot_order=9,
+        plot_order=10,
     )
 )
 register(
@@ -150,7 +150,7 @@ register(
         kernel_pattern=r"fmha_cutlass",
         color="#9E9E9E",
         marker="<",
-        plot_order=10,
+        plot_order=11,
     )
 )
 register(
@@ -161,7 +161,7 @@ register(
         kernel_pattern=r"gemm|softmax",
         color="#D4D4D4",
         marker="p",
-        plot_order=12,
+        plot_order=13,
     )
 )
 register(
@@ -184,8 +184,8 @@ register(
         compiles=True,
         # FlexAttention's own kernels, or FlashAttention-4's with BACKEND="FLASH".
         kernel_pattern=r"triton_\w*flex_|flash_attncuteflash_(fwd|bwd)",
-        color="#882255",  # Paul Tol's wine (https://sronpersonalpages.nl/~pault)
-        marker="d",
+        color="#999933",  # Paul Tol's olive (https://sronpersonalpages.nl/~pault)
+        marker="8",
         plot_order=2,
     )
 )
@@ -244,8 +244,8 @@ register(
         package="nvidia-cudnn-frontend",
         devices=("cuda",),
         kernel_pattern=r"cudnn",
-        color="#882255",
-        marker="d",
+        color="#999933",
+        marker="8",
         plot_order=7,
     )
 )

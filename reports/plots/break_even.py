@@ -109,7 +109,7 @@ def draw(cells: pd.DataFrame) -> Figure | None:
     axes.set_xlabel(f"calls until {cost} paid for")
     bars, names = axes.get_legend_handles_labels()
     legend = dict(zip(names, bars, strict=True))  # one entry for each kind of work
-    axes.legend(list(legend.values()), list(legend), frameon=False, loc="lower right")
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=2)
     lengths = ", ".join(f"S={n}" for n in spread_out(sorted(rows["seq_len"].unique())))
     title = f"What FlexAttention costs before its first call, {lengths}{note}"
     axes.set_title(title_with_setup(cells, title))

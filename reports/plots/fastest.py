@@ -49,6 +49,7 @@ def draw(cells: pd.DataFrame, seq_len: int) -> Figure:
         if direction in set(best["direction"])
     ]
     entries = {measure: best.set_index(["mask", "direction"]) for measure, best in found.items()}
+    is_wall_time = Measure.CALLED not in found
     masks, styles = list(cells["mask"].unique()), backend_styles(cells["backend"])
     length = int(WIDTH * 0.8 / max(len(columns), 1) / CHARACTER) - 1
 
@@ -59,16 +60,18 @@ def draw(cells: pd.DataFrame, seq_len: int) -> Figure:
         return winner_entry(entries[measure].loc[(masks[y], direction)], length, styles)
 
     drawn = [cell(y, x) for y in range(len(masks)) for x in range(len(columns))]
-    notes = [MEANINGS[measure] for measure in dict.fromkeys(measure for _, measure in columns)]
+    shown = [] if is_wall_time else dict.fromkeys(measure for _, measure in columns)
+    notes = [MEANINGS[measure] for measure in shown]
     notes += explained_marks(line for entry in drawn for line in entry.lines)
     notes += [
-        "a = b: a tie, as the 95 % confidence intervals overlap (band: their colors); "
-        "×: times FlexAttention's, by the same measure"
+        "a = b: a tie, as the 95 % confidence intervals overlap (band: their colors)",
+        "×: times FlexAttention's, by the same measure",
     ]
     if any(best["is_noisy"].any() for best in found.values()):
         notes.append(f"grey: the interval of the fastest is over ±{NOISY_ABOVE:.0%}")
     title = title_with_setup(cells, f"Fastest exact backends at S = {seq_len}")
-    labels = [f"{PHASE_ABBREVIATIONS[d]} {LABELS[measure]}" for d, measure in columns]
+    names = dict.fromkeys(LABELS, "wall time") if is_wall_time else LABELS
+    labels = [f"{PHASE_ABBREVIATIONS[d]} {names[measure]}" for d, measure in columns]
     return grid.draw(masks, labels, cell, title, notes, min_width=1.0)
 
 
@@ -80,7 +83,7 @@ def winner_entry(row: pd.Series, length: int, styles: dict[str, BackendStyle]) -
     text = " = ".join([*names, *([f"{more} more"] if more else [])])
     ratio = f" {row['over_flex']:.2f}×" if row["over_flex"] > 0 else ""  # NaN without flex
     mark = marks(is_host_bound=row["is_host_time"], is_throttled=bool(row["throttle"]))
-    time = f"{milliseconds(row['seconds'])}{ratio} {mark}".strip()
+    time = f"{milliseconds(row['seconds'])}{ratio}{mark}"
     lines = [*at_equals(text, length), *wrapped(time, length)]
     if row["is_noisy"]:
         lines.append(f"±{row['interval']:.0%}")

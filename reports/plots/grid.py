@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.typing import ColorType
 
-from reports.plots.labels import CHARACTER, LINE, LINE_LENGTH, text_width, wrapped
+from reports.plots.labels import CHARACTER, LINE, LINE_LENGTH, balanced, text_width, wrapped
 from reports.plots.limits import MAX_COLUMNS, MAX_NOTE_LINES, MAX_ROWS, first
 from reports.plots.style import MIN_TEXT, TITLE, WIDTH
 
@@ -65,7 +65,7 @@ def draw(
     """
     rows, rows_note = first(rows, MAX_ROWS, "rows")
     columns, columns_note = first(columns, MAX_COLUMNS, "columns")
-    labels = [wrapped(name, LABEL_LENGTH, 4) for name in rows]
+    labels = [balanced(name, LABEL_LENGTH, 4) for name in rows]
     label_width = 2 * LABEL_GAP + max(
         (text_width(line) for lines in labels for line in lines), default=0
     )
@@ -73,7 +73,7 @@ def draw(
     per_part = -(-len(columns) // -(-len(columns) // fitting)) if columns else 1
     parts = [range(i, min(i + per_part, len(columns))) for i in range(0, len(columns), per_part)]
     width = (WIDTH - label_width) / per_part
-    heads = [wrapped(name, max(HEAD_LENGTH, int(width / CHARACTER)), 4) for name in columns]
+    heads = [balanced(name, max(HEAD_LENGTH, int(width / CHARACTER)), 4) for name in columns]
     entries = [[cell(y, x) for x in range(len(columns))] for y in range(len(rows))]
     title_lines = f"{title}{rows_note}{columns_note}".split("\n")
     note_lines = [line for note in notes for line in wrapped(note, LINE_LENGTH)]

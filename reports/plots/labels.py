@@ -24,6 +24,9 @@ LINE = 0.148  # height of its lines, inches
 LINE_LENGTH = 115  # characters across a picture, where a text may have many wide ones
 
 
+WORD = re.compile(r"[^ _\-,(]*[ _\-,(]?")  # and the character after which a line may end
+
+
 def wrapped(text: str, length: int, max_lines: int = 20) -> list[str]:
     """The lines of a text, of at most `length` characters each.
 
@@ -31,7 +34,7 @@ def wrapped(text: str, length: int, max_lines: int = 20) -> list[str]:
     does not fit into `max_lines` is replaced by "…".
     """
     lines = [""]
-    for word in re.findall(r"[^ _\-,(]*[ _\-,(]?", text):
+    for word in WORD.findall(text):
         if len(lines[-1]) + len(word.rstrip()) > length and lines[-1]:
             lines.append("")
         while len(word.rstrip()) > length:
@@ -42,6 +45,15 @@ def wrapped(text: str, length: int, max_lines: int = 20) -> list[str]:
     if len(lines) > max_lines:
         lines = lines[:max_lines]
         lines[-1] = lines[-1][: length - 1] + "…"
+    return lines
+
+
+def balanced(text: str, length: int, max_lines: int) -> list[str]:
+    """As `wrapped`, with lines of nearly equal length."""
+    lines = wrapped(text, length, max_lines)
+    longest_word = max(len(word.rstrip()) for word in WORD.findall(text))
+    while length > longest_word and len(shorter := wrapped(text, length - 1)) == len(lines):
+        lines, length = shorter, length - 1
     return lines
 
 

@@ -17,14 +17,14 @@ from reports.plots.labels import (
     untimed_reason,
 )
 from reports.plots.style import BLUE, ORANGE, sorted_backends
-from reports.ranking import NOISY_ABOVE, Measure, ranking
+from reports.ranking import NOISY_ABOVE, Measure, measures, ranking
 
 RATIO_COLORS = LinearSegmentedColormap.from_list("ratio", [ORANGE, "#FFFFFF", BLUE])
 MAX_LOG2_RATIO = 3  # the colors saturate at a ratio of 8
 
 
 def draw(cells: pd.DataFrame, seq_len: int, direction: str) -> Figure | None:
-    """Device times in ms, and times FlexAttention's; None if nothing was timed.
+    """Times in ms, and times FlexAttention's; None if nothing was timed.
 
     The fastest backends of a mask, with ties, are bold. Where there is no time, a number in
     brackets refers to the reason below. Backends without any time are in the notes only.
@@ -54,7 +54,8 @@ def draw(cells: pd.DataFrame, seq_len: int, direction: str) -> Figure | None:
     if ranked["is_noisy"].any():
         notes.append(f"grey, with ±: the interval is over ±{NOISY_ABOVE:.0%}")
     notes += [*reasons.notes(), *without_times(cells, backends)]
-    title = title_with_setup(cells, f"Device time, {direction}, S = {seq_len}")
+    time = "Device time" if Measure.CALLED in measures(cells) else "Wall time"
+    title = title_with_setup(cells, f"{time}, {direction}, S = {seq_len}")
     return grid.draw(masks, backends, cell, title, notes)
 
 

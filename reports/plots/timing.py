@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from reports.plots.labels import (
     LINE_LENGTH,
     NOT_IN_RUN,
     milliseconds,
+    text_width,
     untimed_reason,
     wrapped,
 )
@@ -25,8 +28,11 @@ from reports.runs import DIRECTIONS, host_late, shape_of
 
 MAX_RATIO = 5  # bars longer than this many times FlexAttention's are truncated
 TEXT_ROOM = 1.9  # the axis is this many times longer than the longest bar, for its text
+INTERVAL_ROOM = 1.25  # intervals are cut at this many times the longest bar
+AXIS_WIDTH = 6.9  # inches, of the shortest axis
 REASON_LENGTH = 75  # characters beside the axis
 BAR_HEIGHT = 0.22  # inches
+INTERVAL_STYLE: dict[str, Any] = {"color": GREY, "capsize": 2, "lw": 1}
 
 
 def flags(cell: pd.Series) -> str:
@@ -85,18 +91,21 @@ def _draw_bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: 
             [reason] = wrapped(untimed_reason(cell), REASON_LENGTH, 1)
             _annotate(axes, reason, (0, y), style="italic")
             continue
-        length = min(cell["median_s"], longest)
+        length = end = min(cell["median_s"], longest)
         bar = axes.barh(y, length, color=styles[backend].color, height=0.7)
         if cell["is_noisy"]:
             bar[0].set(alpha=0.3)
         if cell["median_s"] > longest:
             bar[0].set(hatch="////", edgecolor="white")
         else:
-            axes.errorbar(length, y, xerr=length * cell["interval"], color=GREY, capsize=2, lw=1)
+            end = min(length * (1 + cell["interval"]), INTERVAL_ROOM * longest)
+            low = max(length * (1 - cell["interval"]), 0.0)
+            axes.errorbar(length, y, xerr=[[length - low], [end - length]], **INTERVAL_STYLE)
         text = bar_text(cell, flex if backend != "flex" else None)
-        end = length if cell["median_s"] > longest else length * (1 + cell["interval"])
+        # A long text begins over its bar.
+        fitting = longest * TEXT_ROOM * (1 - 1.12 * text_width(text) / AXIS_WIDTH)
         weight = "bold" if backend in tied else "normal"
-        _annotate(axes, text, (end, y), fontweight=weight)
+        _annotate(axes, text, (max(min(end, fitting), 0.0), y), fontweight=weight)
     if flex:
         axes.axvline(flex, color=VERMILLION, linewidth=1, linestyle="--", zorder=0)
     if np.isfinite(peak_s := timed["peak_s"].min()):

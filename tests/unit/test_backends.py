@@ -44,6 +44,12 @@ def test_backend_loads_or_gives_its_reason(backend):
     assert_sentence(caught.value)
 
 
+@pytest.mark.parametrize("fact", ["color", "marker", "plot_order"])
+def test_backends_of_the_suite_can_be_told_apart_in_pictures(fact):
+    facts = [getattr(spec, fact) for spec in registry.BACKENDS.values()]
+    assert len(set(facts)) == len(facts)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("backend", registry.BACKENDS)
 def test_refusals_are_sentences(backend, phase, device):

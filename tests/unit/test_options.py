@@ -76,6 +76,13 @@ def test_node_ids_of_soaks_are_frozen():
     }
 
 
+def test_node_ids_of_searches_are_frozen():
+    assert collected("-m", "tune", "--masks", "full", *ROOT.glob("tests/test_*.py")) == {
+        f"tests/test_tune.py::test_tune_{d}[full-flex_tuned-s512-b1h4d64-float32]"
+        for d in ("forward", "backward")
+    }
+
+
 # --- options ---
 
 

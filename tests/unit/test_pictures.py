@@ -20,12 +20,12 @@ from maskbench.backends.registry import BACKENDS
 from masks import PATTERNS
 from reports.__main__ import main
 from reports.drawing import attention_cells, load_by_shape, overview_figures
-from reports.plots import fastest, grid, mask, style, table, timing
+from reports.plots import break_even, fastest, grid, mask, style, table, timing
 from reports.plots.changes import without_common_end
-from reports.plots.labels import wrapped
+from reports.plots.labels import balanced, wrapped
 from reports.plots.lengths import length_to_show
 from reports.runs import load
-from tests.unit.real_run import saved_as
+from tests.unit.real_run import RUN, saved_as
 
 H100 = Path("reports/runs/h100/grid.json.gz")
 README_WIDTH = 830  # pixels of 1/96 inch, of GitHub's page
@@ -127,6 +127,14 @@ def test_the_times_of_a_mask_can_be_read(newer: pd.DataFrame, h100: pd.DataFrame
         require_readable(timing.draw(attention[attention["mask"] == "causal"]))
 
 
+def test_the_costs_of_compilation_can_be_read() -> None:
+    costs = [H100.with_name(f"costs_{direction}.json.gz") for direction in ("forward", "backward")]
+    [(cells, _)] = load_by_shape([H100, *costs], Path(), None)
+    figure = break_even.draw(cells)
+    assert figure is not None
+    require_readable(figure)
+
+
 def test_a_mask_can_be_read() -> None:
     for name in ("causal_padding", "neighborhood_3d", max(PATTERNS, key=len)):
         require_readable(mask.draw(name))
@@ -210,6 +218,29 @@ def test_a_bar_says_how_near_it_is_to_the_peak(newer: pd.DataFrame) -> None:
     assert sum("dotted: at the peak of the device" in text for text in shown) == 2
 
 
+def test_a_wide_interval_and_a_long_text_stay_in_the_picture(newer: pd.DataFrame) -> None:
+    attention = attention_cells(newer)
+    causal = attention[attention["mask"] == "causal"].assign(interval=3.0)
+    causal.loc[causal["backend"] == "sdpa", ["late_rounds", "host_bound", "two_modes"]] = [
+        1000,
+        True,
+        True,
+    ]
+    figure = timing.draw(causal)
+    require_readable(figure)
+    assert any("host-bound, host late, two modes" in text.get_text() for text in texts(figure))
+    assert all(axes.get_xlim()[0] == 0 for axes in figure.axes)
+
+
+def test_on_a_cpu_times_are_wall_times() -> None:
+    [(cells, _)] = load_by_shape([RUN], Path(), None)
+    attention = attention_cells(cells)
+    assert "fwd wall time" in {text.get_text() for text in texts(fastest.draw(attention, 512))}
+    figure = table.draw(attention, 512, "forward")
+    assert figure is not None
+    assert "Wall time, forward, S = 512" in {text.get_text() for text in texts(figure)}
+
+
 def test_the_length_that_is_shown_is_not_throttled(h100: pd.DataFrame) -> None:
     causal = h100[h100["mask"] == "causal"]
     assert length_to_show(causal) == 4096
@@ -243,6 +274,9 @@ def test_a_text_is_broken_at_underscores_and_within_a_word_only_if_it_must() -> 
     assert wrapped("x" * 10, 4) == ["xxxx", "xxxx", "xx"]
     assert wrapped("one two three", 5, 2) == ["one", "two…"]
     assert wrapped("", 5) == [""]
+    assert balanced("flash_attn_4", 11, 4) == ["flash_", "attn_4"]
+    assert balanced("flash_attn", 8, 4) == ["flash_", "attn"]
+    assert balanced("xformers", 11, 4) == ["xformers"]
 
 
 def test_plots_says_how_many_cells_are_noisy(

@@ -41,6 +41,7 @@ def test_every_registered_style_is_distinct():
     styles = backend_styles(styled)
     assert all(styles[name] == BackendStyle(s.color, s.marker) for name, s in styled.items())
     assert len(set(styles.values())) == len({s.marker for s in styles.values()}) == len(styled)
+    assert len({s.color for s in styles.values()}) == len(styled)
     assert not {s.marker for s in styles.values()} & {s.marker for s in FREE_STYLES}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maskbench.reading import read_run
 from reports.ranking import (
     HOST_INTERVAL,
     NOISY_ABOVE,
@@ -19,7 +20,7 @@ from reports.ranking import (
     ranking,
     winners,
 )
-from reports.runs import load
+from reports.runs import cells_table, load
 
 SHAPE = {"batch": 1, "heads": 4, "kv_heads": 4, "head_dim": 64, "v_head_dim": 64}
 
@@ -167,3 +168,18 @@ def test_a_saved_run_has_a_winner_for_every_timed_problem():
         names = zip(found["backend"], found["backends"], strict=True)
         assert all(backend == backends[0] for backend, backends in names)
     assert ranking(cells, Measure.GRAPH).empty
+
+
+def test_the_interval_of_host_times_is_that_of_the_committed_runs():
+    """The bound that `HOST_INTERVAL` is derived from, over the processes with many cells."""
+    files = Path("reports/runs/repeats").glob("*.json.gz")
+    tables = [cells_table(read_run(path)) for path in files if path.stat().st_size > 100_000]
+    assert len(tables) > 4
+    times = pd.concat([table.set_index("fullname")["host_us"] for table in tables], axis=1)
+    logs = np.log(times).dropna()
+    logs = logs.sub(logs.mean(axis=1), axis=0)
+    shuffled = logs.sample(frac=1, random_state=0).to_numpy()
+    ratios = np.exp(np.abs(logs.to_numpy() - shuffled))
+    assert 1.9 < np.quantile(ratios, 0.95) < 2.1
+    overlapping = (1 + HOST_INTERVAL) / (1 - HOST_INTERVAL)
+    assert overlapping == pytest.approx(2.0)

@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from reports.__main__ import main
+from reports.__main__ import main, make_parser
 from reports.drawing import attention_cells, load_by_shape
-from reports.ranking_table import ranking_table, what_is_missing
+from reports.generated import generated_part
+from reports.ranking_table import NAME, ranking_report, ranking_table, what_is_missing
 from reports.tables import TableFormat, table_text
 from tests.unit.real_run import RUN, few_cells, saved_as
 from tests.unit.test_pictures import with_peaks_and_graphs
@@ -100,7 +102,7 @@ def test_the_ranking_has_both_answers_and_what_was_not_measured(capsys):
 
 def test_a_cpu_has_one_answer(run, capsys):
     assert main(["ranking", run]) == 0
-    assert "as called from Python" not in capsys.readouterr().out
+    assert not re.search("as called|on the device", capsys.readouterr().out)
 
 
 def test_a_newer_run_has_the_share_of_the_peak_and_graphs(tmp_path):
@@ -126,7 +128,7 @@ def test_the_ranking_is_written_between_the_markers_of_a_page(run, tmp_path, cap
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter")
-    assert "| mask | direction | S | fastest on the device |" in text
+    assert "| mask | direction | S | fastest | time |" in text
     assert "not measured in this run" in text
     assert str(page) in capsys.readouterr().out
 
@@ -143,3 +145,13 @@ def test_several_shapes_are_ranked_apart(tmp_path, capsys):
     assert main(["ranking", str(RUN), str(other), "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["batch"] for row in rows} == {1, 2}
+
+
+def test_the_table_of_the_results_is_what_its_command_writes():
+    page = Path("docs/results.md")
+    text = page.read_text(encoding="utf-8")
+    command = re.search("^python -m reports ranking (.*) -o docs/results.md$", text, re.MULTILINE)
+    options = make_parser().parse_args(["ranking", *command[1].split()])
+    shapes = load_by_shape(options.runs, Path(), options.part_of_name)
+    report = ranking_report([attention_cells(cells) for cells, _ in shapes])
+    assert generated_part(page, NAME) == report

@@ -1,9 +1,11 @@
 """`pytest -m tune` in this process, with workers and kernels that are replaced."""
 
 import pickle
-import signal
+import subprocess
+import sys
 from collections import deque
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import ClassVar
 
 import pytest
@@ -14,10 +16,18 @@ from maskbench.suite.tuning import contest, searches
 from maskbench.suite.tuning.screening import Screened
 from maskbench.suite.worker_main import Lost
 from maskbench.tuned_options import entry_paths, read_entry
-from tests.unit.pytest_process import pytest_inline, run_inline, strict_json
+from tests.unit.pytest_process import (
+    PYTEST_PROGRAM,
+    ROOT,
+    pytest_inline,
+    pytest_run,
+    run_inline,
+    strict_json,
+)
 
 FEW = ("-m", "tune", "--device", "cpu", "--masks", "causal,full", "--seq-lens", 256)
-FEW = (*FEW, "--benchmark-max-time=0.01", "tests/test_tune.py")
+FILE = "tests/test_tune.py"
+FEW = (*FEW, "--benchmark-max-time=0.01", FILE)
 
 
 class InlinePool:
@@ -129,8 +139,6 @@ def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
     status, _ = run_inline(*FEW)
     assert status == 2
     assert set(entries(store)) == {"causal"}
-    monkeypatch.undo()
-    assert signal.getsignal(signal.SIGINT) is not None
 
 
 def screen_with(monkeypatch, result):
@@ -174,7 +182,7 @@ def test_options_of_an_own_mask_and_shape_are_kept_and_named(store, tmp_path):
         "--seq-lens 300 --q-lens 3 --batch 1 --heads 4 --kv-heads 2 --head-dim 32 --dtype float32"
     )
     assert f"run {command}\n" in text
-    pytest_inline("-m", "tune", *own, "tests/test_tune.py")
+    pytest_inline("-m", "tune", *own, FILE)
     (entry,) = entries(store).values()
     assert entry.problem.mask == "my_masks.sinks(n=2)"
     assert (entry.problem.q_len, entry.problem.kv_heads) == (3, 2)
@@ -185,3 +193,45 @@ def test_a_run_that_did_not_name_the_backend_has_one_reason(store):
     text = pytest_inline(*cells, "tests/test_forward.py", "-k", "flex_tuned or dense")
     reason = "its options were not searched yet; name flex_tuned in --backends to see how"
     assert f"2 skipped: {reason}" in text
+
+
+@pytest.mark.slow
+def test_a_search_with_real_workers_is_replayed(monkeypatch, tmp_path):
+    """The whole way on a CPU: workers compile, one process checks and times, flex_tuned replays."""
+    monkeypatch.setenv("TUNED_FOLDER", str(tmp_path / "tuned"))
+    shape = ("--device", "cpu", "--masks", "causal", "--seq-lens", 256, "--head-dim", 16)
+    shape = ("-p", "tests.unit.tuning_plugin", *shape, "--benchmark-max-time=0.01")
+    pytest_run("-m", "tune", *shape, FILE, is_supervised=True)
+    (entry,) = entries(tmp_path / "tuned").values()
+    assert entry.tried == 2
+    assert entry.compile_s > 0
+    saved = tmp_path / "run.json"
+    cells = ("--benchmark-only", *shape, "--backends", "flex,flex_tuned", "tests/test_forward.py")
+    pytest_run(*cells, f"--benchmark-json={saved}")
+    forms = {b["extra_info"]["backend"]: b["extra_info"] for b in strict_json(saved)["benchmarks"]}
+    size = "64x64" if entry.found else "128x128"
+    assert forms["flex_tuned"]["formulation"] == f"block_mask:{size}"
+    assert forms["flex"]["formulation"] == "block_mask:128x128"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_search_keeps_what_was_found(monkeypatch, tmp_path):
+    folder = tmp_path / "tuned"
+    monkeypatch.setenv("TUNED_FOLDER", str(folder))
+    shape = ("--device", "cpu", "--masks", "causal,full,prefix_lm", "--seq-lens", "256")
+    search = subprocess.Popen(
+        [*PYTEST_PROGRAM, "-p", "tests.unit.tuning_plugin", "-m", "tune", *shape, FILE],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    give_up = monotonic() + 120
+    while not (kept := list(entry_paths(folder))):
+        assert monotonic() < give_up
+        assert search.poll() is None
+        sleep(0.02)
+    search.kill()
+    search.wait()
+    assert [entry.problem.mask for entry in map(read_entry, kept)] == ["causal"]
+    assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]

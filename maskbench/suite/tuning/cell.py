@@ -15,9 +15,9 @@ from maskbench.suite.device_name import device_name
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.software import package_version
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.terminal_line import write_line
 from maskbench.suite.tuned import BACKEND, keep, kept_here, problem_of
 from maskbench.suite.tuning.contest import Contender, Contest, Result
+from maskbench.suite.tuning.results import LINES
 from maskbench.suite.tuning.searches import Search, Searches, default_is_missing
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.workload import CheckedInputs, cached_inputs
@@ -67,7 +67,7 @@ def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> 
     result = _hold(contest, search, searches)
     entry = _entry(cell, search, contest, result, time.perf_counter() - start)
     keep(entry)
-    write_line(cell.config, f"{entry.problem}: {describe(entry)}")
+    cell.config.stash[LINES].append(f"{entry.problem}: {describe(entry)}")
     _time(cell, contest, result.winner)
 
 

@@ -20,7 +20,6 @@ from maskbench.suite.workers import WorkerPool
 from maskbench.suite.workload import Workload
 from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions
 
-AHEAD = 6  # problems whose candidates are compiled while another one is timed
 TASK_TIMEOUT_S = 300
 
 
@@ -101,12 +100,16 @@ class Searches:
         What is to be tuned. Those without a mask of their length are left out.
     jobs
         The number of worker processes.
+    ahead
+        How many of the next problems are compiled while one is timed.
     request
         The masks of the run.
     """
 
-    def __init__(self, workloads: list[Workload], jobs: int, request: MaskRequest) -> None:
-        self.workloads, self.jobs = workloads, jobs
+    def __init__(
+        self, workloads: list[Workload], jobs: int, ahead: int, request: MaskRequest
+    ) -> None:
+        self.workloads, self.jobs, self.ahead = workloads, jobs, ahead
         self.started: dict[Workload, Search] = {}
         self.tasks: list[tuple[Workload, FlexOptions | None]] = []  # by the pool's index
         # The earliest problem first: (place of the problem, number of the task, pickled task).
@@ -134,7 +137,7 @@ class Searches:
         """
         place = self.workloads.index(workload)
         found = self._start(workload)
-        for later in self.workloads[place + 1 : place + 1 + AHEAD]:
+        for later in self.workloads[place + 1 : place + 1 + self.ahead]:
             try:
                 self._start(later)
             except Exception:  # of the user's mask: the later cell meets it again

@@ -10,14 +10,18 @@ from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
 from maskbench.suite.tuned import kept_here
+from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
+
+AHEAD = 6  # problems
 
 
 def start_searches(session: pytest.Session) -> Searches:
     """The searches of the session's cells that have no result yet.
 
     A CPU has one worker, because each kernel uses all cores; a GPU's workers leave a core to the
-    process that times.
+    process that times. With several GPUs, nobody knows whose the next problem will be, so nothing
+    is compiled ahead.
     """
     config = session.config
     if not benchmarking(config):
@@ -36,5 +40,6 @@ def start_searches(session: pytest.Session) -> Searches:
         and not kept_here(workload)
     ]
     use_one_compile_thread()
+    config.pluginmanager.register(ResultReporter(config), "maskbench-tuning")
     jobs = 1 if run.device == "cpu" else max(1, run.jobs - 1)
-    return Searches(workloads, jobs, run.mask_request)
+    return Searches(workloads, jobs, 0 if config.option.gpus else AHEAD, run.mask_request)
