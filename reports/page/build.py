@@ -63,7 +63,7 @@ def page_html(data: dict[str, Any]) -> str:
     first = data["setups"][0]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(asset("page.html.j2")).render(
-        title=f"maskbench: {first['device']}, torch {first['torch']}",
+        title=f"maskbench: {first['name']}",
         script=Markup(script),
         style=Markup(style),
         library=Markup(library),

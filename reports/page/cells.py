@@ -49,6 +49,8 @@ NUMBERS = {
 }
 # The keys of each measure: its time, its interval, and whether it is a time of the host.
 MEASURES = {Measure.DEVICE: "device", Measure.GRAPH: "graph", Measure.CALLED: "called"}
+ERRORS = ["errors", "error_bounds"]
+SOAK = ["soak_launches", "soak_distinct", "soak_worst_difference", "deterministic"]
 FLAGS = ["host_bound", "throttle", "two_modes", "two_modes_by_clock"]
 SIZES = ["batch", "heads", "kv_heads", "head_dim", "v_head_dim", "dtype", "seq_len", "q_len"]
 
@@ -64,6 +66,8 @@ def cell_columns(cells: pd.DataFrame) -> dict[str, Column]:
     for key, name in TEXTS.items():
         columns[key] = texts(as_texts(cells, name))
     columns["shape"] = texts(shapes(cells))
+    columns["errors"] = texts(error_text(row) for row in rows_of(cells, ERRORS))
+    columns["soak"] = texts(soak_text(row) for row in rows_of(cells, SOAK))
     columns["flags"] = texts(flags_of(timed).reindex(cells.index).fillna(""))
     for key, name in NUMBERS.items():
         columns[key] = numbers(cells[name] if name in cells else [None] * len(cells))
@@ -84,6 +88,37 @@ def as_texts(cells: pd.DataFrame, name: str) -> list[str]:
     if name not in cells:
         return [""] * len(cells)
     return [value if isinstance(value, str) else "" for value in cells[name]]
+
+
+def rows_of(cells: pd.DataFrame, names: list[str]) -> list[dict[Hashable, Any]]:
+    """The fields with these names of each cell, without those that it lacks."""
+    rows = cells[cells.columns.intersection(names)].to_dict("records")
+    return [
+        {name: value for name, value in row.items() if isinstance(value, dict) or pd.notna(value)}
+        for row in rows
+    ]
+
+
+def error_text(row: dict[Hashable, Any]) -> str:
+    """The error of each tensor and its bound, such as "out 0.00042 of 0.0058"."""
+    bounds = row.get("error_bounds", {})
+    return ", ".join(
+        f"{tensor} {error:.2g}" + (f" of {bounds[tensor]:.2g}" if tensor in bounds else "")
+        for tensor, error in row.get("errors", {}).items()
+    )
+
+
+def soak_text(row: dict[Hashable, Any]) -> str:
+    """What many launches of a backward had in common; "" for a cell that is no soak."""
+    if "soak_launches" not in row:
+        return ""
+    if row.get("deterministic"):
+        return f"the same bits in {row['soak_launches']:.0f} launches"
+    distinct, worst = row.get("soak_distinct", 0), row.get("soak_worst_difference", 0)
+    return (
+        f"{distinct:.0f} of {row['soak_launches']:.0f} launches differ in a bit,"
+        f" by at most {worst:.2g}"
+    )
 
 
 def shapes(cells: pd.DataFrame) -> list[str]:

@@ -14,7 +14,7 @@ def found_options(masks: set[str]) -> list[dict[str, Any]]:
     """The entries of these masks in reports/tuned: what was found, and code to paste."""
     if not any(entry_paths(FOLDER)):  # none were searched yet
         return []
-    return [entry_facts(entry) for entry in load_entries() if entry.problem.mask in masks]
+    return [entry_facts(entry) for entry in load_entries(FOLDER) if entry.problem.mask in masks]
 
 
 def entry_facts(entry: TunedEntry) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 from maskbench.plain_text import plain_text
 from maskbench.reading import SavedRun, read_run
 from maskbench.records import Outcome
+from reports.comparability import machine_of
 from reports.page.columns import rounded
 from reports.ranking_table import noise_note
 from reports.runs import load
@@ -18,47 +19,62 @@ from reports.runs import load
 
 @dataclass(frozen=True)
 class Setup:
-    """The runs of one device and one version of torch, whose times can be ranked together.
+    """The runs of one kind of machine and one torch, whose times can be ranked together.
 
     `cells` are the rows of `reports.runs.load`.
     """
 
-    device: str
-    torch: str
     runs: list[SavedRun]
     cells: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """The machine and the torch, with the power limit of a GPU."""
+        first = self.runs[0]
+        watts = first.machine_info.power_limit_w
+        return f"{first.device}{f' ({watts:g} W)' if watts else ''}, torch {first.torch}"
 
     def as_json(self) -> dict[str, Any]:
         """Its names, its runs, and the notes that a reader must know."""
         notes = [f"{run.path}: {run.incomplete}" for run in self.runs if run.incomplete]
+        cards = {run.machine_info.gpu_uuid for run in self.runs}
+        if len(cards) > 1:
+            notes.append(f"the cells are of {len(cards)} cards of this kind")
         if noise := noise_note(self.cells):
             notes.append(noise)
         return {
-            "device": self.device,
-            "torch": self.torch,
+            "name": self.name,
+            "device": self.runs[0].device,
+            "torch": self.runs[0].torch,
             "notes": [plain_text(note) for note in notes],
             "runs": [run_facts(run) for run in self.runs],
         }
 
 
 def setups_of(paths: list[Path]) -> list[Setup]:
-    """The runs in the files, apart by device and torch, in the order of the files.
+    """The runs in the files, apart by machine and torch, in the order of the files.
 
-    Several files of one setup are the parts of one run.
+    Machines are apart if their times are not comparable (`machine_differences`). Several files of
+    one setup are the parts of one run.
 
     Raises
     ------
     UnreadableRun
         If a file is not a saved run, or nothing was timed in all files of a setup.
     """
-    groups: dict[tuple[str, str], list[SavedRun]] = {}
+    groups: list[list[SavedRun]] = []
     for path in dict.fromkeys(paths):
         run = read_run(path)
-        groups.setdefault((run.device, run.torch), []).append(run)
-    return [
-        Setup(device, torch, runs, load([run.path for run in runs]))
-        for (device, torch), runs in groups.items()
-    ]
+        same = (group for group in groups if is_same_setup(group[0], run))
+        if group := next(same, None):
+            group.append(run)
+        else:
+            groups.append([run])
+    return [Setup(runs, load([run.path for run in runs])) for runs in groups]
+
+
+def is_same_setup(one: SavedRun, other: SavedRun) -> bool:
+    return one.torch == other.torch and machine_of(one) == machine_of(other)
 
 
 def run_facts(run: SavedRun) -> dict[str, Any]:
@@ -81,6 +97,9 @@ def run_facts(run: SavedRun) -> dict[str, Any]:
         "CUDA": software.cuda,
         "cuDNN": None if software.cudnn is None else str(software.cudnn),
         "Triton": software.triton,
+        "xFormers": software.xformers,
+        "FlashAttention-2": software.flash_attn,
+        "FlashAttention-4": software.flash_attn_4,
         "cells": ", ".join(
             f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes
         ),

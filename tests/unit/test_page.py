@@ -18,6 +18,7 @@ from reports.page.mask_mod_source import NotStandalone, mask_mod_source
 from reports.runs import load
 from tests.unit.pytest_process import ROOT
 from tests.unit.real_run import RUN, few_cells, saved_as
+from tests.unit.seeded_runs import on_gpu
 
 GRID = ROOT / "reports" / "runs" / "h100" / "grid.json.gz"
 OWN_SCRIPTS = [name for name in SCRIPTS if name.startswith("script/")]
@@ -121,6 +122,22 @@ def test_runs_of_two_versions_of_torch_are_apart_and_compared(save_run):
     assert data["comparison"]["notes"]
 
 
+def test_machines_whose_times_are_not_comparable_are_apart(save_run):
+    def limited(watts, card):
+        def change(run):
+            on_gpu(card)(run)
+            run["machine_info"]["power_limit_w"] = watts
+
+        return change
+
+    runs = [save_run(day, change=limited(700, f"GPU-{day}")) for day in (0, 1)]
+    data = page_data([*runs, save_run(2, change=limited(350, "GPU-2"))])
+    names = [setup["name"] for setup in data["setups"]]
+    assert names == ["a GPU (700 W), torch 2.13.0+cpu", "a GPU (350 W), torch 2.13.0+cpu"]
+    assert "the cells are of 2 cards of this kind" in data["setups"][0]["notes"]
+    assert data["comparison"] is None
+
+
 def test_the_largest_change_is_first(save_run):
     slower = "causal-flex-s512"
     data = page_data([save_run(0, noise=0), save_run(1, scale=[(slower, 2)], noise=0)])
@@ -148,6 +165,38 @@ def test_a_history_of_many_times_shows_the_newest_runs(save_run, history, monkey
     assert data["trends"]["notes"][-1] == "the newest 4 of 10 runs are shown"
     assert data["trends"]["series"][0]["at"] == [0, 1, 2, 3]
     assert [date[:10] for date in data["trends"]["runs"]["saved"]][-1] == "2026-01-10"
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+def test_fields_that_only_newer_runs_have_are_shown(tmp_path):
+    def newer(run):
+        run["benchmarks"][0]["extra_info"] |= {
+            "errors": {"out": 0.00042, "dq": 0.001},
+            "error_bounds": {"out": 0.0058, "dq": 0.006},
+            "soak_launches": 2000,
+            "soak_distinct": 3,
+            "soak_worst_difference": 0.0001,
+            "deterministic": False,
+            "graph_median_s": 1e-3,
+            "graph_host_s": 1e-5,
+            "gemm_tflops": 2.0,
+        }
+        run["commit_info"]["xformers"] = "0.0.35"
+
+    run = saved_as(tmp_path / "run.json", newer)
+    data = page_data([run])
+    cells = data["cells"]
+    (at,) = [i for i, value in enumerate(cells["graph"]) if value is not None]
+    assert (
+        cells["errors"]["t"][cells["errors"]["i"][at]] == "out 0.00042 of 0.0058, dq 0.001 of 0.006"
+    )
+    soak = "3 of 2000 launches differ in a bit, by at most 0.0001"
+    assert cells["soak"]["t"][cells["soak"]["i"][at]] == soak
+    assert cells["graph"][at] == 1e-3
+    assert cells["share"][at] > 0
+    assert data["setups"][0]["runs"][0]["facts"]["xFormers"] == "0.0.35"
 
 
 # --- masks -------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ function factsOf(cells, i) {
     const bound = cells.bound[i] === null ? "" : `, bound ${short(cells.bound[i])}`;
     add("error", `${cells.error[i].toPrecision(3)}${of}${bound.replace("–", "0")}`);
   }
+  add("errors, bounds", cells.errors[i]);
   add("checked", cells.checked[i]);
+  add("repeated", cells.soak[i]);
   if (cells.memory[i] !== null) add("peak memory", `${short(cells.memory[i] / 2 ** 20)} MiB`);
   add("flags", cells.flags[i]);
   return facts;

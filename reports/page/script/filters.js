@@ -9,7 +9,7 @@ const ALL = "all";
 const FILTERS = {
   setup: {
     label: "run", views: ["fastest", "mask", "cells"],
-    choices: ({ data }) => data.setups.map((setup, i) => [String(i), `${setup.device}, torch ${setup.torch}`]),
+    choices: ({ data }) => data.setups.map((setup, i) => [String(i), setup.name]),
   },
   mask: {
     label: "mask", views: ["fastest", "mask", "cells", "changes", "trends"],

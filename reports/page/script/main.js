@@ -149,7 +149,8 @@ class App {
   }
 
   notes() {
-    return noteList(this.data.setups[this.state.setup].notes);
+    const { notes } = this.data.setups[this.state.setup];
+    return notes.length ? el("p", { class: "note" }, el("b", {}, "Note: "), notes.join("; ")) : null;
   }
 }
 

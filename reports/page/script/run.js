@@ -3,7 +3,7 @@
 function runView(app) {
   const { setups } = app.data;
   const parts = setups.map((setup) => el("div", {},
-    el("h3", {}, `${setup.device}, torch ${setup.torch}`),
+    el("h3", {}, setup.name),
     noteList(setup.notes),
     setup.runs.map(({ facts, seconds }) => el("div", { class: "run" },
       el("dl", { class: "facts" }, Object.entries(facts).map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])),
