@@ -85,7 +85,7 @@ releases:
 # The picture is of a window without its frame, with a palette.
 page: setup
 	$(RUN) reports page $(PAGE_RUNS) --history $(PAGE_HISTORY) -o docs
-	$(CHROMIUM) --no-sandbox --hide-scrollbars --virtual-time-budget=5000 --window-size=1000,720 \
+	$(CHROMIUM) --no-sandbox --hide-scrollbars --virtual-time-budget=5000 --window-size=1150,760 \
 	    --screenshot=docs/page.png "file://$(CURDIR)/docs/index.html" 2> /dev/null
 	.venv/bin/python -c 'from PIL import Image; i = Image.open("docs/page.png").convert("RGB"); \
 	    i.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save("docs/page.png", optimize=True)'

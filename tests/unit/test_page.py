@@ -12,7 +12,7 @@ import torch
 from masks import PATTERNS
 from reports.__main__ import main
 from reports.page.build import LIBRARY, SCRIPTS, STYLES, asset, page_html
-from reports.page.data import page_data
+from reports.page.data import FORMAT, page_data
 from reports.page.mask_facts import mask_code, parameters_of
 from reports.page.mask_mod_source import NotStandalone, mask_mod_source
 from reports.runs import load
@@ -70,6 +70,13 @@ def test_every_script_and_style_is_in_the_page():
     files = {str(path.relative_to(folder)) for path in folder.rglob("*.js")}
     assert files == {LIBRARY, *SCRIPTS}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.css")} == set(STYLES)
+
+
+def test_the_committed_page_is_of_this_code():
+    html = (ROOT / "docs" / "index.html").read_text()
+    old = [name for name in (LIBRARY, *SCRIPTS, *STYLES) if asset(name) not in html]
+    assert not old, "run `make page`"
+    assert data_in(html)["format"] == FORMAT
 
 
 def test_the_licence_of_the_library_is_beside_it():

@@ -45,8 +45,8 @@ function drawChart(host, options) {
         { ...axis, splits: () => options.ticks, values: (u, at) => at.map(options.xText), size: 34 },
         {
           ...axis, size: 56, label: options.yTitle, labelSize: 16, labelFont: axis.font,
-          splits: options.isLogY ? () => logTicks(Math.min(...y), Math.max(...y)) : undefined,
-          values: (u, at) => at.map((value) => (value === null ? "" : String(Number(value.toPrecision(3))))),
+          ...(options.isLogY && { splits: () => logTicks(Math.min(...y), Math.max(...y)), filter: (u, at) => at }),
+          values: (u, at) => at.map((value) => String(Number(value.toPrecision(3)))),
         },
       ],
       series: [
@@ -87,7 +87,7 @@ function yRange(values, isLog) {
   return [0, highest * 1.08 || 1];
 }
 
-/** Ticks at 1, 2 and 5 times powers of ten, or closer ones if the range has fewer than three. */
+/** Ticks at powers of ten, or at 1, 2 and 5 times them; within a small range at equal steps. */
 function logTicks(lowest, highest) {
   const ticks = [];
   for (let power = Math.floor(Math.log10(lowest / 1.25)); 10 ** power <= highest * 1.25; power++) {
@@ -95,7 +95,11 @@ function logTicks(lowest, highest) {
   }
   const inside = ticks.filter((tick) => tick >= lowest / 1.25 && tick <= highest * 1.25);
   if (inside.length > 8) return inside.filter((tick) => /^1/.test(tick.toExponential()));
-  return inside.length > 2 ? inside : [lowest, Math.sqrt(lowest * highest), highest];
+  if (inside.length > 2) return inside;
+  const room = (highest * 1.25 - lowest / 1.25) / 4, power = 10 ** Math.floor(Math.log10(room));
+  const step = power * [1, 2, 5, 10].find((digit) => digit * power >= room);
+  const first = Math.ceil(lowest / 1.25 / step);
+  return Array.from({ length: 5 }, (_, n) => (first + n) * step).filter((tick) => tick <= highest * 1.25);
 }
 
 /** Error bars, and markers where a line has an outline of one. */

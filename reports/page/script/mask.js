@@ -93,7 +93,7 @@ function timing(app, direction, s) {
   if (!problem.length) return el("p", {}, "No cell of the chosen backends in this run.");
   return el("div", { class: "scroll" }, el("table", { class: "timing" },
     el("thead", {}, el("tr", {},
-      el("th", { scope: "col" }, "backend"), el("td", {}),
+      el("th", { scope: "col" }, "backend"), el("td", { class: "bar" }),
       el("th", { scope: "col", class: "number" }, unit.label),
       el("th", { scope: "col", class: "number" }, "× flex"),
       el("th", { scope: "col" }, "how, or why not"))),
