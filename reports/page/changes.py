@@ -10,8 +10,9 @@ import pandas as pd
 
 from maskbench.plain_text import plain_text
 from maskbench.reading import SavedRun
+from maskbench.records import UnreadableRun
 from reports.acceptances import read_acceptances
-from reports.comparability import ACCEPTANCES, Run, as_run, load_history
+from reports.comparability import ACCEPTANCES, Run, as_run
 from reports.compare import compare_sides
 from reports.history import Time, build_history, runs_of_last_machine
 from reports.page.columns import Column, numbers, texts
@@ -24,7 +25,8 @@ MAX_TIMES = 200_000  # of a history; those of the newest runs are shown
 def comparison(runs: list[SavedRun], history: list[Run]) -> dict[str, Any] | None:
     """The second run against the first, the largest change first.
 
-    None if there are not two runs that timed the same cells. Older and newer are told apart by the
+    None if there are not two runs that timed the same cells. `problem` says why no cell of theirs
+    is comparable. Older and newer are told apart by the
     order in which the runs were named.
     """
     if len(runs) != 2:
@@ -32,7 +34,10 @@ def comparison(runs: list[SavedRun], history: list[Run]) -> dict[str, Any] | Non
     base, new = (as_run(run) for run in runs)
     if not base.rows.keys() & new.rows.keys():
         return None
-    verdict = compare_sides([base], [new], history)
+    try:
+        verdict = compare_sides([base], [new], history)
+    except UnreadableRun as error:  # each cell is computed in another way than before
+        return {"problem": plain_text(str(error))}
     by_size = verdict.cells["change"].abs().sort_values(ascending=False, kind="stable").index
     cells = ranked(verdict.cells.loc[by_size])
     return {
@@ -73,20 +78,25 @@ def problem_columns(cells: pd.DataFrame) -> dict[str, Column]:
     }
 
 
-def history_of(folder: Path) -> list[Run]:
-    """The runs below a folder, oldest first. Raises UnreadableRun as `load_history` does."""
-    return load_history(folder, [])[0]
-
-
-def trends(folder: Path, acceptances: Path | None) -> dict[str, Any]:
+def trends(
+    folder: Path, runs: list[Run], notes: list[str], acceptances: Path | None
+) -> dict[str, Any]:
     """Each cell of a history over its runs, with steps and drift, and the accepted changes.
+
+    Parameters
+    ----------
+    folder
+        Where the history is.
+    runs, notes
+        What `load_history` returned for it.
+    acceptances
+        The file of accepted changes; None for the one in the folder.
 
     Raises
     ------
     UnreadableRun
-        If a file below the folder or the file of acceptances cannot be read, or there is no run.
+        If the file of acceptances cannot be read.
     """
-    runs, notes = load_history(folder, [])
     verdict, series = build_history(runs)
     verdict.notes += notes
     cells = ranked(verdict.cells)
@@ -124,23 +134,30 @@ def trends(folder: Path, acceptances: Path | None) -> dict[str, Any]:
             "median": numbers(cells["median_s"]),
         },
         "series": [
-            cell_series(times[name], np.asarray(cells.at[name, "level_s"]), place)
-            for name in cells.index
+            cell_series(times[name], np.asarray(level_s), steps, place)
+            for name, level_s, steps in zip(
+                cells.index, cells["level_s"], cells["steps"], strict=True
+            )
         ],
     }
 
 
 def cell_series(
-    past: list[Time], without_clock: np.ndarray, place: dict[tuple[str, str, str], int]
-) -> dict[str, list[Any]]:
-    """The times of one cell: `at` is the run of each, `s` the median and `w` that at one clock."""
-    kept = [
-        (place[key], time.median_s, level)
-        for time, level in zip(past, without_clock, strict=True)
-        if (key := (time.saved, time.torch, time.file)) in place
-    ]
+    past: list[Time],
+    without_clock: np.ndarray,
+    steps: list[int],
+    place: dict[tuple[str, str, str], int],
+) -> dict[str, Column]:
+    """The times of one cell in the runs that have a place.
+
+    `at` is the run of each time, `s` the median and `w` the median at one clock. `steps` are the
+    first times of new levels.
+    """
+    kept = [i for i, time in enumerate(past) if (time.saved, time.torch, time.file) in place]
+    times = [past[i] for i in kept]
     return {
-        "at": [at for at, _, _ in kept],
-        "s": numbers(seconds for _, seconds, _ in kept),  # type: ignore[dict-item]  # a list
-        "w": numbers(level for _, _, level in kept),  # type: ignore[dict-item]  # a list
+        "at": numbers(place[time.saved, time.torch, time.file] for time in times),
+        "s": numbers(time.median_s for time in times),
+        "w": numbers(without_clock[kept]),
+        "steps": numbers(kept.index(step) for step in steps if step in kept),
     }

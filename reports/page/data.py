@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.comparability import load_history
 from reports.page.cells import cell_columns
-from reports.page.changes import comparison, history_of, trends
+from reports.page.changes import comparison, trends
 from reports.page.columns import numbers
 from reports.page.kernel_options import found_options
 from reports.page.mask_facts import mask_facts
 from reports.page.setups import setups_of
 from reports.plots.style import backend_styles, sorted_backends
-
-FORMAT = 1
 
 
 def page_data(
@@ -44,9 +43,8 @@ def page_data(
     cells = pd.concat([setup.cells for setup in setups], ignore_index=True)
     number = np.repeat(np.arange(len(setups)), [len(setup.cells) for setup in setups])
     styles = backend_styles(cells["backend"])
-    past = history_of(history) if history else []
+    past, notes = load_history(history, []) if history else ([], [])
     return {
-        "format": FORMAT,
         "setups": [setup.as_json() for setup in setups],
         "cells": {"setup": numbers(number), **cell_columns(cells)},
         "masks": mask_facts(cells),
@@ -56,5 +54,5 @@ def page_data(
         ],
         "options": found_options(set(cells["mask"])),
         "comparison": comparison(runs, past),
-        "trends": trends(history, acceptances) if history else None,
+        "trends": trends(history, past, notes, acceptances) if history else None,
     }

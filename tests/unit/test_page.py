@@ -12,7 +12,7 @@ import torch
 from masks import PATTERNS
 from reports.__main__ import main
 from reports.page.build import LIBRARY, SCRIPTS, STYLES, asset, page_html
-from reports.page.data import FORMAT, page_data
+from reports.page.data import page_data
 from reports.page.mask_facts import mask_code, parameters_of
 from reports.page.mask_mod_source import NotStandalone, mask_mod_source
 from reports.runs import load
@@ -76,7 +76,7 @@ def test_the_committed_page_is_of_this_code():
     html = (ROOT / "docs" / "index.html").read_text()
     old = [name for name in (LIBRARY, *SCRIPTS, *STYLES) if asset(name) not in html]
     assert not old, "run `make page`"
-    assert data_in(html)["format"] == FORMAT
+    assert data_in(html)["trends"]
 
 
 def test_the_licence_of_the_library_is_beside_it():
@@ -151,6 +151,15 @@ def test_the_largest_change_is_first(save_run):
     names = data["comparison"]["cells"]["name"]
     assert slower in names["t"][names["i"][0]]
     assert data["comparison"]["cells"]["change"][0] == pytest.approx(1)
+
+
+def test_runs_of_which_no_cell_is_comparable_say_so(save_run):
+    def in_another_way(run):
+        for bench in run["benchmarks"]:
+            bench["extra_info"]["formulation"] = "another"
+
+    data = page_data([save_run(0), save_run(1, change=in_another_way)])
+    assert "no comparable cell in common" in data["comparison"]["problem"]
 
 
 def test_parts_of_one_run_are_not_compared(tmp_path):

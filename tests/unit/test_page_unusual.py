@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
+from maskbench.tuned_options import write_entry
 from reports.__main__ import main
 from tests.unit.browser import NARROW, follow, opened, texts
-from tests.unit.real_run import TEXT, all_cells, few_cells, saved_as
+from tests.unit.real_run import RUN, TEXT, all_cells, few_cells, saved_as
 from tests.unit.seeded_runs import CELL, other_gpu, save_night, save_nights
+from tests.unit.tuned_entries import entry, found
 
 MARKUP = "<img src=x onerror=alert(1)><b class=bad>\"'&amp;</script><script>bad=1</script>"
 PARTS = ("", "#view=cells", "#view=run", "#view=trends", "#view=changes")
@@ -173,6 +175,20 @@ def test_a_trend_has_its_step_its_torch_and_what_was_accepted(browser, save_run,
         assert page.locator(".chart canvas").count() == 1
         page.click("tbody tr:nth-child(2) a")
         expect(page.locator("tbody tr:nth-child(2)")).to_have_class("wins")
+
+
+def test_a_mask_has_the_options_that_were_found(browser, tmp_path, monkeypatch):
+    folder = tmp_path / "tuned"
+    write_entry(entry(found(gain=1.25, fwd_BLOCK_M=64)), folder)
+    monkeypatch.setattr("reports.page.kernel_options.FOLDER", folder)
+    with opened(browser, page_of(tmp_path, RUN), "#mask=causal") as page:
+        summary = page.locator("summary", has_text="fwd_BLOCK_M=64 (1.25")
+        summary.click()
+        assert (
+            "kernel_options={'fwd_BLOCK_M': 64}" in page.locator("details[open] pre").inner_text()
+        )
+        follow(page, "#mask=causal_padding")
+        assert page.locator("summary", has_text="BLOCK_M").count() == 0
 
 
 # --- many cells ---------------------------------------------------------------------------------

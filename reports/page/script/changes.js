@@ -4,6 +4,8 @@ const MAX_CHANGES = 200;
 
 function changesView(app) {
   const { comparison } = app.data;
+  const title = el("h2", { tabindex: "-1" }, "Comparison");
+  if (comparison.problem) return { element: el("section", {}, title, el("p", {}, comparison.problem)) };
   const rows = columns(comparison.cells);
   const passes = app.filter();
   const shown = rows.name.map((_, i) => i).filter((i) => passes(rows, i));
@@ -25,7 +27,7 @@ function changesView(app) {
     ? el("p", { class: "note" }, `The ${shown.length - MAX_CHANGES} smallest changes are not shown; the filters choose others.`) : null;
   return {
     element: el("section", {},
-      el("h2", { tabindex: "-1" }, "Comparison"),
+      title,
       el("p", {}, `${comparison.base} → ${comparison.new}: ${comparison.conclusion}. `,
         "The change is at one SM clock where the clock is known."),
       noteList(comparison.notes),

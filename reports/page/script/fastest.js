@@ -52,7 +52,7 @@ function fastestView(app) {
 function winnerEntry(app, mask, direction, s, isFirst, seen) {
   const { cells, state } = app;
   const problem = app.problem(mask, direction, s);
-  const ranked = rank(cells, problem, state.by);
+  const ranked = app.ranked(mask, direction, s);
   const place = isFirst ? "group" : null;
   const href = app.link({ mask, direction, s: String(s) });
   if (!ranked.length) {

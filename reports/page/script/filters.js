@@ -41,7 +41,7 @@ const FILTERS = {
   },
   unit: {
     label: "unit", views: ["fastest", "mask"],
-    choices: () => Object.entries(UNITS).map(([name, unit]) => [name, unit.label]),
+    choices: ({ cells }) => unitsOf(cells).map((name) => [name, UNITS[name].label]),
   },
 };
 

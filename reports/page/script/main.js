@@ -29,7 +29,7 @@ class App {
   read() {
     const state = parseState(location.hash);
     if (!this.data.setups[state.setup]) state.setup = DEFAULTS.setup;
-    if (!Object.hasOwn(UNITS, state.unit)) state.unit = DEFAULTS.unit;
+    if (!unitsOf(this.cells).includes(state.unit)) state.unit = DEFAULTS.unit;
     if (!this.cells.measures().includes(state.by)) state.by = DEFAULTS.by;
     if (!DIRECTIONS.includes(state.direction)) state.direction = "";
     const known = Object.hasOwn(VIEWS, state.view) && VIEWS[state.view].label;
@@ -135,6 +135,15 @@ class App {
     if (this.state.backend === "") return all;
     const shown = new Set(this.shownBackends());
     return all.filter((i) => shown.has(this.cells.backend[i]));
+  }
+
+  /** The timed cells of a problem, the fastest first; of the backends that are shown. */
+  ranked(mask, direction, s) {
+    const { cells, state } = this, times = cells[state.by];
+    const flex = cells.ofProblem(this.group, mask, direction, s)
+      .find((i) => cells.backend[i] === "flex" && times[i] !== null);
+    const seconds = flex === undefined ? null : times[flex];
+    return rank(cells, this.problem(mask, direction, s), seconds, state.by);
   }
 
   /** Whether a row of a table with columns passes the filters. */

@@ -66,7 +66,7 @@ function maskPicture(name, { rows, padding }) {
 function timing(app, direction, s) {
   const { cells, state } = app, unit = UNITS[state.unit];
   const problem = app.problem(state.mask, direction, s);
-  const ranked = rank(cells, problem, state.by);
+  const ranked = app.ranked(state.mask, direction, s);
   const values = ranked.map((one) => unit.of(cells, one));
   const flexValue = values[ranked.findIndex((one) => cells.backend[one.i] === "flex")] ?? null;
   const known = values.filter((value) => value !== null);
@@ -124,7 +124,7 @@ function commandButton(app, i) {
 /** The times of all backends over S as a chart, and as a table for those who cannot see it. */
 function sweep(app, direction, lengths) {
   const { cells, state } = app, unit = UNITS[state.unit];
-  const ranked = new Map(lengths.map((s) => [s, rank(cells, app.problem(state.mask, direction, s), state.by)]));
+  const ranked = new Map(lengths.map((s) => [s, app.ranked(state.mask, direction, s)]));
   const names = app.styles.sorted(distinct([...ranked.values()].flat().map((one) => cells.backend[one.i])));
   const find = (name, s) => ranked.get(s).find((one) => cells.backend[one.i] === name);
   const lines = names.map((name) => {

@@ -4,11 +4,12 @@
  * The timed cells of a problem, the fastest first.
  * @param {Cells} cells
  * @param {number[]} problem - cells of one problem
+ * @param {?number} flexSeconds - the time of FlexAttention's default kernels
  * @param {string} by - "device", "graph" or "called"
  * @returns {{i: number, seconds: number, interval: number, ofHost: boolean, wins: boolean,
  *   overFlex: ?number}[]} `wins`: the interval overlaps that of the fastest
  */
-function rank(cells, problem, by) {
+function rank(cells, problem, flexSeconds, by) {
   const times = cells[by], intervals = cells[`${by}Interval`], ofHost = cells[`${by}OfHost`];
   const ranked = problem
     .filter((i) => times[i] !== null)
@@ -16,10 +17,9 @@ function rank(cells, problem, by) {
   ranked.sort((a, b) => a.seconds - b.seconds);
   if (!ranked.length) return ranked;
   const limit = ranked[0].seconds * (1 + ranked[0].interval);
-  const flex = problem.find((i) => cells.backend[i] === "flex" && times[i] !== null);
   ranked.forEach((one, place) => {
     one.wins = place === 0 || one.seconds * (1 - one.interval) <= limit;
-    one.overFlex = flex === undefined ? null : one.seconds / times[flex];
+    one.overFlex = flexSeconds === null ? null : one.seconds / flexSeconds;
   });
   return ranked;
 }

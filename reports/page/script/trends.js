@@ -31,7 +31,7 @@ function trendsView(app) {
       el("h2", { tabindex: "-1" }, "Trends"),
       el("p", {}, `${trends.folder}: ${trends.conclusion}.`),
       el("h3", {}, title), host,
-      el("p", { class: "legend" }, "Line: at one SM clock. Dots: as timed. Dashed: another torch. Dotted: an accepted change."),
+      el("p", { class: "legend" }, "Line: at one SM clock. Dots: as timed. Grey band: a step. Dashed: another torch. Dotted: an accepted change."),
       reading, noteList([...accepted, ...trends.notes]),
       el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Trends of all cells" },
         el("table", {}, el("thead", {}, el("tr", {}, headCells(titles))),
@@ -42,7 +42,7 @@ function trendsView(app) {
 }
 
 function drawTrend(app, host, reading, rows, chosen) {
-  const { trends } = app.data, { at, s, w } = trends.series[chosen];
+  const { trends } = app.data, { at, s, w, steps } = trends.series[chosen];
   if (!at.length) return;
   const runs = columns({ torch: trends.runs.torch, file: trends.runs.file });
   const color = app.styles.color(rows.backend[chosen]);
@@ -57,7 +57,7 @@ function drawTrend(app, host, reading, rows, chosen) {
       { label: "at one clock", color, y: w.map((value) => value * 1e3), width: 2 },
       { label: "as timed", color: cssColor("--muted"), y: s.map((value) => value * 1e3), width: 0, outline: MARKERS.o },
     ],
-    behind: (u) => drawVersions(u, at, runs.torch, trends.runs.saved, isAccepted),
+    behind: (u) => drawVersions(u, at, steps, runs.torch, trends.runs.saved, isAccepted),
     onPoint: (line, n) => {
       reading.textContent = n < 0 ? ""
         : `${runs.file[at[n]]}, ${trends.runs.saved[at[n]]} UTC, torch ${runs.torch[at[n]]}: ${short(s[n] * 1e3)} ms, at one clock ${short(w[n] * 1e3)} ms`;
@@ -65,13 +65,19 @@ function drawTrend(app, host, reading, rows, chosen) {
   });
 }
 
-/** A dashed line where torch changes, with its version, and a dotted one at accepted changes. */
-function drawVersions(u, at, torch, saved, accepted) {
+/** A band at each step, a dashed line where torch changes, and a dotted one at accepted changes. */
+function drawVersions(u, at, steps, torch, saved, accepted) {
   const { ctx } = u, ratio = uPlot.pxRatio;
   ctx.save();
   ctx.strokeStyle = ctx.fillStyle = cssColor("--muted");
   ctx.lineWidth = ratio;
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+  ctx.globalAlpha = 0.25;
+  for (const n of steps) {
+    const x = u.valToPos(n - 1, "x", true);
+    ctx.fillRect(x, u.bbox.top, u.valToPos(n, "x", true) - x, u.bbox.height);
+  }
+  ctx.globalAlpha = 1;
   const line = (n, dash) => {
     const x = u.valToPos(n - 0.5, "x", true);
     ctx.setLineDash(dash.map((length) => length * ratio));

@@ -26,6 +26,13 @@ const UNITS = {
   },
   flex: { label: "× flex", title: "time / FlexAttention's", of: (c, one) => one.overFlex },
 };
+/** The units that a run has values in: older ones lack fields. */
+function unitsOf(cells) {
+  const has = (values) => values.some((value) => value > 0);
+  const needs = { tflops: cells.flops, share: cells.share, cycles: cells.cycles, gbps: cells.bytes };
+  return Object.keys(UNITS).filter((name) => !needs[name] || has(needs[name]));
+}
+
 const BY = { device: "on the device", graph: "with CUDA graphs", called: "as called from Python" };
 const FLAGS = { "host-bound": "†", throttled: "‡" };
 
