@@ -18,7 +18,7 @@ from reports.output_files import write_whole
 from reports.page.data import page_data
 
 FILE = "index.html"
-LIBRARY = "vendor/uPlot.iife.min.js"
+LIBRARY, LICENSE = "vendor/uPlot.iife.min.js", "vendor/uPlot.LICENSE"
 # They become one module, in this order. A page from a disk cannot load others.
 SCRIPTS = (
     *("script/elements.js", "script/data.js", "script/state.js", "script/ranking.js"),
@@ -55,7 +55,7 @@ def page_html(data: dict[str, Any]) -> str:
     The data is compressed JSON in base64: it is small, and no text in it can end the element that
     it is in. The page's policy allows these scripts only, and no request.
     """
-    library = asset(LIBRARY)
+    library = f"/*\n{asset(LICENSE)}*/\n{asset(LIBRARY)}"
     script = "\n".join(asset(name) for name in SCRIPTS)
     style = "\n".join(asset(name) for name in STYLES)
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
