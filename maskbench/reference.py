@@ -26,6 +26,8 @@ from maskbench.masks.shapes import require_shapes
 ERROR_FACTOR, FLOOR_EPS = 2.0, 2.0
 # Most scores that are compared, over all heads. More would take longer than the timing.
 MAX_SCORES = {"cuda": 2**30, "cpu": 2**23}
+# Most numbers in the keys of the heads that are compared. They are held in float64.
+MAX_KEY_NUMBERS = {"cuda": 2**29, "cpu": 2**27}
 # Scores that are in memory at a time. float64 gets half as many, so that they take as much memory.
 CHUNK_SCORES = {"cuda": 2**27, "cpu": 2**23}
 
@@ -91,12 +93,13 @@ class Comparison:
 
 def sample_heads(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """(batch index, kv head index) of the heads to compare: all, or an evenly spaced sample."""
-    batch, heads, q_len, _ = q.shape
-    pairs = batch * k.shape[1]
-    scores_per_pair = heads // k.shape[1] * q_len * k.shape[2]
-    count = min(pairs, max(2, MAX_SCORES[q.device.type] // scores_per_pair))
+    (batch, heads, q_len, _), (_, kv_heads, seq_len, head_dim) = q.shape, k.shape
+    pairs, device = batch * kv_heads, q.device.type
+    by_scores = MAX_SCORES[device] // (heads // kv_heads * q_len * seq_len)
+    by_memory = MAX_KEY_NUMBERS[device] // (seq_len * head_dim)
+    count = min(pairs, max(2, min(by_scores, by_memory)))
     chosen = torch.linspace(0, pairs - 1, count).round().long()
-    return chosen // k.shape[1], chosen % k.shape[1]
+    return chosen // kv_heads, chosen % kv_heads
 
 
 def gather_heads(tensor: Tensor, pairs: tuple[Tensor, Tensor], kv_heads: int) -> Tensor:
@@ -152,19 +155,27 @@ def attention(
         allowed = _rows_of_pairs(
             mask.dense_rows(rows.start, rows.stop, q.device), pairs, q.shape[1]
         )
-        scores = (q[:, :, rows] * scale) @ k.mT
+        scores = _product(q[:, :, rows] * scale, k.mT)
         p = torch.softmax(scores.masked_fill_(~allowed, -torch.inf), -1)
         p = p.masked_fill_(~allowed, 0)  # a row that sees no key is zeros, not NaN
-        out = p @ v
+        out = _product(p, v)
         result["out"][:, :, rows] = out
         if dout is None:
             continue
         do = dout[:, :, rows]
-        ds = p * (do @ v.mT - (do * out).sum(-1, keepdim=True))
-        result["dq"][:, :, rows] = ds @ k * scale
+        ds = p * (_product(do, v.mT) - (do * out).sum(-1, keepdim=True))
+        result["dq"][:, :, rows] = _product(ds, k) * scale
         result["dk"] += (ds.mT @ (q[:, :, rows] * scale)).to(sum_dtype).sum(1, keepdim=True)
         result["dv"] += (p.mT @ do).to(sum_dtype).sum(1, keepdim=True)
     return {name: t.to(dtype) for name, t in result.items()}
+
+
+def _product(rows: Tensor, shared: Tensor) -> Tensor:
+    """[P, heads, R, n] @ [P, 1, n, m], where the heads share a matrix: [P, heads, R, m].
+
+    torch.matmul would first copy the matrix for each head.
+    """
+    return (rows.flatten(1, 2) @ shared.squeeze(1)).view(*rows.shape[:3], -1)
 
 
 def _rows_of_pairs(allowed: Tensor, pairs: tuple[Tensor, Tensor], group: int) -> Tensor:

@@ -113,6 +113,12 @@ class AttentionGraphs:
             self.plans[key] = build(*tensors)
         return self.plans[key]
 
+    def _builder(self, q: Tensor, *, has_statistics: bool) -> GraphBuilder:
+        packed = self.packed
+        if packed is not None and has_statistics:
+            packed = packed.with_statistics()
+        return GraphBuilder.on(q, packed)
+
     def _arguments(self, builder: GraphBuilder, q: Tensor) -> dict[str, Any]:
         arguments = {"attn_scale": 1 / math.sqrt(q.shape[-1]), **builder.length_arguments()}
         if self.bias is not None:
@@ -122,7 +128,7 @@ class AttentionGraphs:
     def _build_forward(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, stats: Tensor | None = None
     ) -> Plan:
-        builder = GraphBuilder.on(q, self.packed)
+        builder = self._builder(q, has_statistics=stats is not None)
         inputs = [builder.input(q, "q"), builder.input(k, "k"), builder.input(v, "k")]
         arguments = self._arguments(builder, q)
         out_node, stats_node = builder.graph.sdpa(
@@ -145,7 +151,7 @@ class AttentionGraphs:
         dk: Tensor,
         dv: Tensor,
     ) -> Plan:
-        builder = GraphBuilder.on(q, self.packed)
+        builder = self._builder(q, has_statistics=True)
         inputs = [builder.input(q, "q"), builder.input(k, "k"), builder.input(v, "k")]
         inputs += [builder.input(t, "q") for t in (out, dout, stats)]
         arguments = self._arguments(builder, q)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias
@@ -81,6 +81,14 @@ class Packed:
             {side: sum(given) for side, given in sides},
             {side: sum(given[i] for i in kept) < sum(given) for side, given in sides},
         )
+
+    def with_statistics(self) -> Packed:
+        """The same sequences, for graphs that write or read the statistics.
+
+        cuDNN has a kernel for sequences of one query. Its statistics of packed sequences are wrong
+        (seen on 9.19), so the longest sequence is declared to have two.
+        """
+        return replace(self, longest={**self.longest, "q": max(2, self.longest["q"])})
 
     def new(
         self, side: Side, shape: Sequence[int], dtype: torch.dtype, fill: float = 0.0

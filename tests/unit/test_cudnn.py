@@ -109,6 +109,17 @@ def test_sequences_without_queries_or_keys_are_left_out(module, graphs, monkeypa
     assert graphs[0].inputs["q"].dim == [2, 2, 4, 16]
 
 
+def test_packed_single_queries_are_declared_longer_where_there_are_statistics(module, graphs):
+    """cuDNN 9.19's kernel for one query writes wrong statistics of packed sequences."""
+    op = module.packed(torch.device("cpu"), [1, 1], [5, 3], (None, None))
+    q, k, v = (torch.randn(n, 2, 16, dtype=torch.float64) for n in (2, 8, 8))
+    op.attend(q, k, v)
+    out, lse = op.forward(q, k, v)
+    op.backward(torch.ones_like(out), q, k, v, out, lse)
+    assert [graph.inputs["q"].dim[2] for graph in graphs] == [1, 2, 2]
+    assert [graph.inputs["k"].dim[2] for graph in graphs] == [5, 5, 5]
+
+
 def test_backward_knows_the_number_of_packed_tokens(bind, graphs):
     formula_difference(bind, Documents((20, 28), Causal(seq_len=N)))
     arguments = graphs[1].arguments

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskbench import reference
-from maskbench.masks import Causal, Documents, PrefixLM, SlidingWindow
+from maskbench.masks import Causal, Documents, LastQueries, PrefixLM, SlidingWindow
 from maskbench.reference import Comparison, ieee_matmul
 from maskbench.suite.attention_call import check_attention
 from maskbench.suite.workload import Shape, make_inputs_with_reference
@@ -118,3 +119,33 @@ def test_a_chunk_of_float64_has_half_as_many_scores(dtype, monkeypatch):
     q = torch.randn(1, 1, 64, 8, dtype=dtype)
     reference.attention(Causal(seq_len=64), q, q, q, None, (NONE, NONE), dtype)
     assert set(rows) == {4 if dtype == torch.float64 else 8}
+
+
+def test_the_keys_of_the_compared_heads_are_limited(monkeypatch):
+    """A batch of decoding has few scores for many keys, which the reference holds in float64."""
+    q, k = torch.empty(8, 4, 1, 16), torch.empty(8, 2, 100, 16)
+    batches, kv_heads = reference.sample_heads(q, k)
+    assert len(batches) == 16
+    monkeypatch.setattr(reference, "MAX_KEY_NUMBERS", {"cpu": 5 * 100 * 16})
+    batches, kv_heads = reference.sample_heads(q, k)
+    assert len(batches) == 5
+    assert (batches[0], kv_heads[0], batches[-1], kv_heads[-1]) == (0, 0, 7, 1)
+
+
+def test_grouped_queries_do_not_copy_the_keys():
+    """A copy for each query head of 32 on 8 took 32 GiB for 128 sequences of 8192 keys."""
+
+    class LargestTensor(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor) and "expand" not in function.__name__:
+                self.numel = max(self.numel, result.numel())
+            return result
+
+    mask = LastQueries(Causal(seq_len=512), 1)
+    q, k = torch.randn(1, 8, 1, 32), torch.randn(1, 1, 512, 32)
+    with LargestTensor() as largest:
+        reference.attention(mask, q, k, k, None, (NONE, NONE), torch.float64)
+    assert largest.numel <= 8 * 512 * 32 // 8
