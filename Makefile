@@ -14,10 +14,14 @@ SAVED := .benchmarks/bench.json
 TORCHES ?= torch==2.9.1 torch==2.11.0 torch==2.12.1 torch==2.13.0
 RUNS ?= .benchmarks/releases
 GRID ?=
+# `make page` shows these runs, and the trends of these.
+PAGE_RUNS ?= reports/runs/h100/grid.json.gz reports/runs/masks_h100/d64.json.gz
+PAGE_HISTORY ?= reports/runs/releases_h100
+CHROMIUM ?= chromium-headless-shell
 export TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-all lint releases
+.PHONY: help setup bench test test-all lint releases page
 
 help:
 	@echo "make setup     make .venv and install requirements.txt"
@@ -27,6 +31,7 @@ help:
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make lint      ruff, mypy and the directions of imports"
 	@echo "make releases  one grid under each torch of TORCHES, three processes each, and its trends"
+	@echo "make page      docs/index.html from PAGE_RUNS and PAGE_HISTORY, and docs/page.png of it"
 	@echo "All but releases take TORCH, for example TORCH=\"torch==2.13.0\"."
 
 setup:
@@ -76,3 +81,11 @@ releases:
 	    done; \
 	done; \
 	$$environment/bin/python -m reports history $(RUNS) -o $(PLOTS)
+
+# The picture is of a window without its frame, with a palette.
+page: setup
+	$(RUN) reports page $(PAGE_RUNS) --history $(PAGE_HISTORY) -o docs
+	$(CHROMIUM) --no-sandbox --hide-scrollbars --virtual-time-budget=5000 --window-size=1150,760 \
+	    --screenshot=docs/page.png "file://$(CURDIR)/docs/index.html" 2> /dev/null
+	.venv/bin/python -c 'from PIL import Image; i = Image.open("docs/page.png").convert("RGB"); \
+	    i.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save("docs/page.png", optimize=True)'

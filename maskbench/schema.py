@@ -171,6 +171,9 @@ class Software(Struct, kw_only=True):
     cuda: Name | None = None
     cudnn: Count | Name | None = None
     triton: Name | None = None
+    xformers: Name | None = None
+    flash_attn: Name | None = None
+    flash_attn_4: Name | None = None
 
 
 class RunFile(Struct):

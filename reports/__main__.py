@@ -53,6 +53,15 @@ def published(runs: list[Path], page: Path) -> int:
     return 0
 
 
+def page(runs: list[Path], history: Path | None, acceptances: Path | None, folder: Path) -> int:
+    """Write one HTML file for browsers: fastest backends, masks, cells, trends, comparison."""
+    from reports.page.build import write_page
+
+    path = write_page(runs, history, acceptances, folder)
+    say(f"{path}: {path.stat().st_size / 1e6:.2f} MB, of {', '.join(map(str, runs))}")
+    return 0
+
+
 def two_sides(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[list[Path], list[Path]]:
@@ -103,11 +112,14 @@ def make_parser() -> argparse.ArgumentParser:
             "--format", type=TableFormat, choices=list(TableFormat), default="text", help=text
         )
 
+    def add_acceptances(command: argparse.ArgumentParser) -> None:
+        text = "accepted changes (default: acceptances.json in the history's folder)"
+        command.add_argument("--acceptances", metavar="FILE", type=Path, help=text)
+
     def add_night(command: argparse.ArgumentParser) -> None:
         command.add_argument("new", metavar="RUN", nargs="+", type=Path, help="the runs of a night")
         command.add_argument("--history", metavar="DIR", type=Path, default=STORAGE)
-        text = "accepted changes (default: acceptances.json in the history's folder)"
-        command.add_argument("--acceptances", metavar="FILE", type=Path, help=text)
+        add_acceptances(command)
 
     parts = " Several files are read as the parts of one run."
     default = " Default: the run saved last under .benchmarks/."
@@ -129,6 +141,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: ranking(o.runs or [newest()], o.o, o.part_of_name, o.printer)
     )
+    command = add(page, parts + " Those of other devices or versions of torch are apart." + default)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    text = "runs that are shown as trends"
+    command.add_argument("--history", metavar="DIR", type=Path, help=text)
+    add_acceptances(command)
+    command.set_defaults(run=lambda o: page(o.runs or [newest()], o.history, o.acceptances, o.o))
     command = add(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))

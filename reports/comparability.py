@@ -94,22 +94,28 @@ def as_run(saved: SavedRun) -> Run:
     if not saved.timed:
         raise UnreadableRun(f"{saved.path}: nothing was timed in that run")
     info, software = saved.machine_info, saved.commit_info
-    machine = {name: getattr(info, name) for name in MACHINE_KEYS}
-    if info.device == "cpu":
-        machine["cpu"] = info.cpu and info.cpu.brand_raw
     versions = {name: getattr(software, name) for name in SOFTWARE_KEYS if name != "driver"}
     cells = cells_table(saved).drop(columns="data", errors="ignore")  # a history would fill memory
     return Run(
         path=saved.path,
         saved=saved.saved,
         torch=saved.torch,
-        machine=machine,
+        machine=machine_of(saved),
         device=saved.device,
         software={**versions, "driver": info.driver},
         gpu_uuid=info.gpu_uuid,
         incomplete=saved.incomplete,
         cells=cells.drop_duplicates("fullname", keep="last").set_index("fullname"),
     )
+
+
+def machine_of(saved: SavedRun) -> dict[str, object]:
+    """What must be equal for the times of two runs to be comparable, by name."""
+    info = saved.machine_info
+    machine: dict[str, object] = {name: getattr(info, name) for name in MACHINE_KEYS}
+    if info.device == "cpu":
+        machine["cpu"] = info.cpu and info.cpu.brand_raw
+    return machine
 
 
 def saved_files(folder: Path) -> list[Path]:

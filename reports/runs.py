@@ -14,7 +14,7 @@ from reports.terminal import complain
 
 __all__ = [
     *("DIRECTIONS", "STORAGE", "UnreadableRun", "cell_label", "cells_table", "host_late"),
-    *("load", "newest", "shape_of"),
+    *("load", "newest", "shape_of", "sizes_of"),
 ]
 
 STORAGE = Path(".benchmarks")
@@ -101,10 +101,21 @@ def host_late(timed: pd.DataFrame | pd.Series) -> pd.Series | bool:
 
 def shape_of(row: pd.Series) -> str:
     """The shape in the words of a title, such as B8 H16 D64 float16."""
+    sizes, last = _sizes(row)
+    return f"{sizes} {row['dtype']}{last}"
+
+
+def sizes_of(row: pd.Series) -> str:
+    """The shape without the data type, such as B8 H16 D64."""
+    return "".join(_sizes(row))
+
+
+def _sizes(row: pd.Series) -> tuple[str, str]:
+    """The sizes of a problem, and the number of its queries if they are the last ones."""
     grouped = f" (kv {row['kv_heads']})" if row["kv_heads"] != row["heads"] else ""
     of_v = f" (v {row['v_head_dim']})" if row["v_head_dim"] != row["head_dim"] else ""
     last = f" q={row['q_len']}" if row["q_len"] != row["seq_len"] else ""
-    return f"B{row['batch']} H{row['heads']}{grouped} D{row['head_dim']}{of_v} {row['dtype']}{last}"
+    return f"B{row['batch']} H{row['heads']}{grouped} D{row['head_dim']}{of_v}", last
 
 
 def cell_label(fullname: str) -> str:

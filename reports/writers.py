@@ -29,8 +29,10 @@ QUIET = {
 SAME_RANK = {Status.FASTER: Status.SLOWER, Status.SUSPECT_FASTER: Status.SUSPECT_SLOWER}
 MAX_SUMMARY_BYTES = 900 * 1024  # GitHub accepts 1 MiB per step
 PRINTED_ROWS = 40
-COMMENT_ROWS = 10
+COMMENT_ROWS = 5
+COMMENT_NOTES = 10
 COMMENT_MARKER = "<!-- maskbench -->"  # by which nightly.yml finds its comment
+BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#999999"  # of a badge, which also says it in words
 TIME_COLUMNS = {"base_s": "before, us", "new_s": "after, us", "median_s": "median, us"}
 SHARE_COLUMNS = {
     "change": ("change", "{:+.1%}"),
@@ -118,20 +120,36 @@ def summary(verdict: Verdict, title: str) -> str:
 
 
 def comment(verdict: Verdict, title: str) -> str:
-    """comment.md, for a pull request: the verdict, the counts and the largest changes.
+    """comment.md, for a pull request: the verdict, the counts and the five largest changes.
 
-    It is far below the 64 KiB that GitHub accepts.
+    Changes that stand out come before those within the noise. The text is far below the 64 KiB
+    that GitHub accepts.
     """
-    cells = display_table(ranked(verdict.cells[~verdict.cells["status"].isin(QUIET)]))
+    is_quiet = verdict.cells["status"].isin(QUIET)
+    loud = display_table(ranked(verdict.cells[~is_quiet]))
+    changed = verdict.cells[is_quiet & verdict.cells["change"].notna()]
+    largest = changed["change"].abs().sort_values(ascending=False, kind="stable").index
+    quiet = display_table(verdict.cells.loc[largest[: max(0, COMMENT_ROWS - len(loud))]])
+    cells = pd.concat([loud.head(COMMENT_ROWS), quiet])
     parts = [COMMENT_MARKER, f"**{markdown_text(title[:1000])}: {verdict.conclusion}**"]
     parts.append(counted(verdict))
-    parts += [f"- {markdown_text(note[:500])}" for note in verdict.notes[:COMMENT_ROWS]]
+    parts += [f"- {markdown_text(note[:500])}" for note in verdict.notes[:COMMENT_NOTES]]
     if len(cells):
-        shown = cells.head(COMMENT_ROWS).map(lambda value: str(value)[:300])
-        parts.append(markdown_table(shown))
-    if len(cells) > COMMENT_ROWS:
-        parts.append(f"{len(cells) - COMMENT_ROWS} more rows are in summary.md of the job.")
+        parts.append(markdown_table(cells.map(lambda value: str(value)[:300])))
+    if len(loud) > COMMENT_ROWS:
+        parts.append(f"{len(loud) - COMMENT_ROWS} more rows are in summary.md of the job.")
     return "\n\n".join(parts) + "\n"
+
+
+def badge(verdict: Verdict) -> dict[str, str | int]:
+    """badge.json, for the endpoint badge of https://shields.io."""
+    color = VERMILLION if verdict.exit_status else GREY if verdict.is_inconclusive else BLUE
+    return {
+        "schemaVersion": 1,
+        "label": "maskbench",
+        "message": verdict.conclusion.lower(),
+        "color": color,
+    }
 
 
 def verdict_data(verdict: Verdict) -> pd.DataFrame:
@@ -157,9 +175,13 @@ def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
 def write_verdict(
     verdict: Verdict, command: str, title: str, folder: Path, printer: TablePrinter
 ) -> None:
-    """Print the table; write summary.md, verdict.json and for the gate comment.md into `folder`."""
+    """Print the table, and write summary.md and verdict.json into `folder`.
+
+    For the gate, write comment.md and badge.json, too.
+    """
     write_whole(folder / "summary.md", summary(verdict, title))
     if command == "gate":
+        write_whole(folder / "badge.json", json.dumps(badge(verdict)))
         write_whole(folder / "comment.md", comment(verdict, title))
     text = json.dumps(verdict_json(verdict, command), indent=1, allow_nan=False)
     write_whole(folder / "verdict.json", text)

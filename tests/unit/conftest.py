@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from tests.unit.browser import browser  # noqa: F401
 from tests.unit.fake_cuda_graphs import fake_graphs  # noqa: F401
 from tests.unit.fake_gpu import fake_gpu  # noqa: F401
 from tests.unit.library_module import bind, module  # noqa: F401

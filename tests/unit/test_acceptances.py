@@ -1,6 +1,7 @@
 """Accepted changes, and what is said of nights and acceptances that make no sense."""
 
 import json
+import re
 
 import pytest
 
@@ -142,8 +143,34 @@ def test_a_comment_is_short_and_has_the_verdict_first(save_run, tmp_path):
     text = (tmp_path / "out" / "comment.md").read_text()
     assert text.startswith("<!-- maskbench -->\n\n**gate ")
     assert "REGRESSION" in text.splitlines()[2]
-    assert "36 more rows" in text
+    assert "41 more rows" in text
+    assert text.count("REGRESSION |") == 5
     assert len(text) < 20_000
+
+
+def test_a_comment_has_the_five_largest_changes_even_within_the_noise(save_run, tmp_path):
+    history = save_nights(save_run)
+    run_gate(save_night(save_run, 5, scale=[(CELL, 0.999)]), history, tmp_path)
+    text = (tmp_path / "out" / "comment.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| same")]
+    assert len(rows) == 5
+    sizes = [abs(float(re.search(r"[+-](\d+\.\d)%", row)[1])) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message", "color"),
+    [(1, "no regression", "#0072B2"), (1.2, "regression", "#D55E00")],
+)
+def test_a_badge_says_the_verdict_in_words(factor, message, color, save_run, tmp_path):
+    history = save_nights(save_run)
+    run_gate(save_night(save_run, 5, scale=[("", factor)]), history, tmp_path)
+    assert json.loads((tmp_path / "out" / "badge.json").read_text()) == {
+        "schemaVersion": 1,
+        "label": "maskbench",
+        "message": message,
+        "color": color,
+    }
 
 
 def test_versions_that_ran_in_turn_are_told_apart(save_run, tmp_path):

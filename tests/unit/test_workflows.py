@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
+MAY_WRITE = {"comment": ["pull-requests"], "pages": ["pages", "id-token"]}
 SCRIPTS = [*WORKFLOWS, ROOT / "Makefile", ROOT / ".ci" / "run"]
 
 
@@ -26,12 +27,12 @@ def script_of(name):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_may_only_read_and_its_comment_job_only_comment(path):
+def test_a_workflow_may_only_read_and_two_jobs_may_write_what_they_are_for(path):
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
-        if name == "comment":  # checks out nothing and runs nothing of the repository
-            assert job["permissions"] == {"pull-requests": "write"}
+        if name in MAY_WRITE:  # checks out nothing and runs nothing of the repository
+            assert job["permissions"] == dict.fromkeys(MAY_WRITE[name], "write")
             assert not any("checkout" in step.get("uses", "") for step in job["steps"])
         else:
             assert "permissions" not in job
@@ -106,13 +107,15 @@ def test_a_night_without_runs_fails(tmp_path):
 @pytest.mark.parametrize("earlier", ["", "77"])
 def test_a_pull_request_gets_one_comment(tmp_path, earlier):
     (tmp_path / "verdict").mkdir()
-    (tmp_path / "verdict" / "comment.md").write_text("<!-- maskbench -->\ntext")
+    (tmp_path / "verdict" / "comment.md").write_text("<!-- maskbench -->\ntext\n")
     gh = f'case "$*" in *--paginate*) echo "{earlier}";; esac'
     in_job_folder(
         tmp_path,
         script_of("Comment on the pull request, or renew the comment"),
         {"bin/gh": gh},
         GITHUB_REPOSITORY="a/b",
+        GITHUB_SERVER_URL="https://example.org",
+        GITHUB_RUN_ID="7",
         PULL_REQUEST="5",
     )
     last = (tmp_path / "arguments").read_text().splitlines()[-1]
@@ -121,7 +124,33 @@ def test_a_pull_request_gets_one_comment(tmp_path, earlier):
         if earlier
         else "api -X POST repos/a/b/issues/5/comments -F body=@comment.md"
     )
-    assert (tmp_path / "comment.md").read_text().startswith("<!-- maskbench -->")
+    text = (tmp_path / "comment.md").read_text()
+    assert text.startswith("<!-- maskbench -->\ntext\n")
+    assert "](https://example.org/a/b/actions/runs/7)" in text
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_page_has_the_runs_of_the_night_the_history_and_the_badge(tmp_path, stored):
+    for folder in ("tonight", "runs", "verdict", "site"):
+        (tmp_path / folder).mkdir()
+    for number in (1, 2):
+        (tmp_path / "tonight" / f"x_{number}.json").write_text("" if number == 2 else "{}")
+    if stored:
+        (tmp_path / "runs" / "old.json").write_text("{}")
+    (tmp_path / "verdict" / "badge.json").write_text("{}")
+    in_job_folder(tmp_path, script_of("Page"), {".venv/bin/python": ""})
+    history = " --history runs" if stored else ""
+    assert (tmp_path / "arguments").read_text() == (
+        f"-m reports page tonight/x_1.json{history} --acceptances accepted.json -o site\n"
+    )
+    assert (tmp_path / "site" / "badge.json").exists()
+
+
+def test_pages_are_published_only_where_they_are_switched_on():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
+    condition = workflow["jobs"]["pages"]["if"]
+    assert "vars.MASKBENCH_PAGES == 'true'" in condition
+    assert "!inputs.pull_request" in condition
 
 
 def test_a_pull_request_is_not_stored():
