@@ -43,6 +43,16 @@ def accuracy(runs: list[Path], page: Path) -> int:
     return 0
 
 
+def decode(runs: list[Path], page: Path) -> int:
+    """Write the share of the bandwidth that decoding reaches into a document, between markers."""
+    from reports.decode import NAME, decode_report
+    from reports.generated import replace_generated
+
+    path = replace_generated(page, NAME, decode_report(runs))
+    say(f"between the markers of {path}: the bandwidth of decoding")
+    return 0
+
+
 def published(runs: list[Path], page: Path) -> int:
     """Write published throughputs beside those of runs into a document, between its markers."""
     from reports.generated import replace_generated
@@ -153,6 +163,9 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(accuracy, " Each file is a run.", page=Path("docs/accuracy.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
+    command = add(decode, " Each file is a run.", page=Path("docs/results.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: decode(o.runs, o.o))
     command = add(published, " Each file is a run.", page=Path("docs/results.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: published(o.runs, o.o))
