@@ -1,13 +1,10 @@
 """`python -m reports published`: published throughputs beside those of runs."""
 
-from pathlib import Path
-
 import pytest
 
 from maskbench.records import UnreadableRun
 from masks import PATTERNS
 from reports.__main__ import main
-from reports.generated import generated_part
 from reports.published import FIGURES, NAME, published_report
 from tests.unit.real_run import all_cells, few_cells, saved_as
 
@@ -67,10 +64,3 @@ def test_the_command_writes_between_the_markers(tmp_path, capsys):
 
 def test_the_masks_of_the_figures_are_in_the_catalogue():
     assert {mask.partition("(")[0] for figure in FIGURES for mask in figure.masks} <= set(PATTERNS)
-
-
-def test_the_committed_table_is_what_the_command_writes():
-    root = Path(__file__).parents[2]
-    runs = sorted((root / "reports/runs/h100").glob("*.json.gz"))
-    runs += sorted((root / "reports/runs/masks_h100").glob("*.json.gz"))
-    assert generated_part(root / "docs/results.md", NAME) == published_report(runs)

@@ -6,16 +6,14 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from reports.__main__ import main, make_parser
+from reports.__main__ import main
 from reports.drawing import attention_cells, load_by_shape
-from reports.generated import generated_part
-from reports.ranking_table import NAME, ranking_report, ranking_table, what_is_missing
+from reports.ranking_table import ranking_table, what_is_missing
 from reports.tables import TableFormat, table_text
 from tests.unit.real_run import RUN, few_cells, saved_as
 from tests.unit.test_pictures import with_peaks_and_graphs
@@ -145,13 +143,3 @@ def test_several_shapes_are_ranked_apart(tmp_path, capsys):
     assert main(["ranking", str(RUN), str(other), "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["batch"] for row in rows} == {1, 2}
-
-
-def test_the_table_of_the_results_is_what_its_command_writes():
-    page = Path("docs/results.md")
-    text = page.read_text(encoding="utf-8")
-    command = re.search("^python -m reports ranking (.*) -o docs/results.md$", text, re.MULTILINE)
-    options = make_parser().parse_args(["ranking", *command[1].split()])
-    shapes = load_by_shape(options.runs, Path(), options.part_of_name)
-    report = ranking_report([attention_cells(cells) for cells, _ in shapes])
-    assert generated_part(page, NAME) == report
