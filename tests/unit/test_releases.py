@@ -11,7 +11,6 @@ from maskbench.records import UnreadableRun
 from reports import generated, releases
 from reports.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 RUN = Path(__file__).parent / "data" / "cpu_run.json"
 NOISE = 0.0005
 WINDOW, PADDING = "global_local_sliding_window-flex-s512", "causal_padding-flex-s512"
