@@ -120,8 +120,8 @@ class Searches:
         self.workloads, self.jobs, self.ahead = workloads, jobs, ahead
         self.started: dict[Workload, Search] = {}
         self.tasks: list[tuple[Workload, FlexOptions | None]] = []  # by the pool's index
-        # The earliest problem first: (place in the queue, number of the task, pickled task).
-        self.queue: list[tuple[int, int, bytes]] = []
+        # The earliest first: (place of the problem, not torch's own search, number, pickled task).
+        self.queue: list[tuple[int, bool, int, bytes]] = []
         arguments = registry.BACKENDS, request
         self.pool = WorkerPool(jobs, init_worker, arguments, receive_screening, TASK_TIMEOUT_S)
         self.folder = TemporaryDirectory(prefix="maskbench-tune-", ignore_cleanup_errors=True)
@@ -150,6 +150,7 @@ class Searches:
         place = self.workloads.index(workload)
         found = self._start(workload)
         for later in self.workloads[place + 1 : place + 1 + self.ahead]:
+            self.advance(0)
             try:
                 self._start(later)
             except Exception:  # of the user's mask: the later cell meets it again
@@ -161,7 +162,7 @@ class Searches:
     def advance(self, wait_s: float = POLL_S) -> None:
         """Give tasks to the workers and take over results; wait up to `wait_s` for one."""
         while self.queue and self.pool.unfinished < 2 * self.jobs:
-            _, index, task = heapq.heappop(self.queue)
+            *_, index, task = heapq.heappop(self.queue)
             self.pool.submit(index, task)
         for index, result in self.pool.results(wait_s):
             workload, options = self.tasks[index]
@@ -207,7 +208,7 @@ class Searches:
             self.tasks.append((workload, option))
             task = pickle.dumps(ScreeningTask(workload, mask, option, lock))
             place = self.workloads.index(workload) - (AUTOTUNE_LEAD if option is None else 0)
-            heapq.heappush(self.queue, (place, index, task))
+            heapq.heappush(self.queue, (place, option is not None, index, task))
 
 
 def default_is_missing(found: Search) -> str | None:

@@ -19,7 +19,7 @@ from maskbench.suite.workload import Workload
 
 # Problems. torch's own search of a backward takes as long as several problems take on average.
 AHEAD = 14
-WORKERS_SHARE = 0.7  # of the GPU's free memory; the rest is for the process that times
+WORKERS_SHARE = 0.75  # of the GPU's free memory; the rest is for the process that times
 WORKER_BYTES = 2**30  # of a CUDA context, the kernels and the buffer that flushes the L2
 TENSORS_FORWARD, TENSORS_BACKWARD = 5, 10  # q, k, v, out, dout, dq, dk, dv and what is in between
 
@@ -28,8 +28,8 @@ def start_searches(session: pytest.Session) -> Searches:
     """The searches of the session's cells that have no result yet.
 
     A CPU has one worker, because each kernel uses all cores; a GPU's workers leave a core to the
-    process that times, and fit into the GPU's memory. With several GPUs, nobody knows whose the next problem will be, so nothing
-    is compiled ahead.
+    process that times, and fit into the GPU's memory. With several GPUs, nobody knows whose the
+    next problem will be, so nothing is compiled ahead.
     """
     config = session.config
     if not benchmarking(config):
