@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from maskbench.backends import dense
 from maskbench.records import Phase
 from maskbench.suite.requested_masks import MaskRequest
 from maskbench.suite.tuning import screening, searches, session
@@ -26,10 +27,12 @@ from maskbench.suite.tuning.screening import (
     screening_time,
 )
 from maskbench.suite.tuning.searches import AUTOTUNE_LEAD, Searches
+from maskbench.suite.workers import WorkerPool
 from maskbench.suite.workload import Shape, Workload
 from maskbench.timing.clock import HostClock
 from maskbench.timing.device_clock import DeviceClock
 from maskbench.tuned_options import DEFAULT_OPTIONS
+from tests.unit import pool_handlers
 
 WORKLOAD = Workload("causal", 64, Shape(1, 1, 1, 16), "float32", "cpu", Phase.FORWARD)
 
@@ -88,10 +91,13 @@ def test_the_hosts_time_is_not_in_a_gpu_time(fake_gpu):
     assert min(spins) > 700, "us: the blocking kernel outlasts the host"
 
 
-def test_a_worker_screens_on_the_cpu():
+def test_a_worker_times_on_a_cpu_without_a_lock(monkeypatch):
+    monkeypatch.setattr(screening, "bind_with", lambda options: dense.bind)
+    monkeypatch.setitem(screening.SECONDS, "cpu", 0.01)
     result = screen(ScreeningTask(WORKLOAD, None, DEFAULT_OPTIONS, None))
-    assert result.seconds is None or result.seconds > 0
-    assert (result.seconds is None) == bool(result.reason), "only a compiler may be missing"
+    assert result.seconds > 0
+    assert result.worker_s > result.seconds
+    assert result.reason == ""
 
 
 # --- the lock ---
@@ -143,6 +149,28 @@ def test_a_process_that_dies_frees_the_lock_even_if_it_was_stopped(holder, stopp
     assert entered
     assert lock.waited_s > 0.09
     lock.close()
+
+
+def test_workers_measure_one_after_the_other_and_can_be_stopped_meanwhile(tmp_path):
+    """The one that is stopped keeps the lock. The timing process does not wait for it."""
+    path, trace = tmp_path / "gpu", tmp_path / "trace"
+    with WorkerPool(2, pool_handlers.initialize, (), pool_handlers.measure_alone, 60) as workers:
+        for index in range(4):
+            workers.submit(index, str(path).encode())
+        done, give_up = {}, monotonic() + 60
+        while not trace.exists() or not trace.read_bytes().endswith(b"("):
+            assert monotonic() < give_up
+            done |= dict(workers.results(0.01))
+        with workers.paused():
+            sleep(0.05)  # what was just being written
+            before = trace.read_bytes()
+            sleep(0.5)
+            assert trace.read_bytes() == before
+        while len(done) < 4:
+            assert monotonic() < give_up
+            done |= dict(workers.results())
+    assert trace.read_bytes() == b"()" * 4
+    assert set(done.values()) == {b"done"}
 
 
 def test_a_nested_context_does_not_free_the_lock(tmp_path):

@@ -46,8 +46,13 @@ def tune(cell: Cell, searches: Searches) -> None:
 
 
 def _tune(cell: Cell, searches: Searches) -> None:
-    with stage_timer("check"), searches.alone():  # the reference keeps the GPU busy
-        checked = cached_inputs(cell.workload)
+    searches.begin(cell.workload)
+    with searches.alone():  # the reference and the warm-up keep the GPU busy
+        with stage_timer("check"):
+            checked = cached_inputs(cell.workload)
+        if not cell.clock.warm:
+            with stage_timer("warm up"):
+                cell.clock.warm_up()
     try:
         _search_and_time(cell, searches, checked)
     except BaseException:
@@ -61,9 +66,6 @@ def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> 
         search = searches.finish(cell.workload)
     if (reason := default_is_missing(search)) is not None:
         cell.status.skip(Outcome.UNSUPPORTED, f"the default options cannot run: {reason}")
-    if not cell.clock.warm:
-        with stage_timer("warm up"), searches.alone():
-            cell.clock.warm_up()
     contest = Contest(
         search.mask, checked, cell.clock, searches.paused, lambda: searches.advance(0)
     )

@@ -137,8 +137,8 @@ class Searches:
         self.gpu_lock.close()
         self.folder.cleanup()
 
-    def finish(self, workload: Workload) -> Search:
-        """Wait for the search of a workload; start those of the next ones.
+    def begin(self, workload: Workload) -> None:
+        """Let the workers begin with a workload, unless they have.
 
         Raises
         ------
@@ -147,6 +147,11 @@ class Searches:
         PoolBroken
             If no worker can start.
         """
+        self._start(workload)
+        self.advance(0)
+
+    def finish(self, workload: Workload) -> Search:
+        """Wait for the search of a workload; start those of the next ones. Raises as `begin`."""
         place = self.workloads.index(workload)
         found = self._start(workload)
         for later in self.workloads[place + 1 : place + 1 + self.ahead]:

@@ -18,7 +18,7 @@ from maskbench.suite.tuning.searches import Searches
 from maskbench.suite.workload import Workload
 
 # Problems. torch's own search of a backward takes as long as several problems take on average.
-AHEAD = 14
+AHEAD = 10
 WORKERS_SHARE = 0.75  # of the GPU's free memory; the rest is for the process that times
 WORKER_BYTES = 2**30  # of a CUDA context, the kernels and the buffer that flushes the L2
 TENSORS_FORWARD, TENSORS_BACKWARD = 5, 10  # q, k, v, out, dout, dq, dk, dv and what is in between
