@@ -177,6 +177,7 @@ def test_the_tiles_include_those_of_torchs_own_search():
     backward = {
         (c.block_m1, c.block_n1, c.block_m2, c.block_n2, c.num_warps, c.num_stages)
         for c in torchs.flex_attn_bwd_autotune_configs
+        if c.block_n1 < 128  # torch has removed these: some failed to launch
     }
     decode = {(c.block_n, c.num_warps, c.num_stages) for c in torchs.flex_decode_autotune_configs}
     assert forward <= set(tiles.FORWARD) & set(tiles.SMALL_FORWARD)

@@ -3,7 +3,8 @@
 They include all that torch's own search tries (mode "max-autotune" of torch 2.13, in
 torch/_inductor/template_heuristics/triton.py), and torch's defaults for GPUs from Ampere to
 Blackwell. Left out are tiles that were far from the fastest for each mask of a search on an H100
-with a head dimension of 64: most forward tiles of 32 keys, and backward tiles of 128 x 128.
+with a head dimension of 64: forward tiles of 32 keys, backward tiles of 128 queries and 128 keys,
+and backward tiles of other sizes for dq than for dk and dv.
 """
 
 from __future__ import annotations
