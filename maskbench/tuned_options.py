@@ -22,6 +22,7 @@ FORMAT = 1
 FOLDER = Path(__file__).parents[1] / "reports" / "tuned"
 MAX_NAME = 100  # characters of a file's name
 MAX_TEXT = 10_000
+MIN_LEAD = 0.005  # beyond the intervals: two processes differ by about as much
 Value = bool | int | str
 Size = Annotated[int, Meta(ge=1, le=2**31)]
 Name = Annotated[str, Meta(max_length=200)]
@@ -126,10 +127,20 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 class Dropped(Struct, frozen=True):
-    """Options that cannot win: they do not compile, are wrong, or are slower than the best."""
+    """Options that cannot be used: they do not compile, or their result is wrong.
+
+    Files of before `TunedEntry.screening` also have those that were slower than the best.
+    """
 
     options: Text
     reason: Text
+
+
+class Timed(Struct, frozen=True):
+    """Options with their time in screening, in seconds."""
+
+    options: Text
+    seconds: Number
 
 
 class TunedEntry(Struct, kw_only=True):
@@ -144,13 +155,16 @@ class TunedEntry(Struct, kw_only=True):
     found
         The fastest options, then the fastest without FlashAttention-4. Only those that are faster
         than the default beyond noise; if there are none, the default is best.
-    max_autotune_gain, max_autotune_problem
+    max_autotune_gain, max_autotune_interval, max_autotune_problem
         The default's time divided by that of torch.compile's mode "max-autotune-no-cudagraphs",
-        or why it has no time.
+        and the half-width of its 95 % confidence interval, relative to it; or why it has no time.
     tried
         How many options were compiled.
     search_s, compile_s
         Wall time of the search, and the time of its compilations over all workers, in seconds.
+    screening
+        All options that could run, the default among them, fastest first. These times are less
+        precise than gains: each was taken in another process.
     """
 
     format: int = FORMAT
@@ -167,6 +181,23 @@ class TunedEntry(Struct, kw_only=True):
     search_s: Number
     compile_s: Number
     dropped: list[Dropped]
+    max_autotune_interval: Number | None = None
+    screening: list[Timed] = []
+
+    def lead_of_max_autotune(self, found: Found | None) -> float | None:
+        """How many times as fast as these options torch's own search is; None if it is not.
+
+        `found` None stands for the default. The lead must be larger than both intervals together
+        and `MIN_LEAD`.
+        """
+        if self.max_autotune_gain is None:
+            return None
+        gain, interval = (found.gain, found.interval) if found else (1.0, 0.0)
+        if gain <= 0:
+            return None
+        lead = self.max_autotune_gain / gain
+        noise = interval + (self.max_autotune_interval or 0.0)
+        return lead if lead * (1 - noise) > 1 + MIN_LEAD else None
 
 
 class UnusableEntry(Exception):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from maskbench.records import UnreadableRun
 from maskbench.tuned_options import (
-    DEFAULT_OPTIONS,
     FOLDER,
-    FlexOptions,
     Found,
     Problem,
     TunedEntry,
@@ -22,13 +19,12 @@ from maskbench.tuned_options import (
 )
 from masks import PATTERNS
 from reports.generated import replace_generated
+from reports.kernel_option_rules import kept_or_default, options_text, rules
 from reports.markdown import markdown_table, markdown_text
 from reports.terminal import complain, say
 
+AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
 NAME = "reports kernel_options"  # of the markers in the document
-TILES = (("BLOCK_M", "BLOCK_N"), ("BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"))
-MAX_RULES = 3  # of a direction
-MOST = 0.5  # a rule holds for at least this share of the problems
 
 
 def load_entries(folder: Path = FOLDER) -> list[TunedEntry]:
@@ -70,17 +66,7 @@ def lengths_text(problem: Problem) -> str:
     return f"S = {problem.seq_len}{queries}"
 
 
-def without_flash(entry: TunedEntry) -> Found | None:
-    """The fastest options that need no FlashAttention-4; None if the default is as fast."""
-    return next((found for found in entry.found if not found.options.uses_flash), None)
-
-
-def options_text(options: FlexOptions) -> str:
-    """The options for a table whose rows have one direction: without the prefixes."""
-    return str(options).replace("fwd_", "").replace("bwd_", "")
-
-
-# --- the page ---
+# --- the table ---
 
 
 def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
@@ -88,24 +74,17 @@ def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         problem, autotune = entry.problem, entry.max_autotune_gain
-        start = {"mask": problem.mask, "direction": problem.direction}
-        for found in entry.found:
-            against = "" if autotune is None else f"{found.gain / autotune:.2f}"
+        for found in kept_or_default(entry):
+            gain = found.gain if found else 1.0
+            against = "" if autotune is None else f"{gain / autotune:.2f}"
+            if entry.lead_of_max_autotune(found):
+                against += " (max-autotune is faster)"
             rows.append(
-                start
-                | {
-                    "options": options_text(found.options),
-                    "gain": f"{found.gain:.2f} ± {found.gain * found.interval:.2f}",
-                    "gain over max-autotune": against,
-                }
-            )
-        if not entry.found:
-            against = "" if autotune is None else f"{1 / autotune:.2f}"
-            rows.append(
-                start
-                | {
-                    "options": "the default is best",
-                    "gain": "1",
+                {
+                    "mask": problem.mask,
+                    "direction": problem.direction,
+                    "options": options_text(found.options) if found else "the default is best",
+                    "gain": f"{gain:.2f} ± {gain * found.interval:.2f}" if found else "1",
                     "gain over max-autotune": against,
                 }
             )
@@ -113,42 +92,7 @@ def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
     return table
 
 
-def features(options: FlexOptions) -> list[str]:
-    """What a rule can be about: the block sizes together, and each other option."""
-    named = {name[4:] if name[:4] in ("fwd_", "bwd_") else name: v for name, v in options.kernel}
-    found = []
-    for tile in TILES:
-        if all(name in named for name in tile):
-            found.append(", ".join(f"{name}={named.pop(name)}" for name in tile))
-    found += [f"{name}={value}" for name, value in named.items()]
-    if options.block_size != DEFAULT_OPTIONS.block_size:
-        found.append("BLOCK_SIZE={}x{}".format(*options.block_size))
-    return found
-
-
-def rules(entries: Iterable[TunedEntry]) -> list[str]:
-    """Sentences about the options that most problems of a direction share.
-
-    The numbers are of problems.
-    """
-    lines = []
-    for direction in ("forward", "backward"):
-        own = [entry for entry in entries if entry.problem.direction == direction]
-        if not own:
-            continue
-        flash = sum(bool(e.found) and e.found[0].options.uses_flash for e in own)
-        if flash:
-            lines.append(
-                f"{direction.capitalize()}: BACKEND=FLASH is the fastest for {flash} of {len(own)}."
-            )
-        best = [found for entry in own if (found := without_flash(entry))]
-        counts = Counter(feature for found in best for feature in features(found.options))
-        common = [(f, n) for f, n in counts.most_common(MAX_RULES) if n >= MOST * len(own)]
-        shared = ", ".join(f"{feature} ({count})" for feature, count in common)
-        gain = f"options of FlexAttention's own kernels gain for {len(best)} of {len(own)}"
-        common_ones = f"most share {shared}" if shared else "no option is common to most"
-        lines.append(f"{direction.capitalize()}: {gain}; {common_ones}.")
-    return lines
+# --- the page ---
 
 
 def kernel_options_report(entries: Sequence[TunedEntry]) -> str:
@@ -198,8 +142,14 @@ def snippet(entry: TunedEntry) -> str:
         f"# {problem.mask} {problem.direction}, {shape_text(problem)}, {lengths_text(problem)}",
         f"# {entry.gpu}, torch {entry.torch}, {entry.saved[:10]}",
     ]
+    if lead := min(entry.lead_of_max_autotune(each) or 0.0 for each in kept_or_default(entry)):
+        lines.append(
+            f"# torch.compile's mode {AUTOTUNE_MODE!r} is {lead:.2f} times as fast as these"
+        )
     if not found:
-        return "\n".join([*lines, "# The default options are the fastest."])
+        return "\n".join(
+            [*lines, "# None of the options that were tried is faster than the default."]
+        )
     calls = [_call(problem, each) for each in found]
     return "\n".join([*lines, *_setup(), *calls])
 

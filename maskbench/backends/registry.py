@@ -244,8 +244,8 @@ register(
         package="nvidia-cudnn-frontend",
         devices=("cuda",),
         kernel_pattern=r"cudnn",
-        color="#999933",
-        marker="8",
-        plot_order=7,
+        color="#882255",
+        marker="d",
+        plot_order=8,
     )
 )

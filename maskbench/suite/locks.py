@@ -43,6 +43,14 @@ class Lock:
         os.ftruncate(self.descriptor, 0)
         return True
 
+    def wait_alone(self) -> None:
+        """Wait until this process holds the lock alone; it already may."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Free the lock, which can be taken again."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
     def share(self) -> None:
         """Hold the lock beside others. Waits for one that is just about to share it."""
         fcntl.flock(self.descriptor, fcntl.LOCK_SH)
@@ -71,7 +79,7 @@ class Lock:
         self.close()
 
     def close(self) -> None:
-        """Free the lock."""
+        """Free the lock for good."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

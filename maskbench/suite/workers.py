@@ -205,14 +205,14 @@ class WorkerPool:
         while self.unfinished:
             yield from self.results()
 
-    def results(self) -> list[tuple[int, Any]]:
-        """Give tasks to workers, and wait a moment for results: (index, result or `Lost`).
+    def results(self, wait_s: float = POLL_S) -> list[tuple[int, Any]]:
+        """Give tasks to workers, and wait up to `wait_s` for results: (index, result or `Lost`).
 
         Raises PoolBroken as `run`.
         """
         self._start_workers()
         self._give_tasks()
-        wait([worker.connection for worker in self.workers], POLL_S)
+        wait([worker.connection for worker in self.workers], wait_s)
         found: list[tuple[int, Any]] = []
         for worker in list(self.workers):
             message = worker.receive()

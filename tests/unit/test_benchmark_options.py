@@ -40,6 +40,7 @@ def test_saved_runs_lie_in_a_folder_of_their_device(saved_twice):
 def test_a_log_has_a_line_for_each_mask(saved_twice):
     text = re.sub(r"about \d+ s left", "about N s left", saved_twice.first)
     lines = [line for line in text.splitlines() if line.startswith("maskbench: ")]
+    lines = [line for line in lines if "are noisy" not in line]  # on a busy machine
     assert lines == [
         "maskbench: 2 cells to time; about 1 s",
         "maskbench: causal forward: 1 of 2 cells, 1 timed, about N s left",

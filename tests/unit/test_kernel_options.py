@@ -3,16 +3,15 @@
 import msgspec
 import pytest
 
-from maskbench.tuned_options import write_entry
+from maskbench.tuned_options import Timed, write_entry
 from reports import kernel_options
 from reports.__main__ import main
+from reports.kernel_option_rules import rules, tile_text
 from reports.kernel_options import (
     NAME,
-    features,
     kernel_options_report,
     load_entries,
     options_table,
-    rules,
     snippet,
 )
 from reports.runs import UnreadableRun
@@ -69,29 +68,62 @@ def test_the_table_compares_with_the_default_and_with_torchs_own_search():
         "BLOCK_M=128, BLOCK_N=64",
     ]
     assert list(table["gain"]) == ["1.50 ± 0.01", "1.25 ± 0.01", "1", "1.25 ± 0.01"]
-    assert list(table["gain over max-autotune"]) == ["1.36", "1.14", "0.91", ""]
+    faster = "0.91 (max-autotune is faster)"
+    assert list(table["gain over max-autotune"]) == ["1.36", "1.14", faster, ""]
 
 
-def test_features_keep_the_tile_together_and_have_no_prefix():
-    options = found(1.1, (256, 256), **TILE, fwd_USE_TMA=True).options
-    assert features(options) == ["BLOCK_M=128, BLOCK_N=64", "USE_TMA=True", "BLOCK_SIZE=256x256"]
+def test_a_tile_is_named_without_prefixes_and_switches():
+    options = found(1.1, (256, 256), **TILE, fwd_num_warps=4, fwd_USE_TMA=True).options
+    assert tile_text(options) == "BLOCK_M=128, BLOCK_N=64, num_warps=4, BLOCK_SIZE=256x256"
+    assert tile_text(found(1.1, bwd_USE_TMA=True).options) == "the default tile with switches"
 
 
-def test_rules_are_what_most_problems_share():
+def test_rules_name_what_is_the_fastest_most_often_with_its_gains():
     entries = [
-        entry(found(1.5, BACKEND="FLASH"), found(1.2, **TILE, fwd_num_warps=4)),
-        entry(found(1.2, **TILE, fwd_num_warps=8)),
-        entry(found(1.2, fwd_num_warps=4)),
+        entry(found(1.5, BACKEND="FLASH"), found(1.2, **TILE, fwd_USE_TMA=True)),
+        entry(found(1.35, **TILE)),
+        entry(found(1.12, fwd_BLOCK_M=16)),
         entry(),
-        entry(problem=problem(direction="backward")),
+        entry(problem=problem(direction="backward"), max_autotune_gain=1.0),
     ]
     assert rules(entries) == [
-        "Forward: BACKEND=FLASH is the fastest for 1 of 4.",
-        "Forward: options of FlexAttention's own kernels gain for 3 of 4; "
-        "most share BLOCK_M=128, BLOCK_N=64 (2), num_warps=4 (2).",
-        "Backward: options of FlexAttention's own kernels gain for 0 of 1; "
-        "no option is common to most.",
+        "Forward: BACKEND=FLASH, where FlashAttention-4 is installed, is the fastest for 1 of 4 "
+        "(gain 1.50).",
+        "Forward: of FlexAttention's own kernels, the fastest of 4: BLOCK_M=128, BLOCK_N=64 for 2 "
+        "(gains 1.20 to 1.35); BLOCK_M=16 for 1 (gain 1.12); the default for 1.",
+        "Forward: torch's max-autotune is faster than the options of FlexAttention's own kernels "
+        "for 1 of 4 (causal).",
+        "Backward: of FlexAttention's own kernels, the fastest of 1: the default for 1.",
     ]
+
+
+def test_a_rule_names_few_choices():
+    entries = [entry(found(1.2, fwd_BLOCK_M=m), max_autotune_gain=None) for m in range(8)]
+    (rule,) = rules(entries)
+    assert rule.endswith("others for 5.")
+
+
+def screened(**seconds):
+    timed = [Timed(options.replace("_", "="), s) for options, s in seconds.items()]
+    return entry(screening=timed, max_autotune_gain=None)
+
+
+def test_one_choice_for_all_masks_is_the_best_on_average():
+    """Options that could not run for one mask are no choice, and a mask may lose by the choice."""
+    entries = [
+        screened(default=1.0, a_1=0.5, b_1=0.8, BACKEND_FLASH=0.1),
+        screened(default=1.0, a_1=2.0, b_1=1.25, c_1=0.1, BACKEND_FLASH=0.1),
+        screened(default=1.0, a_1=0.9, b_1=0.5, BACKEND_FLASH=0.1),
+    ]
+    expected = (
+        "Forward: if all masks get the same options, b=1 gains the most: 1.26 on average, "
+        "from 0.80 to 2.00."
+    )
+    assert rules(entries)[-1] == expected
+    assert "same options" not in rules(entries[:2])[-1]
+    assert "same options" not in rules([*entries, entry()])[-1]
+    best = [screened(default=1.0, a_1=1.5)] * 3
+    assert rules(best)[-1].endswith("the default is the best on average.")
 
 
 def test_each_gpu_release_and_shape_has_a_table():
@@ -147,5 +179,12 @@ def test_a_snippet_runs_as_printed(fields, monkeypatch, device):
 
 def test_a_default_that_is_best_needs_no_code():
     text = snippet(entry())
-    assert text.endswith("# The default options are the fastest.")
+    assert text.endswith("# None of the options that were tried is faster than the default.")
     assert "import" not in text
+
+
+def test_a_snippet_says_that_torchs_own_search_is_faster():
+    line = "# torch.compile's mode 'max-autotune-no-cudagraphs' is 1.10 times as fast as these"
+    assert line in snippet(entry(found(1.1), max_autotune_gain=1.21))
+    assert line in snippet(entry())
+    assert "max-autotune" not in snippet(entry(found(1.1)))

@@ -30,6 +30,28 @@ def test_an_entry_is_read_as_it_was_written(tmp_path):
     assert str(options) == "fwd_BLOCK_M=64, fwd_PRESCALE_QK=True, BACKEND=TRITON"
 
 
+def test_an_entry_without_the_newer_fields_is_read(tmp_path):
+    path = write_entry(entry(found()), tmp_path)
+    content = json.loads(path.read_text())
+    del content["screening"], content["max_autotune_interval"]
+    path.write_text(json.dumps(content))
+    read = read_entry(path)
+    assert (read.screening, read.max_autotune_interval) == ([], None)
+    assert read.found == [found()]
+
+
+def test_torchs_own_search_leads_only_beyond_the_noise_of_both():
+    """The interval of `found` is 0.4 %."""
+    other = found(1.2)
+    assert entry(max_autotune_gain=1.26).lead_of_max_autotune(other) == pytest.approx(1.05)
+    assert entry(max_autotune_gain=1.21).lead_of_max_autotune(other) is None
+    noisy = entry(max_autotune_gain=1.26, max_autotune_interval=0.05)
+    assert noisy.lead_of_max_autotune(other) is None
+    assert entry(max_autotune_gain=0.8).lead_of_max_autotune(None) is None
+    assert entry(max_autotune_gain=1.02).lead_of_max_autotune(None) == pytest.approx(1.02)
+    assert entry(max_autotune_gain=None).lead_of_max_autotune(other) is None
+
+
 def test_problems_that_differ_have_files_that_differ():
     fields = {"mask": "m(left=3)", "direction": "backward", "seq_len": 513, "q_len": 16, "batch": 2}
     fields |= {"heads": 4, "kv_heads": 1, "head_dim": 32, "v_head_dim": 64, "dtype": "float16"}

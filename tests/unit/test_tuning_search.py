@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from maskbench.suite.tuning import tiles
 from maskbench.suite.tuning.candidates import Target, combine, first_candidates, variants
-from maskbench.suite.tuning.search import HOPELESS, ranking, search
+from maskbench.suite.tuning.search import CLOSE, NEAR, ranking, search
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions
 
 ALL = ("PRESCALE_QK", "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "USE_TMA", "BACKEND")
@@ -136,19 +137,52 @@ def test_the_search_combines_what_helps():
     assert len({o for options in asked for o in options}) == sum(map(len, asked))
 
 
-def test_the_best_without_flash_is_returned_beside_it():
+def test_flash_and_the_best_without_it_are_returned():
     found, _ = run(H100, lambda options: 0.1 if options.uses_flash else 1.0)
     assert found[0] == FLASH
     assert any(not options.uses_flash for options in found)
+    found, _ = run(H100, lambda options: 9.0 if options.uses_flash else 1.0)
+    assert found[-1] == FLASH, "its time in screening does not matter"
 
 
-def test_hopeless_options_and_the_default_are_not_returned():
+def test_only_what_is_close_to_the_best_is_returned_without_the_default():
     fast, near, slow = (FlexOptions((("fwd_BLOCK_M", m),)) for m in (16, 32, 64))
-    times = {DEFAULT_OPTIONS: 0.9, near: 1.05, fast: 1.0, slow: 1.1 * HOPELESS}
-    assert ranking(times) == [fast]
-    del times[DEFAULT_OPTIONS]
-    assert ranking(times) == [fast, near]
+    times = {DEFAULT_OPTIONS: 0.98, near: 1.02, fast: 1.0, slow: 1.01 * CLOSE, FLASH: 5.0}
+    assert ranking(times) == [fast, near, FLASH]
+    assert ranking(times | {DEFAULT_OPTIONS: 0.5}) == [FLASH]
+    assert ranking({FLASH: 1.0}) == [FLASH]
     assert ranking({}) == []
+
+
+def test_a_tile_that_is_not_near_the_fastest_gets_no_switches():
+    first = first_candidates(H100)[1]
+
+    def asked_after(second_s):
+        _, asked = run(H100, lambda o: 1.0 if o.kernel[:4] == first.kernel else second_s)
+        return asked[1]
+
+    assert all(o.kernel[:4] == first.kernel for o in asked_after(1.01 * NEAR))
+    assert not all(o.kernel[:4] == first.kernel for o in asked_after(0.99 * NEAR))
+
+
+def test_the_tiles_include_those_of_torchs_own_search():
+    heuristics = pytest.importorskip("torch._inductor.template_heuristics.triton")
+    torchs = heuristics.CUDAConfigHeuristic()
+    if not hasattr(torchs.flex_attn_bwd_autotune_configs[0], "block_m1"):
+        pytest.skip("this torch tries other tiles than the later ones")
+    forward = {
+        (c.block_m, c.block_n, c.num_warps, c.num_stages)
+        for c in torchs.flex_attn_fwd_autotune_configs
+    }
+    backward = {
+        (c.block_m1, c.block_n1, c.block_m2, c.block_n2, c.num_warps, c.num_stages)
+        for c in torchs.flex_attn_bwd_autotune_configs
+        if c.block_n1 < 128  # torch has removed these: some failed to launch
+    }
+    decode = {(c.block_n, c.num_warps, c.num_stages) for c in torchs.flex_decode_autotune_configs}
+    assert forward <= set(tiles.FORWARD) & set(tiles.SMALL_FORWARD)
+    assert backward <= set(tiles.BACKWARD) & set(tiles.SMALL_BACKWARD)
+    assert decode <= set(tiles.DECODE)
 
 
 def test_failures_do_not_end_the_search():

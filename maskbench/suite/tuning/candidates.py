@@ -1,83 +1,29 @@
 """Which options are tried for a problem: pure functions of the problem and the device.
 
-The block sizes and numbers of warps and stages are around those that torch itself knows for GPUs
-from Ampere to Blackwell (torch/_inductor/template_heuristics/triton.py). The constraints are those
-of torch/_inductor/kernel/flex/.
+The constraints are those of torch/_inductor/kernel/flex/.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from maskbench.backends.flex_proofs import BLOCKS, ROWS
+from maskbench.suite.tuning.tiles import (
+    DECODE,
+    FEW_QUERIES,
+    FORWARD,
+    SMALL_FORWARD,
+    BackwardTile,
+    ForwardTile,
+    backward_tiles,
+)
 from maskbench.tuned_options import FlexOptions
 
 HOPPER = (9, 0)  # the first GPU with a tensor memory accelerator
 DECODE_QUERIES = 128  # FlexAttention has a kernel for fewer queries
 
 
-class ForwardTile(NamedTuple):
-    """BLOCK_M queries and BLOCK_N keys of a tile, and how it is computed."""
-
-    m: int
-    n: int
-    warps: int
-    stages: int
-
-
-class BackwardTile(NamedTuple):
-    """Tiles of dk and dv (m1 queries, n1 keys), and of dq (m2 queries, n2 keys).
-
-    n1 is a multiple of m1, and m2 of n2.
-    """
-
-    m1: int
-    n1: int
-    m2: int
-    n2: int
-    warps: int
-    stages: int
-
-
-FORWARD_TILES = (  # for head dimensions up to 128 in half precision
-    *(ForwardTile(128, 128, 4, s) for s in (2, 3)),
-    *(ForwardTile(128, 128, 8, s) for s in (2, 3)),
-    *(ForwardTile(128, 64, w, s) for w in (4, 8) for s in (2, 3, 4)),
-    *(ForwardTile(64, 128, 4, s) for s in (2, 3)),
-    *(ForwardTile(64, 64, 4, s) for s in (2, 3, 4)),
-    *(ForwardTile(128, 32, 4, s) for s in (3, 4)),
-    ForwardTile(64, 32, 4, 4),
-)
-SMALL_FORWARD_TILES = (  # for larger ones, and for float32
-    *(ForwardTile(128, 64, 8, s) for s in (1, 2)),
-    *(ForwardTile(128, 32, w, s) for w in (4, 8) for s in (2, 3)),
-    *(ForwardTile(64, 64, 4, s) for s in (1, 2, 3)),
-    *(ForwardTile(64, 32, 4, s) for s in (2, 3)),
-    *(ForwardTile(32, 64, 4, s) for s in (1, 2, 3)),
-    *(ForwardTile(32, 32, 4, s) for s in (2, 3)),
-)
-BACKWARD_TILES = (
-    *(BackwardTile(64, 128, 128, 64, 8, s) for s in (1, 2, 3)),
-    BackwardTile(64, 128, 128, 64, 4, 3),
-    *(BackwardTile(64, 64, 64, 64, 4, s) for s in (1, 2, 3, 4)),
-    *(BackwardTile(32, 64, 64, 32, 4, s) for s in (2, 3, 4)),
-    *(BackwardTile(32, 128, 128, 32, w, s) for w in (4, 8) for s in (2, 3)),
-    BackwardTile(64, 128, 64, 64, 8, 2),
-    BackwardTile(64, 64, 128, 64, 8, 2),
-    BackwardTile(128, 128, 128, 128, 8, 2),
-)
-SMALL_BACKWARD_TILES = (
-    *(BackwardTile(64, 64, 64, 64, w, s) for w in (4, 8) for s in (1, 2)),
-    *(BackwardTile(32, 64, 64, 32, 4, s) for s in (1, 2, 3)),
-    *(BackwardTile(32, 128, 128, 32, w, 1) for w in (4, 8)),
-    *(BackwardTile(32, 32, 32, 32, 4, s) for s in (1, 2, 3)),
-    *(BackwardTile(16, 32, 32, 16, 4, s) for s in (1, 2)),
-)
-DECODE_TILES = tuple(
-    (n, w, s) for n in (32, 64, 128) for w, s in ((2, 1), (2, 3), (4, 1), (4, 3), (8, 3))
-)
 SPLITS = (2, 4, 8, 16, 32, 64)  # of the keys among thread blocks, in decoding
 CPU_BLOCK_SIZES = ((64, 64), (64, 128), (128, 256), (256, 256), (32, 512))
 
@@ -144,9 +90,8 @@ def first_candidates(target: Target) -> list[FlexOptions]:
         return [*flash, *_decode_tiles(), *_tiles_for_few_queries(target)]
     is_small = target.head_dim > 128 or not target.is_half
     if target.backward:
-        backward = SMALL_BACKWARD_TILES if is_small else BACKWARD_TILES
-        return [*flash, *map(_backward_options, backward)]
-    return [*flash, *map(_forward_options, SMALL_FORWARD_TILES if is_small else FORWARD_TILES)]
+        return [*flash, *map(_backward_options, backward_tiles(target.head_dim, is_small))]
+    return [*flash, *map(_forward_options, SMALL_FORWARD if is_small else FORWARD)]
 
 
 def _takes_flash(target: Target) -> bool:
@@ -178,10 +123,9 @@ def _backward_options(tile: BackwardTile) -> FlexOptions:
 
 
 def _decode_tiles() -> list[FlexOptions]:
-    """BLOCK_M stays torch's: the decoding kernel derives other values from it."""
     return [
         FlexOptions((("fwd_BLOCK_N", n), ("fwd_num_warps", warps), ("fwd_num_stages", stages)))
-        for n, warps, stages in DECODE_TILES
+        for n, warps, stages in DECODE
     ]
 
 
@@ -190,8 +134,7 @@ def _tiles_for_few_queries(target: Target) -> list[FlexOptions]:
     kernel = (
         ("BACKEND", "TRITON") if "BACKEND" in target.known else ("FORCE_USE_FLEX_ATTENTION", True)
     )
-    tiles = [ForwardTile(m, n, 4, 3) for m in (16, 64) for n in (32, 64, 128)]
-    return [_forward_options(tile).with_kernel(dict([kernel])) for tile in tiles]
+    return [_forward_options(tile).with_kernel(dict([kernel])) for tile in FEW_QUERIES]
 
 
 def variants(options: FlexOptions, target: Target, *, resize: bool) -> list[FlexOptions]:

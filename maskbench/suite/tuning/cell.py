@@ -25,6 +25,7 @@ from maskbench.tuned_options import (
     DEFAULT_OPTIONS,
     MAX_TEXT,
     Dropped,
+    Timed,
     TunedEntry,
 )
 
@@ -45,8 +46,13 @@ def tune(cell: Cell, searches: Searches) -> None:
 
 
 def _tune(cell: Cell, searches: Searches) -> None:
-    with stage_timer("check"):
-        checked = cached_inputs(cell.workload)
+    searches.begin(cell.workload)
+    with searches.alone():  # the reference and the warm-up keep the GPU busy
+        with stage_timer("check"):
+            checked = cached_inputs(cell.workload)
+        if not cell.clock.warm:
+            with stage_timer("warm up"):
+                cell.clock.warm_up()
     try:
         _search_and_time(cell, searches, checked)
     except BaseException:
@@ -60,10 +66,9 @@ def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> 
         search = searches.finish(cell.workload)
     if (reason := default_is_missing(search)) is not None:
         cell.status.skip(Outcome.UNSUPPORTED, f"the default options cannot run: {reason}")
-    if not cell.clock.warm:
-        with stage_timer("warm up"):
-            cell.clock.warm_up()
-    contest = Contest(search.mask, checked, cell.clock, searches.paused)
+    contest = Contest(
+        search.mask, checked, cell.clock, searches.paused, lambda: searches.advance(0)
+    )
     result = _hold(contest, search, searches)
     entry = _entry(cell, search, contest, result, time.perf_counter() - start)
     keep(entry)
@@ -76,15 +81,12 @@ def _hold(contest: Contest, search: Search, searches: Searches) -> Result:
     torch.compiler.reset()
     with stage_timer("compile"):
         default = contest.prepare(DEFAULT_OPTIONS)
-        searches.advance()
+        contest.meanwhile()
         contenders = contest.prepare_all(search.ranking or [])
-        searches.advance()
         autotuned = _prepare_autotuned(contest, search)
-        searches.advance()
+        contest.meanwhile()
     with stage_timer("time"):
-        finalists = contest.heat(contenders) if contenders else []
-        searches.advance()
-        return contest.final(default, finalists, autotuned)
+        return contest.final(default, contenders, autotuned)
 
 
 def _prepare_autotuned(contest: Contest, search: Search) -> Contender | None:
@@ -103,14 +105,6 @@ def _prepare_autotuned(contest: Contest, search: Search) -> Contender | None:
 def _entry(
     cell: Cell, search: Search, contest: Contest, result: Result, search_s: float
 ) -> TunedEntry:
-    kept = {str(found.options) for found in result.found}
-    slower = [
-        Dropped(str(options), f"slower: {seconds * 1e3:.4g} ms in screening")
-        for options, seconds in sorted(search.times.items(), key=lambda item: item[1])
-        if options != DEFAULT_OPTIONS and str(options) not in kept
-    ]
-    failed = [*search.dropped, *contest.dropped]
-    names = {dropped.options for dropped in failed}
     return TunedEntry(
         problem=problem_of(cell.workload),
         gpu=device_name(cell.workload.device),
@@ -120,23 +114,30 @@ def _entry(
         default_s=result.default_s,
         found=result.found,
         max_autotune_gain=result.autotune.value if result.autotune else None,
+        max_autotune_interval=result.autotune.interval if result.autotune else None,
         max_autotune_problem=search.autotune_problem,
         tried=len(search.times) + len(search.dropped),
         search_s=search_s,
         compile_s=search.worker_s,
         dropped=[
-            *(Dropped(d.options, d.reason[:MAX_TEXT]) for d in failed),
-            *(d for d in slower if d.options not in names),
+            Dropped(dropped.options, dropped.reason[:MAX_TEXT])
+            for dropped in (*search.dropped, *contest.dropped)
+        ],
+        screening=[
+            Timed(str(options), seconds)
+            for options, seconds in sorted(search.times.items(), key=lambda item: item[1])
         ],
     )
 
 
 def describe(entry: TunedEntry) -> str:
     """The result in a few words."""
+    lead = entry.lead_of_max_autotune(entry.found[0] if entry.found else None)
+    faster = f"; torch's max-autotune is {lead:.3f} times as fast as that" if lead else ""
     if not entry.found:
-        return "the default is best"
+        return f"the default is best{faster}"
     best = entry.found[0]
-    return f"{best.gain:.3f} times as fast as the default with {best.options}"
+    return f"{best.gain:.3f} times as fast as the default with {best.options}{faster}"
 
 
 def _time(cell: Cell, contest: Contest, winner: Contender) -> None:

@@ -23,11 +23,9 @@ from maskbench.suite.workload import CheckedInputs
 from maskbench.timing.clock import Clock
 from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions, Found
 
-MAX_CONTENDERS = 5  # beside the default and torch's own search: torch.compile keeps 8 calls
+MAX_CONTENDERS = 4  # beside the default and torch's own search: torch.compile keeps 8 calls
 MAX_TRIED = 6  # of which some may be wrong
-CLOSE = 1.03  # times the shortest time of the heat: these are in the final
-MAX_FINALISTS = 2  # with any kernel, and as many without FlashAttention-4's
-HEAT_S, FINAL_S = 0.4, 1.0  # wall time of the rounds
+FINAL_S = 1.0  # wall time of the rounds
 SETTLE_S = 0.1  # for what paused workers have launched on the GPU
 
 
@@ -50,6 +48,8 @@ class Contest:
         The mask, the inputs with their reference, and the warm clock.
     paused
         A context in which nothing else uses the device.
+    meanwhile
+        Called after each preparation: the workers get their next tasks.
     dropped
         The options that failed here, with the reason.
     """
@@ -58,6 +58,7 @@ class Contest:
     checked: CheckedInputs
     clock: Clock
     paused: Callable[[], AbstractContextManager[None]]
+    meanwhile: Callable[[], None]
     dropped: list[Dropped] = field(default_factory=list)
 
     def prepare(self, options: FlexOptions | None) -> Contender:
@@ -68,19 +69,19 @@ class Contest:
         return Contender(options, call, timed, comparison)
 
     def prepare_all(self, ranking: Sequence[FlexOptions]) -> list[Contender]:
-        """The contenders among the options, fastest first. Failures go to `dropped`.
+        """The contenders among the options. Failures go to `dropped`.
 
-        The first without FlashAttention-4's kernel has a place, however slow it is.
+        FlashAttention-4's kernel has a place, then the fastest ones have.
         """
-        without_flash = [option for option in ranking if not option.uses_flash]
-        first = [*ranking[:1], *without_flash[: MAX_CONTENDERS - 1]]
-        order = list(dict.fromkeys([*first, *ranking]))[:MAX_TRIED]
+        flash = [option for option in ranking if option.uses_flash]
+        order = list(dict.fromkeys([*flash[:1], *ranking]))[:MAX_TRIED]
         found: list[Contender] = []
         for options in order:
             if len(found) == MAX_CONTENDERS:
                 break
             if contender := self._prepare_or_drop(options):
                 found.append(contender)
+            self.meanwhile()
         return found
 
     def _prepare_or_drop(self, options: FlexOptions) -> Contender | None:
@@ -92,24 +93,11 @@ class Contest:
             self.dropped.append(Dropped(str(options), describe_error(error)))
             return None
 
-    def heat(self, contenders: Sequence[Contender]) -> list[Contender]:
-        """The finalists: the fastest, and the fastest without FlashAttention-4's kernel."""
-        calls = {contender.options: contender.timed.run for contender in contenders}
-        seconds = alternate(calls, self.clock, HEAT_S)
-        order = [option for option in fastest(seconds) if option is not None]
-        without_flash = [option for option in order if not option.uses_flash]
-        kept: set[FlexOptions] = set()
-        for options in (order, without_flash):
-            limit = CLOSE * statistics.median(seconds[options[0]]) if options else 0.0
-            close = [o for o in options if statistics.median(seconds[o]) <= limit]
-            kept |= set(close[:MAX_FINALISTS])
-        return [contender for contender in contenders if contender.options in kept]
-
     def final(
-        self, default: Contender, finalists: Sequence[Contender], autotuned: Contender | None
+        self, default: Contender, others: Sequence[Contender], autotuned: Contender | None
     ) -> Result:
-        """Time the finalists against the default while nothing else uses the device."""
-        contenders = [default, *finalists, *([autotuned] if autotuned else [])]
+        """Time the contenders against the default while nothing else uses the device."""
+        contenders = [default, *others, *([autotuned] if autotuned else [])]
         calls = {contender.options: contender.timed.run for contender in contenders}
         with self.paused():
             if self.checked.inputs.q.is_cuda:

@@ -12,7 +12,6 @@ from maskbench.timing.statistics import relative_median_ci
 
 Key = TypeVar("Key")
 MIN_ROUNDS, MAX_ROUNDS = 6, 60
-HEAT_ROUNDS = 6  # after which the slower ones are dropped
 MIN_GAIN = 0.005  # beyond the interval: two processes differ by about as much
 
 

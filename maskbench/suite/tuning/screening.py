@@ -1,14 +1,19 @@
-"""Screening: a worker process compiles a candidate and times it roughly.
+"""Screening: a worker process compiles a candidate and times a few rounds of it.
 
-Compilation fills the on-disk caches, from which the timing process loads what may win. Other
-workers use the GPU meanwhile, so the shortest of a few times counts.
+Compilation fills the on-disk caches, from which the timing process loads what may win. The rounds
+are those of the suite's clock, and one worker at a time runs them. Other workers still make inputs
+and run a first call meanwhile. That can only lengthen a round, so the short rounds count.
 """
 
 from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -16,15 +21,20 @@ from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import flex
 from maskbench.backends.flex_tuned import compile_options
 from maskbench.masks import Mask
-from maskbench.suite.attention_call import TimedCall, bind_and_run
+from maskbench.suite.attention_call import bind_and_run
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import describe_error
+from maskbench.suite.tuning.gpu_lock import GPULock, worker_lock
 from maskbench.suite.worker_main import Lost
 from maskbench.suite.workload import Workload, make_inputs
+from maskbench.timing.clock import Clock, make_clock
 from maskbench.tuned_options import FlexOptions
 
-CALLS = 5
-MAX_SECONDS = 0.5  # for all calls, unless a single one takes longer
+# Wall time of the rounds. A CPU has one worker, and five candidates for a problem.
+SECONDS = {"cuda": 0.04, "cpu": 0.5}
+MIN_ROUNDS, MAX_ROUNDS = 3, 30
+AGREEMENT = 1.01  # the ratio of the two shortest rounds; else there are more, up to
+MAX_UNSETTLED = 6
 AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
 
 
@@ -32,12 +42,14 @@ AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
 class ScreeningTask:
     """Options to compile. `options` None stands for torch's own search, `AUTOTUNE_MODE`.
 
-    `mask` None is built in the worker (see `CompileTask`).
+    `mask` None is built in the worker (see `CompileTask`). `gpu_lock` is the file of the lock
+    under which a GPU is measured; None on a CPU.
     """
 
     workload: Workload
     mask: Mask | None
     options: FlexOptions | None
+    gpu_lock: Path | None
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,11 @@ class Screened:
     Parameters
     ----------
     seconds
-        The shortest time of a call; None if it cannot run.
+        The time of a call: device time on a GPU. None if it cannot run.
     reason
         Why it cannot run.
     worker_s
-        How long the worker took.
+        How long the worker took, without waiting for the GPU.
     """
 
     seconds: float | None
@@ -71,11 +83,12 @@ def bind_with(options: FlexOptions | None) -> Bind:
 
 
 def screen(task: ScreeningTask) -> Screened | Lost:
-    """Compile a candidate and time it roughly; `Lost` if the GPU cannot be used afterwards."""
-    start = time.perf_counter()
-    seconds, reason = None, ""
+    """Compile and time a candidate; `Lost` if the GPU cannot be used afterwards."""
+    start, seconds, reason = time.perf_counter(), None, ""
+    lock = worker_lock(task.gpu_lock) if task.gpu_lock else None
+    waited_before_s = lock.waited_s if lock else 0.0
     try:
-        seconds = _compile_and_time(task)
+        seconds = _compile_and_time(task, lock)
     except Unsupported as unsupported:
         reason = str(unsupported)
     except Exception as error:  # of torch, Triton, CuTe or CUDA's driver
@@ -84,42 +97,48 @@ def screen(task: ScreeningTask) -> Screened | Lost:
             return Lost(reason)
     if task.workload.device == "cuda":
         torch.cuda.empty_cache()  # the workers share the GPU
-    return Screened(seconds, reason, time.perf_counter() - start)
+    waited_s = lock.waited_s - waited_before_s if lock else 0.0
+    return Screened(seconds, reason, time.perf_counter() - start - waited_s)
 
 
-def _compile_and_time(task: ScreeningTask) -> float:
+def _compile_and_time(task: ScreeningTask, lock: GPULock | None) -> float:
     workload = task.workload
     mask = task.mask or workload.build_mask()
     needs_gradients = workload.phase.needs_gradients
     inputs = make_inputs(mask, workload.shape, workload.dtype, workload.device, needs_gradients)
     torch.compiler.reset()
     _, timed, _ = bind_and_run(bind_with(task.options), mask, inputs)
-    return shortest_time(timed, workload.device)
+    with lock.alone() if lock else nullcontext():
+        clock = _clock(workload.device)
+        return screening_time(timed.run, clock, SECONDS[workload.device])
 
 
-def shortest_time(timed: TimedCall, device: str) -> float:
-    """The shortest of a few times, in seconds: device time on a GPU."""
+@cache
+def _clock(device: str) -> Clock:
+    """The clock of this worker. All its times include the launch of a kernel, about 1 us."""
+    return make_clock(torch.device(device))
+
+
+def screening_time(call: Callable[[], object], clock: Clock, max_seconds: float) -> float:
+    """The lower quartile of a few rounds, in seconds.
+
+    Rounds end after `max_seconds` of wall time if the two shortest agree. The timing process may
+    stop this worker between a round's start and its call; that round is one of the long ones.
+    """
+    clock.size_blocking_kernel(call)
     seconds: list[float] = []
-    while len(seconds) < CALLS and sum(seconds) < MAX_SECONDS:
-        seconds.append(_device_seconds(timed) if device == "cuda" else _wall_seconds(timed))
-    return min(seconds)
-
-
-def _device_seconds(timed: TimedCall) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()
-    start.record()
-    timed.run()
-    end.record()
-    end.synchronize()
-    elapsed_ms: float = start.elapsed_time(end)
-    return elapsed_ms / 1e3
-
-
-def _wall_seconds(timed: TimedCall) -> float:
     start = time.perf_counter()
-    timed.run()
-    return time.perf_counter() - start
+    while len(seconds) < MAX_ROUNDS:
+        is_over = len(seconds) >= MIN_ROUNDS and time.perf_counter() - start > max_seconds
+        if is_over and (_agree(seconds) or len(seconds) >= MAX_UNSETTLED):
+            break
+        seconds.append(clock.round(call)[0])
+    return sorted(seconds)[len(seconds) // 4]
+
+
+def _agree(seconds: list[float]) -> bool:
+    shortest, next_one = sorted(seconds)[:2]
+    return next_one <= AGREEMENT * shortest
 
 
 def receive_screening(pickled: bytes) -> Screened | Lost:

@@ -9,19 +9,20 @@ from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions
 
 Times = Mapping[FlexOptions, float]  # in seconds; what cannot run has none
 BASES = 2  # of the first round, which get switches; the fastest also gets other block masks
+NEAR = 1.05  # times the shortest time: what is slower is no base, since switches gain less
 HELPFUL = 0.995  # of the time: a switch must shorten it by more than screening's noise
-HOPELESS = 1.15  # times the shortest time: not timed precisely
+CLOSE = 1.05  # times the shortest time: these are timed precisely
 MAX_COMBINED = 3  # switches of a base, the most helpful first
 
 
 def search(target: Target) -> Generator[list[FlexOptions], Times, list[FlexOptions]]:
     """Yield lists of options of which the times are sent back; return the best, fastest first.
 
-    The default options are among the first, and not among those that are returned. The fastest
-    options without FlashAttention-4's kernel are returned even if that kernel is much faster.
+    The default options are among the first, and not among those that are returned.
     """
     times = dict((yield [DEFAULT_OPTIONS, *first_candidates(target)]))
-    bases = sorted((o for o in times if not o.uses_flash), key=times.__getitem__)[:BASES]
+    ordered = sorted((o for o in times if not o.uses_flash), key=times.__getitem__)
+    bases = [o for o in ordered[:BASES] if times[o] <= NEAR * times[ordered[0]]]
     changed = {base: variants(base, target, resize=base is bases[0]) for base in bases}
     asked = [option for found in changed.values() for option in found if option not in times]
     if asked:
@@ -49,14 +50,12 @@ def _one_value_each(base: FlexOptions, ordered: list[FlexOptions]) -> list[FlexO
 
 
 def ranking(times: Times) -> list[FlexOptions]:
-    """The options that may be the fastest, without the default."""
-    ordered = sorted(times, key=times.__getitem__)
-    if not ordered:
-        return []
-    limit = HOPELESS * times[ordered[0]]
-    kept = [option for option in ordered if times[option] <= limit]
-    without_flash = [option for option in ordered if not option.uses_flash]
-    if without_flash:
-        limit = HOPELESS * times[without_flash[0]]
-        kept += [o for o in without_flash if times[o] <= limit and o not in kept]
-    return [option for option in kept if option != DEFAULT_OPTIONS]
+    """The options that may be the fastest, fastest first, without the default.
+
+    These are the ones that are close to the fastest of FlexAttention's own kernels, and
+    FlashAttention-4's kernel, whatever its time is.
+    """
+    own = [option for option in times if not option.uses_flash]
+    limit = CLOSE * min((times[option] for option in own), default=0.0)
+    kept = [option for option in times if option.uses_flash or times[option] <= limit]
+    return sorted((o for o in kept if o != DEFAULT_OPTIONS), key=times.__getitem__)

@@ -7,20 +7,28 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
 
 from maskbench.backends import registry
 from maskbench.masks import Mask
 from maskbench.suite.precompile import init_worker
 from maskbench.suite.requested_masks import REQUESTED, MaskRequest
+from maskbench.suite.tuning.gpu_lock import GPULock
 from maskbench.suite.tuning.screening import Screened, ScreeningTask, receive_screening
 from maskbench.suite.tuning.search import search
 from maskbench.suite.tuning.target import target_of
 from maskbench.suite.worker_main import Lost
-from maskbench.suite.workers import WorkerPool
+from maskbench.suite.workers import POLL_S, WorkerPool
 from maskbench.suite.workload import Workload
 from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions
 
 TASK_TIMEOUT_S = 300
+# torch's own search compiles up to 20 kernels one after the other. So it starts before the other
+# tasks of as many earlier problems.
+AUTOTUNE_LEAD = 6
+LOCK_POLL_S = 0.01
 
 
 @dataclass
@@ -32,7 +40,7 @@ class Search:
     ranking
         The options that may be the fastest, fastest first; None until the search has ended.
     times
-        The rough time of each option that could run, in seconds.
+        The screening time of each option that could run, in seconds.
     dropped
         The options that could not.
     autotune_problem
@@ -61,7 +69,7 @@ class Search:
 
     @property
     def first_tasks(self) -> list[FlexOptions | None]:
-        """What is to be compiled first: torch's own search takes the longest."""
+        """What is to be compiled first."""
         return [*([None] if self.has_autotune else []), *self.asked]
 
     @property
@@ -112,10 +120,12 @@ class Searches:
         self.workloads, self.jobs, self.ahead = workloads, jobs, ahead
         self.started: dict[Workload, Search] = {}
         self.tasks: list[tuple[Workload, FlexOptions | None]] = []  # by the pool's index
-        # The earliest problem first: (place of the problem, number of the task, pickled task).
-        self.queue: list[tuple[int, int, bytes]] = []
+        # The earliest first: (place of the problem, not torch's own search, number, pickled task).
+        self.queue: list[tuple[int, bool, int, bytes]] = []
         arguments = registry.BACKENDS, request
         self.pool = WorkerPool(jobs, init_worker, arguments, receive_screening, TASK_TIMEOUT_S)
+        self.folder = TemporaryDirectory(prefix="maskbench-tune-", ignore_cleanup_errors=True)
+        self.gpu_lock = GPULock(Path(self.folder.name, "gpu"))
 
     def __enter__(self) -> Searches:
         self.pool.__enter__()
@@ -124,9 +134,11 @@ class Searches:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         # Nobody needs what is still compiled: the workers are killed.
         self.pool.__exit__(error or (KeyboardInterrupt if self.pool.unfinished else None))
+        self.gpu_lock.close()
+        self.folder.cleanup()
 
-    def finish(self, workload: Workload) -> Search:
-        """Wait for the search of a workload; start those of the next ones.
+    def begin(self, workload: Workload) -> None:
+        """Let the workers begin with a workload, unless they have.
 
         Raises
         ------
@@ -135,9 +147,15 @@ class Searches:
         PoolBroken
             If no worker can start.
         """
+        self._start(workload)
+        self.advance(0)
+
+    def finish(self, workload: Workload) -> Search:
+        """Wait for the search of a workload; start those of the next ones. Raises as `begin`."""
         place = self.workloads.index(workload)
         found = self._start(workload)
         for later in self.workloads[place + 1 : place + 1 + self.ahead]:
+            self.advance(0)
             try:
                 self._start(later)
             except Exception:  # of the user's mask: the later cell meets it again
@@ -146,15 +164,30 @@ class Searches:
             self.advance()
         return found
 
-    def advance(self) -> None:
-        """Give tasks to the workers and take over results; waits a moment for one."""
+    def advance(self, wait_s: float = POLL_S) -> None:
+        """Give tasks to the workers and take over results; wait up to `wait_s` for one."""
         while self.queue and self.pool.unfinished < 2 * self.jobs:
-            _, index, task = heapq.heappop(self.queue)
+            *_, index, task = heapq.heappop(self.queue)
             self.pool.submit(index, task)
-        for index, result in self.pool.results():
+        for index, result in self.pool.results(wait_s):
             workload, options = self.tasks[index]
             found = self.started[workload]
             self._add(workload, found.take(options, result))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No worker measures within this context. The workers get tasks until it begins.
+
+        Not within `paused`: a worker that is stopped may hold the lock of the GPU.
+        """
+        # A thread waits, so that a worker that hangs with the lock is killed at its time limit.
+        waiting = Thread(target=self.gpu_lock.lock.wait_alone, daemon=True)
+        waiting.start()
+        while waiting.is_alive():
+            self.advance(0)
+            waiting.join(LOCK_POLL_S)
+        with self.gpu_lock.alone():
+            yield
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -174,11 +207,13 @@ class Searches:
     ) -> None:
         is_users = workload.mask in REQUESTED and REQUESTED[workload.mask].file
         mask = None if is_users else self.started[workload].mask
+        lock = self.gpu_lock.lock.path if workload.device == "cuda" else None
         for option in options:
             index = len(self.tasks)
             self.tasks.append((workload, option))
-            task = pickle.dumps(ScreeningTask(workload, mask, option))
-            heapq.heappush(self.queue, (self.workloads.index(workload), index, task))
+            task = pickle.dumps(ScreeningTask(workload, mask, option, lock))
+            place = self.workloads.index(workload) - (AUTOTUNE_LEAD if option is None else 0)
+            heapq.heappush(self.queue, (place, option is not None, index, task))
 
 
 def default_is_missing(found: Search) -> str | None:

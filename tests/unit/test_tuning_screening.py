@@ -1,0 +1,358 @@
+"""Screening: one worker at a time measures, with the suite's clock, and a pause does not matter."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from threading import Thread
+from time import monotonic, sleep
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from maskbench.backends import dense
+from maskbench.records import Phase
+from maskbench.suite.requested_masks import MaskRequest
+from maskbench.suite.tuning import screening, searches, session
+from maskbench.suite.tuning.gpu_lock import GPULock, worker_lock
+from maskbench.suite.tuning.screening import (
+    MAX_ROUNDS,
+    MAX_UNSETTLED,
+    MIN_ROUNDS,
+    ScreeningTask,
+    screen,
+    screening_time,
+)
+from maskbench.suite.tuning.searches import AUTOTUNE_LEAD, Searches
+from maskbench.suite.workers import WorkerPool
+from maskbench.suite.workload import Shape, Workload
+from maskbench.timing.clock import HostClock
+from maskbench.timing.device_clock import DeviceClock
+from maskbench.tuned_options import DEFAULT_OPTIONS
+from tests.unit import pool_handlers
+
+WORKLOAD = Workload("causal", 64, Shape(1, 1, 1, 16), "float32", "cpu", Phase.FORWARD)
+
+
+class Rounds(HostClock):
+    """The rounds take these times in turn."""
+
+    def __init__(self, *seconds):
+        self.seconds, self.count = itertools.cycle(seconds), 0
+
+    def round(self, call):
+        self.count += 1
+        seconds = next(self.seconds)
+        return seconds, seconds
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        (1.0, 1.0, 1.0),
+        (1.0, 50.0, 1.0),  # a pause of this worker
+        (60.0, 1.0, 1.005),
+        (3.0, 2.0, 1.0, 4.0, 1.005),  # other workers used the GPU in most rounds
+    ],
+)
+def test_long_rounds_do_not_count(rounds):
+    clock = Rounds(*rounds)
+    assert screening_time(lambda: None, clock, max_seconds=0) == pytest.approx(1.0, rel=0.01)
+    assert clock.count <= MAX_UNSETTLED
+
+
+def test_there_are_few_rounds():
+    clock = Rounds(1.0)
+    screening_time(lambda: None, clock, max_seconds=0)
+    assert clock.count == MIN_ROUNDS
+    clock = Rounds(1.0)
+    screening_time(lambda: None, clock, max_seconds=60)
+    assert clock.count == MAX_ROUNDS
+    clock = Rounds(*(1.1**i for i in range(40)))
+    screening_time(lambda: None, clock, max_seconds=0)
+    assert clock.count == MAX_UNSETTLED
+
+
+def test_the_hosts_time_is_not_in_a_gpu_time(fake_gpu):
+    """FlexAttention's FLASH call takes the host 0.7 ms, and the GPU less."""
+    clock = DeviceClock(torch.device("cpu"))
+    fake_gpu.kernels.clear()
+
+    def call():
+        sleep(0.7e-3)
+        fake_gpu.kernel("attention", 0.2e-3)
+
+    assert screening_time(call, clock, 0) == pytest.approx(0.2e-3, rel=0.01)
+    spins = [end - start for name, start, end in fake_gpu.kernels if name.startswith("spin")]
+    assert spins
+    assert min(spins) > 700, "us: the blocking kernel outlasts the host"
+
+
+def test_a_worker_times_on_a_cpu_without_a_lock(monkeypatch):
+    monkeypatch.setattr(screening, "bind_with", lambda options: dense.bind)
+    monkeypatch.setitem(screening.SECONDS, "cpu", 0.01)
+    result = screen(ScreeningTask(WORKLOAD, None, DEFAULT_OPTIONS, None))
+    assert result.seconds > 0
+    assert result.worker_s > result.seconds
+    assert result.reason == ""
+
+
+# --- the lock ---
+
+HOLD = """
+import sys
+from pathlib import Path
+from maskbench.suite.tuning.gpu_lock import GPULock
+with GPULock(Path(sys.argv[1])).alone():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock, and the lock's file."""
+    path = tmp_path / "gpu"
+    program = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process, path
+        process.kill()
+
+
+def wait_in_thread(lock):
+    entered = []
+
+    def enter():
+        with lock.alone():
+            entered.append(True)
+
+    thread = Thread(target=enter, daemon=True)
+    thread.start()
+    return thread, entered
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_process_that_dies_frees_the_lock_even_if_it_was_stopped(holder, stopped):
+    process, path = holder
+    if stopped:
+        process.send_signal(signal.SIGSTOP)
+    lock = GPULock(path)
+    thread, entered = wait_in_thread(lock)
+    thread.join(0.1)
+    assert not entered
+    process.kill()
+    thread.join(10)
+    assert entered
+    assert lock.waited_s > 0.09
+    lock.close()
+
+
+def test_workers_measure_one_after_the_other_and_can_be_stopped_meanwhile(tmp_path):
+    """The one that is stopped keeps the lock. The timing process does not wait for it."""
+    path, trace = tmp_path / "gpu", tmp_path / "trace"
+    with WorkerPool(2, pool_handlers.initialize, (), pool_handlers.measure_alone, 60) as workers:
+        for index in range(4):
+            workers.submit(index, str(path).encode())
+        done, give_up = {}, monotonic() + 60
+        while not trace.exists() or not trace.read_bytes().endswith(b"("):
+            assert monotonic() < give_up
+            done |= dict(workers.results(0.01))
+        with workers.paused():
+            sleep(0.05)  # what was just being written
+            before = trace.read_bytes()
+            sleep(0.5)
+            assert trace.read_bytes() == before
+        while len(done) < 4:
+            assert monotonic() < give_up
+            done |= dict(workers.results())
+    assert trace.read_bytes() == b"()" * 4
+    assert set(done.values()) == {b"done"}
+
+
+def test_a_nested_context_does_not_free_the_lock(tmp_path):
+    lock, other = GPULock(tmp_path / "gpu"), GPULock(tmp_path / "gpu")
+    with lock.alone():
+        with lock.alone():
+            pass
+        assert not other.lock.try_alone()
+    assert other.lock.try_alone()
+    lock.close()
+    other.close()
+
+
+@pytest.mark.parametrize("has_hook", [True, False])
+def test_torchs_own_search_measures_under_the_lock(tmp_path, monkeypatch, has_hook):
+    benchmarking = pytest.importorskip("torch._inductor.runtime.benchmarking")
+    name, other = "set_gpu_benchmark_lock_context", GPULock(tmp_path / "gpu")
+
+    class FakeBenchmarker:
+        def benchmark_gpu(self, call, rep=1):
+            return call() * rep
+
+    contexts = []
+    if has_hook:
+        monkeypatch.setattr(benchmarking, name, contexts.append, raising=False)
+    else:
+        monkeypatch.delattr(benchmarking, name, raising=False)
+    monkeypatch.setattr(benchmarking, "benchmarker", FakeBenchmarker())
+    worker_lock.cache_clear()
+    lock = worker_lock(tmp_path / "gpu")
+    assert worker_lock(tmp_path / "gpu") is lock
+
+    def call():
+        assert not other.lock.try_alone()
+        return 2.0
+
+    if has_hook:
+        (context,) = contexts
+        with context():
+            call()
+    else:
+        assert benchmarking.benchmarker.benchmark_gpu(call, rep=3) == 6.0
+    assert other.lock.try_alone()
+    worker_lock.cache_clear()
+    lock.close()
+    other.close()
+
+
+def test_a_measurement_holds_the_lock_and_a_compilation_does_not(tmp_path, monkeypatch):
+    held = {}
+    other = GPULock(tmp_path / "gpu")
+
+    def is_held():
+        free = other.lock.try_alone()
+        if free:
+            other.lock.release()
+        return not free
+
+    def compile_and_run(*_):
+        held["compile"] = is_held()
+        return None, SimpleNamespace(run=lambda: None), None
+
+    def measure(*_):
+        held["measure"] = is_held()
+        return 1.0
+
+    monkeypatch.setattr(screening, "bind_and_run", compile_and_run)
+    monkeypatch.setattr(screening, "screening_time", measure)
+    monkeypatch.setattr(screening, "worker_lock", GPULock)
+    result = screen(ScreeningTask(WORKLOAD, None, DEFAULT_OPTIONS, tmp_path / "gpu"))
+    assert result.seconds == 1.0
+    assert held == {"compile": False, "measure": True}
+    assert not is_held()
+    other.close()
+
+
+def test_waiting_for_the_gpu_is_not_a_workers_time(holder, monkeypatch):
+    process, path = holder
+    monkeypatch.setattr(screening, "worker_lock", GPULock)
+    monkeypatch.setattr(
+        screening, "bind_and_run", lambda *_: (None, SimpleNamespace(run=lambda: None), None)
+    )
+    monkeypatch.setattr(screening, "screening_time", lambda *_: 1.0)
+    found = []
+    task = ScreeningTask(WORKLOAD, None, DEFAULT_OPTIONS, path)
+    thread = Thread(target=lambda: found.append(screen(task)), daemon=True)
+    start = monotonic()
+    thread.start()
+    sleep(1.0)
+    process.kill()
+    thread.join(10)
+    assert found[0].worker_s < monotonic() - start - 0.3
+
+
+# --- the searches ---
+
+
+class RecordingPool:
+    """A pool that ends no task."""
+
+    def __init__(self, *_):
+        self.given, self.rounds = [], 0
+
+    @property
+    def unfinished(self):
+        return len(self.given)
+
+    def submit(self, index, task):
+        self.given.append(index)
+
+    def results(self, wait_s):
+        self.rounds += 1
+        return []
+
+
+def searches_of(monkeypatch, workloads):
+    monkeypatch.setattr(searches, "WorkerPool", RecordingPool)
+    return Searches(workloads, 100, len(workloads), MaskRequest(()))
+
+
+def test_workers_get_tasks_while_the_timing_process_waits_for_the_gpu(monkeypatch):
+    made = searches_of(monkeypatch, [WORKLOAD])
+    worker = GPULock(made.gpu_lock.lock.path)
+    with worker.alone():
+        thread = Thread(target=lambda: sleep(0.1) or worker.lock.release())
+        thread.start()
+        with made.alone():
+            assert made.pool.rounds > 1
+            assert not worker.lock.try_alone()
+    thread.join()
+    assert worker.lock.try_alone(), "it is free afterwards"
+    worker.close()
+
+
+def test_torchs_own_search_starts_before_the_tasks_of_earlier_problems(monkeypatch):
+    workloads = [replace(WORKLOAD, seq_len=128 * n) for n in range(1, 10)]
+    made = searches_of(monkeypatch, workloads)
+    monkeypatch.setattr(searches, "Search", FakeSearch)
+    for workload in workloads:
+        made._start(workload)
+    made.advance(0)
+    order = [made.tasks[index] for index in made.pool.given]
+    autotuned = [(workload, None) for workload in workloads]
+    assert order[: AUTOTUNE_LEAD + 1] == autotuned[: AUTOTUNE_LEAD + 1]
+    others = [(workloads[0], DEFAULT_OPTIONS), autotuned[AUTOTUNE_LEAD + 1]]
+    assert order[AUTOTUNE_LEAD + 1 : AUTOTUNE_LEAD + 3] == others
+
+
+class FakeSearch:
+    """A search that asks for torch's own search and the default."""
+
+    first_tasks = (None, DEFAULT_OPTIONS)
+
+    def __init__(self, workload, mask, has_autotune):
+        self.mask = mask
+
+
+def test_workers_fit_into_the_memory_of_the_gpu(monkeypatch):
+    free = 79 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+
+    def workers(seq_len, head_dim, phase):
+        shape = Shape(8, 16, 16, head_dim)
+        return session.workers_that_fit(
+            [
+                WORKLOAD,
+                replace(WORKLOAD, phase=phase, seq_len=seq_len, shape=shape, dtype="float16"),
+            ]
+        )
+
+    assert workers(4096, 64, Phase.TUNE_BACKWARD) > 15
+    assert 4 <= workers(16384, 128, Phase.TUNE_BACKWARD) <= 12
+    assert workers(16384, 128, Phase.TUNE_FORWARD) > workers(16384, 128, Phase.TUNE_BACKWARD)
+    assert workers(2**20, 128, Phase.TUNE_BACKWARD) == 1
+    assert session.workers_that_fit([]) == 1
+
+
+def test_no_lock_file_is_left(monkeypatch):
+    made = searches_of(monkeypatch, [WORKLOAD])
+    folder = made.folder.name
+    assert os.listdir(folder) == ["gpu"]
+    RecordingPool.__enter__ = RecordingPool.__exit__ = lambda *_: None
+    with made:
+        pass
+    assert not os.path.exists(folder)
