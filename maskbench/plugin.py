@@ -38,7 +38,7 @@ from maskbench.suite.outcomes import CELL_RECORD
 from maskbench.suite.precompile import compile_task, precompile
 from maskbench.suite.process_state import restored_after_import
 from maskbench.suite.progress import ProgressReporter
-from maskbench.suite.refused_options import refuse_options
+from maskbench.suite.refused_options import refuse_grouping, refuse_options
 from maskbench.suite.replay import Replay
 from maskbench.suite.saving import RUN_SAVER, RunSaver
 from maskbench.suite.session_clock import get_clock, start_clock
@@ -174,6 +174,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not benchmarking(config) or nothing_will_run:
         return
     run = config.stash[RUN_CONFIG]
+    refuse_grouping(session.items, config.option.benchmark_group_by)
     journaling = config.stash[JOURNALING]
     pending = [item for item in session.items if not journaling.is_finished(item)]
     with restored_after_import():

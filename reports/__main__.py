@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     def add_format(command: argparse.ArgumentParser) -> None:
         text = "how the table is printed (default: %(default)s); all but text leave stdout to it"
         command.add_argument(
-            "--format", type=TableFormat, choices=list(TableFormat), default="text", help=text
+            "--format", choices=[form.value for form in TableFormat], default="text", help=text
         )
 
     def add_acceptances(command: argparse.ArgumentParser) -> None:
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     matplotlib.use("Agg")  # needs no display
     try:
-        with table_printer(getattr(options, "format", TableFormat.TEXT)) as options.printer:
+        with table_printer(TableFormat(getattr(options, "format", "text"))) as options.printer:
             status: int = options.run(options)
         return status
     except UnreadableRun as error:

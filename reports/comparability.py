@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from maskbench.reading import NotARun, SavedRun, read_run
 from maskbench.records import Outcome, UnreadableRun
-from reports.runs import cells_table
+from reports.runs import cells_table, most_frequent_reason
 from reports.thresholds import NORMAL_95
 from reports.verdict import CELL_COLUMNS
 
@@ -92,7 +92,8 @@ def load_run(path: Path) -> Run:
 def as_run(saved: SavedRun) -> Run:
     """A saved file as a run that can be compared. Raises UnreadableRun if nothing was timed."""
     if not saved.timed:
-        raise UnreadableRun(f"{saved.path}: nothing was timed in that run")
+        reason = most_frequent_reason([saved])
+        raise UnreadableRun(f"{saved.path}: nothing was timed in that run{reason}")
     info, software = saved.machine_info, saved.commit_info
     versions = {name: getattr(software, name) for name in SOFTWARE_KEYS if name != "driver"}
     cells = cells_table(saved).drop(columns="data", errors="ignore")  # a history would fill memory

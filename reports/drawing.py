@@ -46,7 +46,8 @@ def load_by_shape(
     cells = cells.assign(shape=[shape_of(row) for _, row in cells[SHAPE].iterrows()])
     shapes = cells["shape"][cells["direction"].isin(DIRECTIONS)]
     if shapes.empty:
-        raise UnreadableRun(f"{names}: has no forward or backward cell")
+        advice = "; name a run that has some" if part_of_name is None else ""
+        raise UnreadableRun(f"{names}: has no forward or backward cell{advice}")
     if shapes.nunique() == 1:
         return [(cells[cells["shape"] == shapes.iloc[0]], folder)]
     folders = distinct_names((shape.replace(" ", "_"),) for shape in shapes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,13 @@ from reports.terminal import complain
 
 __all__ = [
     *("DIRECTIONS", "STORAGE", "UnreadableRun", "cell_label", "cells_table", "host_late"),
-    *("load", "newest", "shape_of", "sizes_of"),
+    *("load", "most_frequent_reason", "newest", "shape_of", "sizes_of"),
 ]
 
 STORAGE = Path(".benchmarks")
 AUTOSAVED = re.compile(r"([0-9]{4,18})_")  # pytest-benchmark's number, of four digits or more
 DIRECTIONS = (Phase.FORWARD.value, Phase.BACKWARD.value)
+MAX_REASON = 300  # characters in a message
 LATE_SHARE = 0.1  # of a cell's rounds; above it, the host may have been timed
 
 
@@ -78,6 +80,7 @@ def load(paths: list[Path]) -> pd.DataFrame:
     if not any(run.timed for run in runs):
         raise UnreadableRun(
             f"{', '.join(map(str, paths))}: has no benchmarks: nothing was timed in that run"
+            f"{most_frequent_reason(runs)}"
         )
     table = pd.concat([cells_table(run) for run in runs if run.cells], ignore_index=True)
     for name in ("device", "torch"):
@@ -92,6 +95,17 @@ def load(paths: list[Path]) -> pd.DataFrame:
     table = table.assign(order=order).sort_values(["order", "seq_len"], kind="stable")
     result: pd.DataFrame = table.drop(columns="order").reset_index(drop=True)
     return result
+
+
+def most_frequent_reason(runs: list[SavedRun]) -> str:
+    """Why most cells were not timed, as the end of a message; empty if there are none."""
+    untimed = (cell for run in runs for cell in run.cells if cell["outcome"] is not Outcome.TIMED)
+    reasons = Counter(f"{cell['outcome']}: {cell['reason']}" for cell in untimed)
+    if not reasons:
+        return ""
+    (reason, number), *_ = reasons.most_common(1)
+    shown = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
+    return f"; {number} of {reasons.total()} cells are {shown}"
 
 
 def host_late(timed: pd.DataFrame | pd.Series) -> pd.Series | bool:

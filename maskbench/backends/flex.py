@@ -17,6 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.masks import Full, Mask
 
+NO_BACKWARD_ON_CPU = "FlexAttention does not support backward on CPU."  # torch's message
+
 
 def attend(
     q: Tensor,
@@ -78,7 +80,7 @@ def compile_call(
         The mode of torch.compile.
     """
     if q.device.type == "cpu" and q.requires_grad:
-        raise Unsupported("FlexAttention does not support backward on CPU.")  # torch's message
+        raise Unsupported(NO_BACKWARD_ON_CPU)
     if q.device.type == "cpu" and not cpp_compiler():
         raise Unsupported("FlexAttention on a CPU needs a C++ compiler: no g++ or clang++ found")
     if q.device.type == "cpu" and _decodes_to_nan(mask, q, k):

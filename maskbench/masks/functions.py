@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_mask
 
 from maskbench.masks.base import DeviceLike, Mask, MaskMod
 from maskbench.masks.parameters import to_int
 
 ARGUMENTS = "(b, h, q_idx, kv_idx)"
+FEW = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class FromMaskMod(Mask):
         ------
         ValueError
             If the function does not take four arguments, raises, returns no bool tensor, captures
-            a tensor on another device, or cannot be traced by torch.compile.
+            a tensor on another device, cannot be traced by torch.compile, or gives a pair another
+            result if it is called for that pair alone.
         """
         _require_four_arguments(function)
         _require_tensors_on(device, function)
@@ -66,6 +69,7 @@ class FromMaskMod(Mask):
             allowed.dim() > axis and allowed.shape[-1 - axis] > 1 for axis in (3, 2)
         )
         _require_traceable(function, *indices)
+        require_elementwise(function, length, batch, heads, device)
         return cls(
             function,
             batch if by_element else None,
@@ -163,6 +167,35 @@ def _require_traceable(function: MaskMod, *indices: Tensor) -> None:
         raise ValueError(f"cannot be traced by torch.compile: {_one_line(error)}") from error
     finally:
         torch.compiler.reset()
+
+
+def require_elementwise(
+    function: MaskMod, seq_len: int, batch: int, heads: int, device: DeviceLike
+) -> None:
+    """Raise ValueError if the result for a pair depends on the other pairs of the call.
+
+    FlexAttention calls the function for one pair at a time, all else here for many. Compared are
+    the pairs of the first `FEW` tokens and of the last ones.
+    """
+    few = min(FEW, seq_len)
+    b, h, tokens = (torch.arange(n, dtype=torch.int32, device=device) for n in (batch, heads, few))
+    for first in {0, seq_len - few}:
+
+        def shifted(b: Tensor, h: Tensor, q: Tensor, k: Tensor, first: int = first) -> Tensor:
+            return function(b, h, q + first, k + first)
+
+        together = shifted(b.view(-1, 1, 1, 1), h.view(-1, 1, 1), tokens.view(-1, 1), tokens)
+        try:
+            alone = create_mask(shifted, batch, heads, few, few, device)
+        except Exception as error:  # vmap has many types of its own
+            raise ValueError(
+                f"cannot be called for one pair, as FlexAttention does: {_one_line(error)}"
+            ) from error
+        if not bool((alone == together).all()):
+            raise ValueError(
+                "gives a pair alone another result than among others; it must not reduce, sort or "
+                "count its arguments: FlexAttention calls it for one pair"
+            )
 
 
 def _one_line(error: BaseException) -> str:

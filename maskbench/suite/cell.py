@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import registry
+from maskbench.backends.flex import NO_BACKWARD_ON_CPU
 from maskbench.masks import Mask
 from maskbench.records import Outcome, Phase
 from maskbench.reference import Comparison
@@ -106,16 +107,21 @@ def scores_too_large(workload: Workload, backend: str) -> bool:
     return holds_scores and workload.seq_len > MAX_SEQ_LEN_WITH_SCORES
 
 
+def flex_lacks_backward(workload: Workload, variant: str) -> bool:
+    """Whether the cell is FlexAttention's backward on a CPU, which torch does not have."""
+    # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
+    is_flex = variant in ("flex", TUNED)
+    uses_flex = is_flex or (variant not in registry.BACKENDS and workload.phase != Phase.BLOCK_MASK)
+    return uses_flex and workload.device == "cpu" and workload.phase.needs_gradients
+
+
 def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> str | None:
     """Why a cell will be skipped, as far as that is known before its backend is called."""
     spec = registry.BACKENDS.get(variant)
     if spec and workload.device not in spec.devices:
         return f"{variant} runs on {' and '.join(spec.devices)} only"
-    # FlexAttention also computes the mask_mod variants and the compilation benchmarks.
-    is_flex = variant in ("flex", TUNED)
-    uses_flex = is_flex or (spec is None and workload.phase != Phase.BLOCK_MASK)
-    if uses_flex and workload.device == "cpu" and workload.phase.needs_gradients:
-        return "FlexAttention does not support backward on CPU"
+    if flex_lacks_backward(workload, variant):
+        return NO_BACKWARD_ON_CPU
     try:
         workload.build_mask()
         if spec:
@@ -159,6 +165,8 @@ class CheckedCell:
         """
         if scores_too_large(self.workload, self.backend) and not self.backend_named:
             self.status.skip(Outcome.SKIPPED, TOO_LARGE)
+        if self.backend == TUNED and flex_lacks_backward(self.workload, TUNED):
+            self.status.skip(Outcome.UNSUPPORTED, NO_BACKWARD_ON_CPU)
         if self.backend == TUNED and (reason := nothing_found(self.workload, self.backend_named)):
             self.status.skip(Outcome.SKIPPED, reason)
         try:

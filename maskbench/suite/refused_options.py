@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from maskbench.suite.collection import is_benchmark
 from maskbench.suite.options import benchmarking
 
 WITHOUT_BENCHMARKS = "use --benchmark-skip to run only the tests with it"
@@ -65,6 +66,11 @@ REFUSED = (
 )
 
 
+# Of --benchmark-group-by, as in pytest-benchmark 5.3's pytest_benchmark_group_stats.
+GROUPINGS = ("group", "name", "func", "fullname", "fullfunc", "param")
+PARAMETER = "param:"  # and a name
+
+
 def refuse_options(config: pytest.Config) -> None:
     """Refuse what would lose times, and numbers that make no sense, before anything is timed.
 
@@ -86,6 +92,17 @@ def refuse_options(config: pytest.Config) -> None:
         )
     if not benchmarking(config):
         return
+    # pytest-benchmark itself says so after the last cell.
+    for grouping in option.benchmark_group_by.split(","):
+        if grouping not in GROUPINGS and not grouping.startswith(PARAMETER):
+            raise pytest.UsageError(
+                f"--benchmark-group-by: {grouping!r} is none of {', '.join(GROUPINGS)} "
+                f"and {PARAMETER}NAME"
+            )
+    if option.benchmark_compare_fail and not option.benchmark_compare:
+        raise pytest.UsageError(
+            "--benchmark-compare-fail: needs --benchmark-compare, the run to compare with"
+        )
     if option.benchmark_cprofile and option.resume:
         raise pytest.UsageError(
             "--resume: cells that are not run again have no --benchmark-cprofile"
@@ -101,6 +118,25 @@ def refuse_options(config: pytest.Config) -> None:
             ),
             stacklevel=2,
         )
+
+
+def refuse_grouping(items: list[pytest.Item], group_by: str) -> None:
+    """Refuse to group the benchmarks among `items` by a parameter that one of them lacks.
+
+    Raises
+    ------
+    pytest.UsageError
+        With the parameters that there are.
+    """
+    parts = [part for part in group_by.split(",") if part.startswith(PARAMETER)]
+    for name in (part.removeprefix(PARAMETER) for part in parts):
+        for item in filter(is_benchmark, items):
+            known = item.callspec.params if hasattr(item, "callspec") else {}
+            if name not in known:
+                raise pytest.UsageError(
+                    f"--benchmark-group-by: {item.name} has no parameter {name}; "
+                    f"it has {', '.join(sorted(known)) or 'none'}"
+                )
 
 
 def timer_given(config: pytest.Config) -> bool:

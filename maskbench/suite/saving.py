@@ -201,9 +201,9 @@ class RunSaver:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> Generator[None, None, None]:
-        self._summarize(terminalreporter)
+        self._summarize(terminalreporter, exitstatus)
         try:
             return (yield)
         finally:  # pytest-benchmark raises an error if a comparison fails
@@ -223,7 +223,7 @@ class RunSaver:
             if path:
                 self.logger.info(f"Generated histogram: {path}", bold=True)
 
-    def _summarize(self, terminal: pytest.TerminalReporter) -> None:
+    def _summarize(self, terminal: pytest.TerminalReporter, exit_status: int) -> None:
         if STAGE_SECONDS["time"]:
             seconds = time_breakdown()
             total = seconds.pop("total")
@@ -238,7 +238,9 @@ class RunSaver:
             terminal.write_line(f"{number:5} {outcome}: {reason}")
         if noise := noise_line(self.outcomes.benchmarks):
             terminal.write_line(noise, yellow=True)
-        if (not_run := len(self.outcomes.not_run)) and self.may_save:
+        # A run that is refused ends with pytest's own line, which says why.
+        may_tell = self.may_save and exit_status != pytest.ExitCode.USAGE_ERROR
+        if (not_run := len(self.outcomes.not_run)) and may_tell:
             planned = len(self.outcomes.planned)
             line = f"maskbench: {not_run} of {planned} cells were not run: {self.interrupted}"
             terminal.write_line(line, yellow=True)

@@ -4,6 +4,7 @@ pytest-benchmark, which would write them in place, one after the other.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -166,14 +167,22 @@ def _resolve(option: str, given: str | Path) -> Path:
         raise _usage_error(option, given, error, FILE_ADVICE) from None
 
 
-def _compare_with_newest(option: object, folder: Path) -> None:
-    """Name the newest run for --benchmark-compare: pytest-benchmark looks at 4 digits only."""
+def _compare_with_newest(option: argparse.Namespace, folder: Path) -> None:
+    """Name the newest run for --benchmark-compare: pytest-benchmark looks at 4 digits only.
+
+    Raises pytest.UsageError if there is none and a comparison is required.
+    """
     try:
         number, newest = Storage(folder, "").newest()
     except OSError:  # pytest-benchmark says so
         return
+    if newest is None and option.benchmark_compare_fail:
+        raise pytest.UsageError(
+            f"--benchmark-compare-fail: {folder} has no saved run to compare with; "
+            "save one with --benchmark-autosave"
+        )
     if number > 9999:
-        option.benchmark_compare = str(newest)  # type: ignore[attr-defined]  # of a Namespace
+        option.benchmark_compare = str(newest)
 
 
 def _check_histogram(prefixes: list[str]) -> str:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from maskbench.masks import FromMaskMod, Mask
-from maskbench.masks.functions import call_mask_mod
+from maskbench.masks.functions import call_mask_mod, require_elementwise
 
 SIZES = ("seq_len", "batch", "heads", "device")  # what a factory may take by name
 
@@ -174,6 +174,7 @@ def _require_mask_mod(text: str, mask: Mask, size: MaskSize) -> None:
         raise ValueError(f"{text}: mask_mod raises {_one_line(error)}") from error
     try:
         call_mask_mod(mask_mod, size.seq_len, size.batch, size.heads, size.device)
+        require_elementwise(mask_mod, size.seq_len, size.batch, size.heads, size.device)
     except ValueError as error:
         raise ValueError(f"{text}: mask_mod {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import hashlib
 import json
@@ -18,6 +19,7 @@ from reports.output_files import write_whole
 from reports.page.data import page_data
 
 FILE = "index.html"
+TITLE = "maskbench: "  # and the name of the first run
 LIBRARY, LICENSE = "vendor/uPlot.iife.min.js", "vendor/uPlot.LICENSE"
 # They become one module, in this order. A page from a disk cannot load others.
 SCRIPTS = (
@@ -32,7 +34,7 @@ STYLES = ("vendor/uPlot.min.css", "page.css")
 def write_page(
     runs: list[Path], history: Path | None, acceptances: Path | None, folder: Path
 ) -> Path:
-    """Write the page of these runs into a folder, and return its path.
+    """Write the page of these runs into a folder, and return its path. An older page is replaced.
 
     Parameters
     ----------
@@ -45,8 +47,14 @@ def write_page(
     ------
     UnreadableRun
         If a file cannot be used, or nothing was timed.
+    FileExistsError
+        If the folder has a `FILE` that is something else.
     """
-    return write_whole(folder / FILE, page_html(page_data(runs, history, acceptances)))
+    path = folder / FILE
+    if path.is_file() and f"<title>{TITLE}".encode() not in path.read_bytes():
+        text = "is not a page of maskbench and is not replaced; choose another folder with -o"
+        raise FileExistsError(errno.EEXIST, text, str(path))
+    return write_whole(path, page_html(page_data(runs, history, acceptances)))
 
 
 def page_html(data: dict[str, Any]) -> str:
@@ -63,7 +71,7 @@ def page_html(data: dict[str, Any]) -> str:
     first = data["setups"][0]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(asset("page.html.j2")).render(
-        title=f"maskbench: {first['name']}",
+        title=f"{TITLE}{first['name']}",
         script=Markup(script),
         style=Markup(style),
         library=Markup(library),

@@ -54,7 +54,7 @@ def options(**given):
     defaults = {
         **{"benchmark_json": None, "benchmark_save": None, "benchmark_autosave": None},
         **{"benchmark_storage": "file://./.benchmarks", "benchmark_histogram": []},
-        **{"benchmark_compare": [], "benchmark_cprofile_dump": []},
+        **{"benchmark_compare": [], "benchmark_compare_fail": [], "benchmark_cprofile_dump": []},
     }
     return SimpleNamespace(option=argparse.Namespace(**defaults | given))
 

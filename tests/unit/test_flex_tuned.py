@@ -15,10 +15,12 @@ from maskbench.suite.device_name import device_name
 from maskbench.suite.tuned import bind_tuned, kept_here
 from maskbench.suite.workload import Shape, Workload, make_inputs_with_reference
 from maskbench.tuned_options import DEFAULT_OPTIONS, write_entry
+from tests.unit.pytest_process import CELLS, pytest_inline
 from tests.unit.tuned_entries import PROBLEM, entry, found
 
 WORKLOAD = Workload("causal", 512, Shape(1, 2, 2, 16), "float32", "cpu", Phase.FORWARD)
 GPU = device_name("cpu")
+CPU = ("--device=cpu", "--masks=causal", "--seq-lens=256", "--batch=1", "--heads=1")
 
 
 @pytest.fixture
@@ -162,6 +164,17 @@ def test_nothing_found_names_the_command(store):
         tuned.NothingFound, match=r"run python -m pytest -m tune tests/test_tune\.py"
     ):
         bind_tuned(WORKLOAD)
+
+
+def test_a_cell_that_no_search_could_help_names_no_command(store):
+    """The command would skip it, for the same reason."""
+    text = pytest_inline("-q", *CPU, "--backends=flex_tuned", CELLS[1], expect=4)
+    assert "FlexAttention does not support backward on CPU" in text
+    assert "-m tune" not in text
+    assert "were not run" not in text  # the error says why
+    text = pytest_inline("-q", *CPU, "--backends=flex_tuned,sdpa", CELLS[1])
+    assert "unsupported: FlexAttention does not support backward on CPU." in text
+    assert "-m tune" not in text
 
 
 def test_shapes_are_checked(store, checked):

@@ -189,6 +189,14 @@ def branches_on_one_value(b, h, q, k):
     return q >= k if q.sum() >= 0 else q < k
 
 
+def of_the_largest_key(b, h, q, k):
+    return q >= k.max()
+
+
+def of_a_number(b, h, q, k):
+    return q >= int(k.sum().item())
+
+
 REFUSED = {
     "no function": (3, "must be a function"),
     "three arguments": (lambda b, q, k: q >= k, "must take four arguments"),
@@ -197,6 +205,8 @@ REFUSED = {
     "returns no tensor": (lambda b, h, q, k: True, "returns bool, must return a bool"),
     "branches": (branches, "raises RuntimeError when called: Boolean value"),
     "cannot be traced": (branches_on_one_value, "cannot be traced by torch.compile"),
+    "reduces": (of_the_largest_key, "gives a pair alone another result than among others"),
+    "reads a number": (of_a_number, "cannot be called for one pair, as FlexAttention does"),
 }
 
 

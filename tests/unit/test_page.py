@@ -72,6 +72,17 @@ def test_every_script_and_style_is_in_the_page():
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.css")} == set(STYLES)
 
 
+def test_a_file_that_is_no_page_is_not_replaced(tmp_path, capsys):
+    mine = tmp_path / "index.html"
+    mine.write_text("my own page")
+    assert main(["page", str(RUN), "-o", str(tmp_path)]) == 2
+    assert f"{mine}: is not a page of maskbench" in capsys.readouterr().err
+    assert mine.read_text() == "my own page"
+    mine.unlink()
+    assert main(["page", str(RUN), "-o", str(tmp_path)]) == 0
+    assert main(["page", str(RUN), "-o", str(tmp_path)]) == 0
+
+
 def test_the_committed_page_is_of_this_code():
     html = (ROOT / "docs" / "index.html").read_text()
     old = [name for name in (LIBRARY, *SCRIPTS, *STYLES) if asset(name) not in html]

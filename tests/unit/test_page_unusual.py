@@ -152,6 +152,21 @@ def test_a_run_of_one_cell(browser, tmp_path):
         expect(page.locator("table.timing tbody tr")).to_have_count(1)
 
 
+def test_a_run_without_attention_cells_says_where_its_cells_are(browser, tmp_path):
+    """Such as one of `-m soak`, `-m tune` or of block masks alone."""
+
+    def soak(run):
+        run["benchmarks"], run["maskbench"]["untimed"] = run["benchmarks"][:2], []
+        for cell in all_cells(run):
+            cell["direction"] = "soak_backward"
+
+    with opened(browser, page_of(tmp_path, saved_as(tmp_path / "run.json", soak))) as page:
+        message = page.locator("main p", has_text="has no forward or backward cell")
+        assert message.count() == 1
+        message.locator("a").click()
+        expect(page.locator("table.cells tbody tr")).to_have_count(2)
+
+
 def test_a_comparison_has_the_largest_change_first(browser, save_run, tmp_path):
     runs = [save_run(day, scale=scale, noise=0) for day, scale in ((0, ()), (1, [(CELL, 1.5)]))]
     with opened(browser, page_of(tmp_path, *runs), "#view=changes") as page:

@@ -16,6 +16,9 @@ DEFAULTS = {
     "resume": None,
     "benchmark_max_time": "1.0",
     "benchmark_timer": "time.perf_counter",
+    "benchmark_group_by": "group",
+    "benchmark_compare": None,
+    "benchmark_compare_fail": [],
 }
 
 
@@ -91,6 +94,20 @@ def test_a_timer_that_does_not_time_the_cells_is_said(timer):
         (("--benchmark-max-time=0",), "--benchmark-max-time: 0"),
         (("--benchmark-max-time=nan",), "--benchmark-max-time: "),
         (("--benchmark-min-rounds=0",), "min-rounds"),
+        (
+            ("--benchmark-group-by=mask",),
+            "--benchmark-group-by: 'mask' is none of group, name, func, fullname, fullfunc, param "
+            "and param:NAME",
+        ),
+        (
+            ("--benchmark-group-by=group,param:masks",),
+            "--benchmark-group-by: test_forward[causal-sdpa-s256-b1h4d64-float32] has no parameter "
+            "masks; it has backend, mask, q_len, seq_len",
+        ),
+        (
+            ("--benchmark-compare-fail=median:5%",),
+            "--benchmark-compare-fail: needs --benchmark-compare",
+        ),
         (("--jobs", "9" * 5000), "is more than 2147483647"),
     ],
     ids=str,

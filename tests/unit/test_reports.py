@@ -186,7 +186,7 @@ BAD = {
     "unknown format": ('{"benchmarks": [], "maskbench": {"format": 99}}', "has format 99"),
     "no benchmarks": (
         json.dumps({**json.loads(RUN.read_text()), "benchmarks": []}),
-        "has no benchmarks: nothing was timed",
+        "has no benchmarks: nothing was timed in that run; ",
     ),
     "nothing at all": (
         json.dumps({**json.loads(RUN.read_text()), "benchmarks": [], "maskbench": EMPTY}),
@@ -229,6 +229,26 @@ def test_a_missing_file_or_an_empty_storage_gives_exit_status_2(tmp_path, capsys
     monkeypatch.chdir(tmp_path)
     assert main(["plots"]) == 2
     assert "no saved run; make one with `pytest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plots", "page", "ranking", "gate"])
+def test_a_run_without_times_says_why_most_cells_have_none(command, tmp_path, saved, capsys):
+    cells = saved["maskbench"]["untimed"]
+    frequent = {**cells[0], "outcome": "failed", "reason": "RuntimeError: no kernel"}
+    untimed = [{**frequent, "fullname": f"x[{n}]"} for n in range(len(cells))]
+    run = {**saved, "benchmarks": [], "maskbench": {**saved["maskbench"], "untimed": untimed}}
+    assert main([command, str(write(tmp_path / "run.json", run))]) == 2
+    reason = f"; {len(cells)} of {len(cells)} cells are failed: RuntimeError: no kernel\n"
+    assert capsys.readouterr().err.endswith(f"nothing was timed in that run{reason}")
+
+
+def test_a_run_without_attention_cells_asks_for_another(tmp_path, saved, capsys):
+    for bench in saved["benchmarks"]:
+        bench["extra_info"]["direction"] = "soak_backward"
+    run = {**saved, "maskbench": {**saved["maskbench"], "untimed": []}}
+    assert main(["ranking", str(write(tmp_path / "run.json", run))]) == 2
+    output = capsys.readouterr().err
+    assert output.endswith("has no forward or backward cell; name a run that has some\n")
 
 
 def test_parts_from_two_devices_are_rejected(tmp_path, saved, capsys):

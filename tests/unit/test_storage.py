@@ -83,6 +83,16 @@ def test_a_comparison_finds_the_newest_number_of_any_length(older, newest, tmp_p
     assert config.option.benchmark_compare == expected
 
 
+def test_a_required_comparison_without_a_saved_run_is_refused(tmp_path):
+    config = options(
+        benchmark_storage=f"file://{tmp_path}",
+        benchmark_compare=True,
+        benchmark_compare_fail=["median:5%"],
+    )
+    with pytest.raises(pytest.UsageError, match="has no saved run to compare with; save one"):
+        take_over_targets(config)
+
+
 # --- histograms ---
 
 

@@ -8,6 +8,12 @@ function fastestView(app) {
   const directions = state.direction ? [state.direction] : DIRECTIONS;
   const lengths = app.shownLengths();
   const masks = [...group.masks.keys()];
+  const title = el("h2", { tabindex: "-1" }, `Fastest exact backend ${BY[state.by]}`);
+  if (!masks.length) {
+    const text = `This run has no forward or backward cell with ${group.shape} ${group.dtype}. What it has is in `;
+    const link = el("a", { href: app.link({ view: "cells" }) }, VIEWS.cells.label);
+    return { element: el("section", {}, title, el("p", {}, text, link, ".")) };
+  }
   const seen = new Set();
   const row = (mask) => {
     const head = el("th", { scope: "row" },
@@ -40,7 +46,7 @@ function fastestView(app) {
   ];
   return {
     element: el("section", {},
-      el("h2", { tabindex: "-1" }, `Fastest exact backend ${BY[state.by]}`),
+      title,
       el("p", { class: "note" }, `${UNITS[state.unit].title}. `, marks),
       app.notes(),
       el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Fastest backends" }, table),
