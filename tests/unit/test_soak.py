@@ -7,7 +7,7 @@ import torch
 
 from maskbench.suite import soak
 from maskbench.suite.attention_call import WrongResult
-from maskbench.suite.soak import GRADIENTS, LaunchLog
+from maskbench.suite.soak import GRADIENTS, LaunchComparison
 from reports.runs import load
 from tests.unit.pytest_process import run_inline, strict_json
 
@@ -27,7 +27,7 @@ def changed(name, index, value):
 
 
 def log_of(*launches):
-    log = LaunchLog(launches[0], len(launches))
+    log = LaunchComparison(launches[0], len(launches))
     for launch in launches:
         log.add(launch)
     return log
