@@ -162,7 +162,7 @@ def ranking(
         ranking_data,
         ranking_report,
         ranking_table,
-        what_is_missing,
+        run_notes,
     )
 
     shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
@@ -173,7 +173,7 @@ def ranking(
     if printer.form.is_for_programs:
         printer.write(ranking_data(pd.concat(shapes)))
     for cells in shapes:
-        say("\n".join([shape_of(cells.iloc[0]), *what_is_missing(cells)]))
+        say("\n".join([shape_of(cells.iloc[0]), *run_notes(cells)]))
         if not printer.form.is_for_programs:
             printer.write(ranking_table(cells))
     return 0

@@ -68,7 +68,7 @@ def share_text(row: pd.Series) -> str:
     return f"{row['peak_share']:.0%} of {row['peak_limit']}"
 
 
-def what_is_missing(cells: pd.DataFrame) -> list[str]:
+def run_notes(cells: pd.DataFrame) -> list[str]:
     """A sentence for each measurement that the run lacks, and one if cells are noisy."""
     device, graph = winners(cells, Measure.DEVICE), winners(cells, Measure.GRAPH)
     sentences = []
@@ -98,7 +98,7 @@ def ranking_report(shapes: list[pd.DataFrame]) -> str:
     for cells in shapes:
         first = cells.iloc[0]
         setup = f"{shape_of(first)}, {first['device']}, torch {first['torch']}."
-        parts.append(markdown_text(" ".join([setup, *what_is_missing(cells)])))
+        parts.append(markdown_text(" ".join([setup, *run_notes(cells)])))
         parts.append(markdown_table(ranking_table(cells)))
     explanation = "Backends whose 95 % confidence intervals overlap are tied (=)."
     if any(peak_shares(cells)["peak_share"].notna().any() for cells in shapes):
