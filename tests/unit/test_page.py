@@ -119,7 +119,7 @@ def test_a_name_of_10000_characters_is_refused(tmp_path, capsys):
     assert "length <= 200" in error
 
 
-def test_a_history_that_is_none_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_no_history_is_refused(tmp_path, capsys):
     arguments = ["page", str(RUN), "--history", str(tmp_path / "none"), "-o", str(tmp_path)]
     assert main(arguments) == 2
     assert "is no folder" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_each_problem_has_a_winner_of_its_own():
     assert not winners(pd.DataFrame(rows), Measure.DEVICE)[PROBLEM].duplicated().any()
 
 
-def test_who_waits_for_the_host_is_ranked_by_the_host_time():
+def test_host_bound_backends_are_ranked_by_their_host_time():
     rows = [cell("flash_attn_4", 0.045, host_ms=0.93), cell("sdpa", 0.2, host_ms=0.1)]
     assert winning(rows) == [("flash_attn_4",)]
     assert winning(rows, Measure.CALLED) == [("sdpa",)]
