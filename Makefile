@@ -57,7 +57,7 @@ test: setup
 	$(RUN) pytest --benchmark-skip
 
 test-all: setup
-	$(RUN) pytest --benchmark-skip -m "not compile and not soak"
+	$(RUN) pytest --benchmark-skip -m "not compile and not soak and not tune"
 
 lint: setup
 	$(RUN) ruff check .

@@ -26,7 +26,7 @@ from tests.unit.conformance import (
 )
 
 # On a CPU a backend that compiles takes 4 s for each case. The code of the mask and that of the
-# data type do not meet, so each mask has one data type. test_last_queries_agree has float32 for all.
+# data type do not meet, so each mask has one data type. test_last_queries_agree has float32.
 FORWARD_COMPILED = {
     *(f"{name}-{dtype}" for name, dtype in zip(MASKS, cycle(DTYPES))),
     *(f"causal-{dtype}" for dtype in DTYPES),
