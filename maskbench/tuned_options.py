@@ -270,10 +270,14 @@ def find_entry(problem: Problem, gpu: str, torch: str, folder: Path) -> Lookup:
             entry = read_entry(path)
         except FileNotFoundError:
             continue
-        except (UnusableEntry, OSError) as error:
+        except UnusableEntry as error:
             unusable.append(str(error))
             continue
+        except OSError as error:
+            unusable.append(f"{path}: cannot be read: {error.strerror}")
+            continue
         if entry.problem != problem:
+            unusable.append(f"{path}: is of {entry.problem}, not of {problem}")
             continue
         if path == own:
             return Lookup(path, entry, tuple(unusable))

@@ -6,12 +6,14 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
+import pytest
 import torch
 
 from maskbench.attention import Bind, check_shapes
 from maskbench.backends import flex_tuned
 from maskbench.suite.device_name import device_name
 from maskbench.suite.requested_masks import REQUESTED
+from maskbench.suite.targets import check_folder
 from maskbench.suite.workload import Workload
 from maskbench.tuned_options import (
     FOLDER,
@@ -74,6 +76,14 @@ def bind_tuned(workload: Workload) -> Bind:
 def keep(entry: TunedEntry) -> Path:
     """Write the entry's file, and return its path. Raises OSError."""
     return write_entry(entry, FOLDER)
+
+
+def require_folder(device: str) -> None:
+    """End the session with status 4 if found options cannot be kept: a search takes minutes."""
+    try:
+        check_folder("-m tune", FOLDER / device_name(device))
+    except pytest.UsageError as error:
+        pytest.exit(str(error), returncode=int(pytest.ExitCode.USAGE_ERROR))
 
 
 def missing_options_reason(workload: Workload, backend_named: bool) -> str | None:

@@ -85,6 +85,26 @@ def test_a_file_that_cannot_be_used_is_ignored_with_its_reason(tmp_path, change,
     assert message in line
 
 
+def test_a_file_of_another_problem_is_ignored_with_its_reason(tmp_path):
+    full = msgspec.structs.replace(PROBLEM, mask="full")
+    path = write_entry(entry(found(), problem=full), tmp_path)
+    path.rename(path.parent / PROBLEM.file_name)
+    lookup = find_entry(PROBLEM, "gpu", TORCH, tmp_path)
+    assert lookup.entry is None
+    (line,) = lookup.unusable
+    assert line.endswith(
+        "is of full-forward-s512-b1h2d16-float32, not of causal-forward-s512-b1h2d16-float32"
+    )
+
+
+def test_a_folder_in_the_place_of_a_file_is_ignored_with_its_reason(tmp_path):
+    folder = tmp_path / "gpu" / PROBLEM.file_name
+    folder.mkdir(parents=True)
+    lookup = find_entry(PROBLEM, "gpu", TORCH, tmp_path)
+    assert lookup.entry is None
+    assert lookup.unusable == (f"{folder}: cannot be read: Is a directory",)
+
+
 def test_the_entry_of_this_gpu_is_preferred_then_this_torch_then_the_newest(tmp_path):
     def looked_up(gpu):
         lookup = find_entry(PROBLEM, gpu, TORCH, tmp_path)
@@ -106,8 +126,10 @@ def test_an_entry_of_another_problem_is_not_used(tmp_path):
     path = write_entry(entry(), tmp_path)
     content = json.loads(path.read_text())
     content["problem"]["mask"] = "Causal"
+    problem = msgspec.structs.replace(PROBLEM, mask="Causal")
     path.write_text(json.dumps(content))
-    assert find_entry(PROBLEM, "gpu", TORCH, tmp_path) == Lookup(path, None)
+    lookup = find_entry(PROBLEM, "gpu", TORCH, tmp_path)
+    assert lookup == Lookup(path, None, (f"{path}: is of {problem}, not of {PROBLEM}",))
 
 
 def test_an_entry_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):

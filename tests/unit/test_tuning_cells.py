@@ -127,6 +127,15 @@ def test_a_damaged_entry_is_searched_again_and_skipped_by_the_backend(store, con
     assert entries(store)["causal"].tried == 6
 
 
+def test_a_folder_that_cannot_be_written_ends_the_session_at_once(store):
+    store.write_text("a file")
+    status, text = run_inline(*FEW)
+    assert status == 4
+    assert f"-m tune {store}" in text
+    assert "name a folder that you may write" in text
+    assert InlinePool.screened == []
+
+
 def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
     prepare = contest.Contest.prepare
 

@@ -12,7 +12,7 @@ from maskbench.suite.collection import CELL_KEY
 from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
-from maskbench.suite.tuned import kept_here
+from maskbench.suite.tuned import kept_here, require_folder
 from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
 from maskbench.suite.workload import Workload
@@ -47,6 +47,8 @@ def start_searches(session: pytest.Session) -> Searches:
         and not known_skip_reason(workload, variant, True)
         and not kept_here(workload)
     ]
+    if workloads:
+        require_folder(run.device)
     use_one_compile_thread()
     config.pluginmanager.register(ResultReporter(config), "maskbench-tuning")
     jobs = 1 if run.device == "cpu" else max(1, min(run.jobs - 1, workers_that_fit(workloads)))
