@@ -14,7 +14,7 @@ SAVED := .benchmarks/bench.json
 TORCHES ?= torch==2.9.1 torch==2.11.0 torch==2.12.1 torch==2.13.0
 RUNS ?= .benchmarks/releases
 GRID ?=
-# `make page` shows these runs, and the trends of these.
+# What `make page` shows: these runs, and the trends over the runs in this folder.
 PAGE_RUNS ?= reports/runs/h100/grid.json.gz reports/runs/masks_h100/d64.json.gz
 PAGE_HISTORY ?= reports/runs/releases_h100
 CHROMIUM ?= chromium-headless-shell
@@ -31,7 +31,7 @@ help:
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make lint      ruff, mypy and the directions of imports"
 	@echo "make releases  one grid under each torch of TORCHES, three processes each, and its trends"
-	@echo "make page      docs/index.html from PAGE_RUNS and PAGE_HISTORY, and docs/page.png of it"
+	@echo "make page      write docs/index.html from PAGE_RUNS and PAGE_HISTORY, and its picture docs/page.png"
 	@echo "All but releases take TORCH, for example TORCH=\"torch==2.13.0\"."
 
 setup:
@@ -82,7 +82,7 @@ releases:
 	done; \
 	$$environment/bin/python -m reports history $(RUNS) -o $(PLOTS)
 
-# The picture is of a window without its frame, with a palette.
+# The picture shows the window's contents only. A palette of 64 colors keeps the file small.
 page: setup
 	$(RUN) reports page $(PAGE_RUNS) --history $(PAGE_HISTORY) -o docs
 	$(CHROMIUM) --no-sandbox --hide-scrollbars --virtual-time-budget=5000 --window-size=1150,760 \

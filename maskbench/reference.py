@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def tensor(self) -> str:
-        """The tensor that is nearest to its bound, or furthest beyond it; first one with a NaN."""
+        """The tensor with the largest error relative to its bound; one with a NaN comes first."""
 
         def order(name: str) -> tuple[bool, float]:
             error = self.errors[name]
@@ -209,9 +209,9 @@ def ieee_matmul() -> Iterator[None]:
 
 
 def row_scale(reference: Tensor) -> Tensor:
-    """What the error of each row is divided by: its norm, or the root mean square of all norms.
+    """The divisor of each row's error: its norm, or the root mean square of all norms if larger.
 
-    The larger of the two. `reference` is [..., D], the result [...].
+    `reference` is [..., D], the result [...].
     """
     norms: Tensor = reference.norm(dim=-1)
     return norms.clamp(min=norms.square().mean().sqrt().clamp(min=1e-30))
@@ -241,7 +241,7 @@ class Reference:
     Raises
     ------
     ValueError
-        If the tensors are not of the mask.
+        If the shapes of the tensors do not fit the mask.
     """
 
     def __init__(self, mask: Mask, q: Tensor, k: Tensor, v: Tensor, dout: Tensor | None) -> None:

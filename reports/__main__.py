@@ -32,39 +32,39 @@ def validation(runs: list[Path], folder: Path) -> int:
     return 0
 
 
-def accuracy(runs: list[Path], page: Path) -> int:
-    """Write the errors of each backend against float64, and what soaks saw, into a document,
-    between its markers."""
+def accuracy(runs: list[Path], document: Path) -> int:
+    """Write the errors of each backend against float64, and what the soaks found, into a
+    document, between its markers."""
     from reports.accuracy import NAME, accuracy_report
     from reports.generated import replace_generated
 
-    path = replace_generated(page, NAME, accuracy_report(runs))
+    path = replace_generated(document, NAME, accuracy_report(runs))
     say(f"between the markers of {path}: the errors of each backend")
     return 0
 
 
-def decode(runs: list[Path], page: Path) -> int:
-    """Write the share of the bandwidth that decoding reaches into a document, between markers."""
+def decode(runs: list[Path], document: Path) -> int:
+    """Write which share of the bandwidth decoding reaches into a document, between its markers."""
     from reports.decode import NAME, decode_report
     from reports.generated import replace_generated
 
-    path = replace_generated(page, NAME, decode_report(runs))
+    path = replace_generated(document, NAME, decode_report(runs))
     say(f"between the markers of {path}: the bandwidth of decoding")
     return 0
 
 
-def published(runs: list[Path], page: Path) -> int:
+def published(runs: list[Path], document: Path) -> int:
     """Write published throughputs beside those of runs into a document, between its markers."""
     from reports.generated import replace_generated
     from reports.published import NAME, published_report
 
-    path = replace_generated(page, NAME, published_report(runs))
+    path = replace_generated(document, NAME, published_report(runs))
     say(f"between the markers of {path}: what was published, and these runs")
     return 0
 
 
 def page(runs: list[Path], history: Path | None, acceptances: Path | None, folder: Path) -> int:
-    """Write one HTML file for browsers: fastest backends, masks, cells, trends, comparison."""
+    """Write one HTML file with the fastest backends, masks, cells, trends and a comparison."""
     from reports.page.build import write_page
 
     path = write_page(runs, history, acceptances, folder)
@@ -98,17 +98,17 @@ def make_parser() -> argparse.ArgumentParser:
     def add(
         function: Callable[..., int],
         note: str = "",
-        page: Path | None = None,
+        document: Path | None = None,
         has_output: bool = True,
     ) -> argparse.ArgumentParser:
         text = f"{function.__doc__}{note}"
         summary = f"{function.__doc__}".split(" Exit ")[0]
         command = commands.add_parser(function.__name__, help=summary, description=text)
-        if page:
-            text = f"the page with the markers (default: {page})"
-            command.add_argument("-o", metavar="FILE", type=Path, default=page, help=text)
+        if document:
+            text = f"the document with the markers (default: {document})"
+            command.add_argument("-o", metavar="FILE", type=Path, default=document, help=text)
         elif has_output:
-            text = "output folder"
+            text = "output folder (default: %(default)s)"
             command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"), help=text)
         return command
 
@@ -117,7 +117,10 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-k", metavar="TEXT", dest="part_of_name", help=text)
 
     def add_format(command: argparse.ArgumentParser) -> None:
-        text = "how the table is printed (default: %(default)s); all but text leave stdout to it"
+        text = (
+            "how the table is printed (default: %(default)s); with the others, only the table is "
+            "on stdout"
+        )
         command.add_argument(
             "--format", choices=[form.value for form in TableFormat], default="text", help=text
         )
@@ -151,7 +154,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: ranking(o.runs or [newest()], o.o, o.part_of_name, o.printer)
     )
-    command = add(page, parts + " Those of other devices or versions of torch are apart." + default)
+    command = add(page, parts + " Those of another device or torch are another run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     text = "runs that are shown as trends"
     command.add_argument("--history", metavar="DIR", type=Path, help=text)
@@ -160,13 +163,13 @@ def make_parser() -> argparse.ArgumentParser:
     command = add(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
-    command = add(accuracy, " Each file is a run.", page=Path("docs/accuracy.md"))
+    command = add(accuracy, " Each file is a run.", document=Path("docs/accuracy.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
-    command = add(decode, " Each file is a run.", page=Path("docs/results.md"))
+    command = add(decode, " Each file is a run.", document=Path("docs/results.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: decode(o.runs, o.o))
-    command = add(published, " Each file is a run.", page=Path("docs/results.md"))
+    command = add(published, " Each file is a run.", document=Path("docs/results.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: published(o.runs, o.o))
     command = add(compare)
@@ -192,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: gate(o.new, o.history, o.acceptances, o.strict, o.o, o.printer)
     )
-    command = add(gate_accuracy, page=Path("docs/regressions.md"))
+    command = add(gate_accuracy, document=Path("docs/regressions.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: gate_accuracy(o.runs, o.o))
     command = add(accept, has_output=False)
@@ -202,10 +205,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: accept(o.new, o.history, o.acceptances, o.because, o.part_of_name)
     )
-    command = add(releases, " Each file is a run.", page=Path("docs/releases.md"))
+    command = add(releases, " Each file is a run.", document=Path("docs/releases.md"))
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: releases(o.runs, o.o))
-    command = add(kernel_options, page=Path("docs/kernel-options.md"))
+    command = add(kernel_options, document=Path("docs/kernel-options.md"))
     command.set_defaults(run=lambda o: kernel_options(o.o))
     command = add(options, has_output=False)
     command.add_argument("mask", metavar="MASK", help="the name of the mask, as in node ids")

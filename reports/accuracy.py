@@ -1,4 +1,4 @@
-"""How exact the results of each backend are: errors against float64, and what soaks saw."""
+"""How exact the results of each backend are: errors against float64, and the results of soaks."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def accuracy_report(paths: list[Path]) -> str:
             f"{', '.join(map(str, paths))}: no cell has the errors of each tensor (`errors`); "
             "time the cells again"
         )
-    parts, ratios = [origin(checked)], error_ratios(checked)
+    parts, ratios = [describe_cells(checked)], error_ratios(checked)
     for dtype, found in ratios.groupby("dtype", sort=False):
-        parts += [f"## Errors in {dtype}", worst(found, ["backend"])]
-        parts += ["By mask:", worst(found, ["mask", "backend"])]
+        parts += [f"## Errors in {dtype}", largest_ratios(found, ["backend"])]
+        parts += ["By mask:", largest_ratios(found, ["mask", "backend"])]
     soaks = cells[cells["direction"] == Phase.SOAK_BACKWARD.value]
     if len(soaks):
         parts += ["## Soak", *soak_tables(soaks)]
@@ -50,8 +50,8 @@ def with_errors(cells: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def origin(cells: pd.DataFrame) -> str:
-    """The devices, releases of torch, shapes and lengths of the cells."""
+def describe_cells(cells: pd.DataFrame) -> str:
+    """The devices, versions of torch, shapes and lengths of the cells."""
     setups = cells["device"] + ", torch " + cells["torch"]
     shapes = dict.fromkeys(shape_of(row) for _, row in cells.iterrows())
     lengths = ", ".join(map(str, sorted(cells["seq_len"].unique())))
@@ -68,7 +68,7 @@ def error_ratios(cells: pd.DataFrame) -> pd.DataFrame:
         errors, dense = cell["errors"], cell["dense_errors"]
         names = {key: cell[key] for key in ("dtype", "mask", "backend")}
         rows += [
-            {**names, "tensor": tensor, "ratio": ratio(errors[tensor], dense[tensor])}
+            {**names, "tensor": tensor, "ratio": error_ratio(errors[tensor], dense[tensor])}
             for tensor in TENSORS
             if tensor in errors and tensor in dense
         ]
@@ -76,14 +76,14 @@ def error_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def ratio(error: float, dense: float) -> float:
+def error_ratio(error: float, dense: float) -> float:
     """`error` over that of dense attention; 0 if both are exact."""
     if dense > 0:
         return error / dense
     return math.inf if error > 0 else 0.0
 
 
-def worst(ratios: pd.DataFrame, keys: list[str]) -> str:
+def largest_ratios(ratios: pd.DataFrame, keys: list[str]) -> str:
     """The largest ratio of each tensor for each combination of `keys`."""
     table = ratios.pivot_table(
         index=keys, columns="tensor", values="ratio", aggfunc="max", sort=False
@@ -94,20 +94,20 @@ def worst(ratios: pd.DataFrame, keys: list[str]) -> str:
 
 
 def soak_tables(soaks: pd.DataFrame) -> list[str]:
-    """What the soaks saw, and those that failed."""
-    seen = soaks[soaks["outcome"] == Outcome.TIMED.value]
+    """The results of the soaks, then those that failed."""
+    passed = soaks[soaks["outcome"] == Outcome.TIMED.value]
     failed = soaks[[Outcome(outcome).is_failure for outcome in soaks["outcome"]]]
     parts = []
-    if len(seen):
+    if len(passed):
         rows = {
-            "mask": seen["mask"],
-            "backend": seen["backend"],
-            "dtype": seen["dtype"],
-            "S": seen["seq_len"],
-            "launches": seen["soak_launches"].map("{:.0f}".format),
-            "distinct gradients": seen["soak_distinct"].map("{:.0f}".format),
-            "same bits": seen["deterministic"].map({True: "yes", False: "no"}),
-            "largest difference": seen["soak_worst_difference"].map("{:.1e}".format),
+            "mask": passed["mask"],
+            "backend": passed["backend"],
+            "dtype": passed["dtype"],
+            "S": passed["seq_len"],
+            "launches": passed["soak_launches"].map("{:.0f}".format),
+            "distinct gradients": passed["soak_distinct"].map("{:.0f}".format),
+            "same bits": passed["deterministic"].map({True: "yes", False: "no"}),
+            "largest difference": passed["soak_worst_difference"].map("{:.1e}".format),
         }
         parts.append(markdown_table(pd.DataFrame(rows)))
     if len(failed):

@@ -1,4 +1,4 @@
-"""How near decoding is to the memory bandwidth of the card, as a Markdown table."""
+"""Which share of the memory bandwidth decoding reaches, as a Markdown table."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reports.runs import cells_table
 
 NAME = "reports decode"  # of the markers in the document
 FASTEST = 4  # backends that are named
-BORROWED_MARK = "*"
+FROM_OTHER_RUNS_MARK = "*"
 PROBLEM = ["mask", "batch", "heads", "kv_heads", "head_dim", "dtype", "seq_len", "q_len"]
 
 
-def with_copy(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with `copy`, the bandwidth of a large copy in GB/s, and `is_borrowed`.
+def with_copy_bandwidth(cells: pd.DataFrame) -> pd.DataFrame:
+    """Adds `copy`, the bandwidth of a large copy in GB/s, and `is_from_other_runs` to the cells.
 
     A run that did not measure a copy gets the median of the other runs.
     """
@@ -27,17 +27,17 @@ def with_copy(cells: pd.DataFrame) -> pd.DataFrame:
         raise UnreadableRun("no run measured a copy (`copy_gb_per_s`); time the cells again")
     own = cells.groupby("file")["copy_gb_per_s"].transform("median")
     copy = own.fillna(cells["copy_gb_per_s"].median())
-    table: pd.DataFrame = cells.assign(copy=copy, is_borrowed=own.isna())
+    table: pd.DataFrame = cells.assign(copy=copy, is_from_other_runs=own.isna())
     return table
 
 
-def row_of(cells: pd.DataFrame) -> dict[str, str]:
+def problem_row(cells: pd.DataFrame) -> dict[str, str]:
     """The fastest backends of a problem, with their bytes per second."""
     first = cells.iloc[0]
     heads = f"{first['heads']} on {first['kv_heads']}"
     row = {"mask": first["mask"], "B": str(first["batch"]), "heads": heads}
     row |= {"S": str(first["seq_len"]), "queries": str(first["q_len"])}
-    mark = BORROWED_MARK if first["is_borrowed"] else ""
+    mark = FROM_OTHER_RUNS_MARK if first["is_from_other_runs"] else ""
     fastest = cells.sort_values("median_s").head(FASTEST)
     for place, (_, cell) in enumerate(fastest.iterrows(), 1):
         share = percent(cell["gb_per_s"] / cell["copy"])
@@ -61,17 +61,17 @@ def decode_report(paths: Iterable[Path]) -> str:
     cells = pd.concat([cells_table(run) for run in runs if run.cells], ignore_index=True)
     timed = cells[cells["outcome"] == Outcome.TIMED.value]
     timed = timed[timed["direction"] == Phase.FORWARD.value]
-    timed = with_copy(timed[timed["q_len"] < timed["seq_len"]])
+    timed = with_copy_bandwidth(timed[timed["q_len"] < timed["seq_len"]])
     if timed.empty:
         raise UnreadableRun("no cell of these runs has fewer queries than keys")
     newest = timed.sort_values("saved").drop_duplicates("fullname", keep="last")
-    rows = [row_of(found) for _, found in newest.groupby(PROBLEM, sort=True)]
+    rows = [problem_row(found) for _, found in newest.groupby(PROBLEM, sort=True)]
     text = (
         f"{markdown_text(devices[0])}. The {FASTEST} fastest backends, with the fewest bytes that "
         "a call can move per second, and that as a share of what a large copy reads and writes in "
         f"the same process (median: {newest['copy'].median():.0f} GB/s). "
         "Decoding writes little, so its share can be above 100 %."
     )
-    if newest["is_borrowed"].any():
-        text += f" {BORROWED_MARK} The copy is that of the other runs."
+    if newest["is_from_other_runs"].any():
+        text += f" {FROM_OTHER_RUNS_MARK} The copy is that of the other runs."
     return f"{text}\n\n{markdown_table(pd.DataFrame(rows).fillna(''))}"

@@ -152,9 +152,9 @@ def matrix(runs: list[Path], folder: Path, part_of_name: str | None, printer: Ta
 
 
 def ranking(
-    runs: list[Path], page: Path | None, part_of_name: str | None, printer: TablePrinter
+    runs: list[Path], document: Path | None, part_of_name: str | None, printer: TablePrinter
 ) -> int:
-    """Print the fastest backends of each mask on the device and as called from Python, with ties
+    """Print the fastest backends of each mask, on the device and as called from Python, with ties
     and the share of the peak."""
     from reports.generated import replace_generated
     from reports.ranking_table import (
@@ -162,18 +162,18 @@ def ranking(
         ranking_data,
         ranking_report,
         ranking_table,
-        what_is_missing,
+        run_notes,
     )
 
     shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
-    if page:
-        path = replace_generated(page, NAME, ranking_report(shapes))
+    if document:
+        path = replace_generated(document, NAME, ranking_report(shapes))
         say(f"between the markers of {path}: the fastest backends")
         return 0
     if printer.form.is_for_programs:
         printer.write(ranking_data(pd.concat(shapes)))
     for cells in shapes:
-        say("\n".join([shape_of(cells.iloc[0]), *what_is_missing(cells)]))
+        say("\n".join([shape_of(cells.iloc[0]), *run_notes(cells)]))
         if not printer.form.is_for_programs:
             printer.write(ranking_table(cells))
     return 0

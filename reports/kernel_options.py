@@ -92,7 +92,7 @@ def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
     return table
 
 
-# --- the page ---
+# --- the document ---
 
 
 def kernel_options_report(entries: Sequence[TunedEntry]) -> str:
@@ -114,10 +114,10 @@ def kernel_options_report(entries: Sequence[TunedEntry]) -> str:
     return "\n\n".join(parts)
 
 
-def kernel_options(page: Path) -> int:
-    """Write the table of FlexAttention's fastest options to docs/kernel-options.md."""
+def kernel_options(document: Path) -> int:
+    """Write the tables of FlexAttention's fastest options into a document, between its markers."""
     text = kernel_options_report(load_entries())
-    say(f"{text}\nas a page: {replace_generated(page, NAME, text)}")
+    say(f"{text}\nbetween the markers of {replace_generated(document, NAME, text)}")
     return 0
 
 

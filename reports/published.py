@@ -20,18 +20,18 @@ CUDNN = "https://github.com/NVIDIA/cudnn-frontend/tree/main/benchmark/sdpa_bench
 MAGI_ATTENTION = "https://sandai-org.github.io/MagiAttention/docs/main/blog/cp_benchmark.html"
 
 
-class Figure(NamedTuple):
+class PublishedResult(NamedTuple):
     """The throughput that a library's authors or others published, in TFLOP/s.
 
-    It counts the attended pairs only, as ours do. `masks` are the names of our masks that are that
-    case. None means that the figure was not published.
+    It counts the attended pairs only, as ours do. `masks` are the names of our masks of that case.
+    None means that the throughput was not published.
     """
 
     case: str
     masks: tuple[str, ...]
     head_dim: int
     seq_len: int
-    by: str  # the library and the card
+    library: str  # and the card
     forward: int | None
     backward: int | None
     source: str
@@ -40,15 +40,24 @@ class Figure(NamedTuple):
 FA3, FFA = "FlashAttention-3, H100", "Flex-Flash-Attention, H100"
 WINDOW = ("causal_sliding_window(left=1023)",)
 DOCUMENTS = ("multi_document_causal", "multi_document_causal(documents=lognormal)")
-FIGURES = (
-    Figure("full", ("full",), 64, 16384, FA3, 497, 474, FLASH_ATTENTION_3),
-    Figure("causal", ("causal",), 64, 16384, FA3, 473, None, FLASH_ATTENTION_3),
-    Figure("full", ("full",), 128, 16384, "cuDNN, H200", 702, 612, CUDNN),
-    Figure("causal", ("causal",), 128, 16384, FA3, 672, 562, FLASH_ATTENTION_3),
-    Figure("causal", ("causal",), 128, 4096, FA3, 667, 444, MAGI_ATTENTION),
-    Figure("causal window of 1024", WINDOW, 128, 16384, FA3, 524, 327, MAGI_ATTENTION),
-    Figure("causal documents, other lengths", DOCUMENTS, 128, 16384, FA3, 544, 375, MAGI_ATTENTION),
-    Figure(
+PUBLISHED = (
+    PublishedResult("full", ("full",), 64, 16384, FA3, 497, 474, FLASH_ATTENTION_3),
+    PublishedResult("causal", ("causal",), 64, 16384, FA3, 473, None, FLASH_ATTENTION_3),
+    PublishedResult("full", ("full",), 128, 16384, "cuDNN, H200", 702, 612, CUDNN),
+    PublishedResult("causal", ("causal",), 128, 16384, FA3, 672, 562, FLASH_ATTENTION_3),
+    PublishedResult("causal", ("causal",), 128, 4096, FA3, 667, 444, MAGI_ATTENTION),
+    PublishedResult("causal window of 1024", WINDOW, 128, 16384, FA3, 524, 327, MAGI_ATTENTION),
+    PublishedResult(
+        "causal documents; here of other lengths",
+        DOCUMENTS,
+        128,
+        16384,
+        FA3,
+        544,
+        375,
+        MAGI_ATTENTION,
+    ),
+    PublishedResult(
         "block-causal documents; here one document",
         ("block_causal",),
         128,
@@ -61,7 +70,7 @@ FIGURES = (
 )
 
 
-def best_of(cells: pd.DataFrame, phase: Phase) -> tuple[str, str]:
+def fastest_and_flex(cells: pd.DataFrame, phase: Phase) -> tuple[str, str]:
     """The throughput of the fastest backend with its name, and that of `flex`, in TFLOP/s."""
     timed = cells[cells["direction"] == phase.value]
     if timed.empty:
@@ -71,18 +80,18 @@ def best_of(cells: pd.DataFrame, phase: Phase) -> tuple[str, str]:
     return f"{best['tflops']:.0f} ({best['backend']})", f"{flex.max():.0f}" if len(flex) else ""
 
 
-def rows_of(figure: Figure, timed: pd.DataFrame) -> list[dict[str, str]]:
-    """A row for each mask and shape that has been timed for a figure."""
-    is_case = timed["mask"].isin(figure.masks) & (timed["q_len"] == timed["seq_len"])
-    is_case &= (timed["head_dim"] == figure.head_dim) & (timed["seq_len"] == figure.seq_len)
+def result_rows(result: PublishedResult, timed: pd.DataFrame) -> list[dict[str, str]]:
+    """A row for each mask and shape here that has the case of a published result."""
+    is_case = timed["mask"].isin(result.masks) & (timed["q_len"] == timed["seq_len"])
+    is_case &= (timed["head_dim"] == result.head_dim) & (timed["seq_len"] == result.seq_len)
     rows = []
     for (mask, shape), cells in timed[is_case].groupby(["mask", "shape"], sort=True):
         (forward, flex_forward), (backward, flex_backward) = (
-            best_of(cells, phase) for phase in (Phase.FORWARD, Phase.BACKWARD)
+            fastest_and_flex(cells, phase) for phase in (Phase.FORWARD, Phase.BACKWARD)
         )
-        published = f"{figure.forward or '-'} / {figure.backward or '-'}"
-        row = {"case": f"{figure.case}, D{figure.head_dim}, S = {figure.seq_len}"}
-        row |= {"published": f"{published} ({figure.by})"}
+        published = f"{result.forward or '-'} / {result.backward or '-'}"
+        row = {"case": f"{result.case}, D{result.head_dim}, S = {result.seq_len}"}
+        row |= {"published": f"{published} ({result.library})"}
         row |= {"mask here": mask, "shape here": shape}
         row |= {"fastest here": f"{forward} / {backward}"}
         rows.append(row | {"flex here": f"{flex_forward} / {flex_backward}"})
@@ -104,7 +113,7 @@ def published_report(paths: Iterable[Path]) -> str:
     cells = pd.concat([cells_table(run) for run in runs if run.cells], ignore_index=True)
     timed = cells[cells["outcome"] == Outcome.TIMED.value]
     timed = timed.assign(shape=[shape_of(cell) for _, cell in timed.iterrows()])
-    rows = [row for figure in FIGURES for row in rows_of(figure, timed)]
+    rows = [row for result in PUBLISHED for row in result_rows(result, timed)]
     if not rows:
         raise UnreadableRun("no cell of these runs is of a published case")
     device = markdown_text(devices[0])

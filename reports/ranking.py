@@ -1,4 +1,4 @@
-"""Which backend is fastest: by which time, how sure that is, and how far it is from the peak.
+"""Which backends are fastest, by which time, with ties, and how near they are to the peak.
 
 A ranking is made for each problem: a mask, direction, sequence length, shape and data type. There
 are three, one for each `Measure`. Backends whose intervals overlap with that of the fastest are
@@ -24,7 +24,7 @@ __all__ = [
     "measures",
     "peak_seconds",
     "peak_shares",
-    "ranking",
+    "rank_cells",
     "winners",
 ]
 
@@ -105,7 +105,7 @@ def is_noisy(cells: pd.DataFrame) -> pd.Series:
 
 
 def peak_shares(cells: pd.DataFrame) -> pd.DataFrame:
-    """How much of what the device can do each cell uses, by the limit that is nearer.
+    """The share of the device's peak that each cell reaches, by the nearer of two limits.
 
     Returns
     -------
@@ -123,9 +123,8 @@ def peak_shares(cells: pd.DataFrame) -> pd.DataFrame:
     -----
     Both peaks are measured once in the process that timed the cell, on its card. They are not
     scaled to the SM clock of the cell. A large matrix product reaches the power cap of a GPU, so
-    its clock is often lower than that of a short call, whose share is then too high by the ratio
-    of the two clocks. The quotient is what a reader can get from this card, not from its data
-    sheet.
+    its clock is often lower than that of a short call. The share of the short call is then too high
+    by the ratio of the two clocks.
     """
     shares: pd.DataFrame = pd.DataFrame(
         {
@@ -146,7 +145,7 @@ def peak_seconds(cells: pd.DataFrame) -> pd.Series:
     return seconds
 
 
-def ranking(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+def rank_cells(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     """The timed attention cells, those of a problem from the fastest to the slowest.
 
     Masks are in the order of `cells`, and the forward of a mask comes before its backward.
@@ -199,15 +198,15 @@ def winners(cells: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     Parameters
     ----------
     cells, measure
-        As for `ranking`.
+        As for `rank_cells`.
 
     Returns
     -------
     DataFrame
-        A row for each problem that was timed, with the columns of `ranking` for its fastest cell.
+        A row for each problem that was timed: the columns of `rank_cells` for its fastest cell.
         `backends` is the tuple of the backends that are tied, from the fastest to the slowest.
     """
-    ranked = ranking(cells, measure)
+    ranked = rank_cells(cells, measure)
     tied = ranked[ranked["is_winner"]].groupby(PROBLEM, sort=False)["backend"].agg(tuple)
     fastest = ranked.drop_duplicates(PROBLEM)
     backends = tied.reindex(pd.MultiIndex.from_frame(fastest[PROBLEM])).to_numpy()

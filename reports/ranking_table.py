@@ -6,7 +6,15 @@ import pandas as pd
 
 from reports.markdown import markdown_table, markdown_text
 from reports.plots.labels import milliseconds
-from reports.ranking import NOISY_ABOVE, PROBLEM, Measure, is_noisy, measures, winners
+from reports.ranking import (
+    NOISY_ABOVE,
+    PROBLEM,
+    Measure,
+    is_noisy,
+    measures,
+    peak_shares,
+    winners,
+)
 from reports.runs import DIRECTIONS, shape_of
 
 NAME = "reports ranking"  # of the markers in a document
@@ -60,7 +68,7 @@ def share_text(row: pd.Series) -> str:
     return f"{row['peak_share']:.0%} of {row['peak_limit']}"
 
 
-def what_is_missing(cells: pd.DataFrame) -> list[str]:
+def run_notes(cells: pd.DataFrame) -> list[str]:
     """A sentence for each measurement that the run lacks, and one if cells are noisy."""
     device, graph = winners(cells, Measure.DEVICE), winners(cells, Measure.GRAPH)
     sentences = []
@@ -85,16 +93,17 @@ def noise_note(cells: pd.DataFrame) -> str | None:
 
 
 def ranking_report(shapes: list[pd.DataFrame]) -> str:
-    """The tables of all shapes as Markdown, each with what it is of."""
+    """The tables of all shapes as Markdown, each with its shape, device and torch above it."""
     parts = []
     for cells in shapes:
         first = cells.iloc[0]
         setup = f"{shape_of(first)}, {first['device']}, torch {first['torch']}."
-        parts.append(markdown_text(" ".join([setup, *what_is_missing(cells)])))
+        parts.append(markdown_text(" ".join([setup, *run_notes(cells)])))
         parts.append(markdown_table(ranking_table(cells)))
-    parts.append(
-        "Backends whose 95 % confidence intervals overlap are tied (=). The share of the peak is "
-        "that of the fastest on the device: of the rate of a large matrix product (compute) or of "
-        "a large copy (memory), measured in the same process."
-    )
-    return "\n\n".join(parts)
+    explanation = "Backends whose 95 % confidence intervals overlap are tied (=)."
+    if any(peak_shares(cells)["peak_share"].notna().any() for cells in shapes):
+        explanation += (
+            " The share of the peak is that of the fastest on the device: of the rate of a large "
+            "matrix product (compute) or of a large copy (memory), measured in the same process."
+        )
+    return "\n\n".join([*parts, explanation])

@@ -66,7 +66,7 @@ def gate(
     if verdict.is_inconclusive:
         say(f"*** {verdict.conclusion}: no cell could be judged, so this is no all-clear ***")
     if verdict.exit_status == 1:
-        say("a change that is meant: python -m reports accept RUN... --because TEXT")
+        say("to accept an intended change: python -m reports accept RUN... --because TEXT")
     return verdict.exit_status
 
 
@@ -99,18 +99,18 @@ def accept(
     return 0
 
 
-def gate_accuracy(runs: list[Path], page: Path) -> int:
+def gate_accuracy(runs: list[Path], document: Path) -> int:
     """Measure on runs of unchanged code how often the gate is wrong, and write the tables into a
-    page, between its markers. It takes minutes."""
+    document, between its markers. It takes minutes."""
     from reports.comparability import load_run
     from reports.gate_accuracy import accuracy_report
     from reports.generated import generated_part, replace_generated
     from reports.other_methods import require_packages
 
     require_packages()
-    generated_part(page, "reports gate_accuracy")  # fails now rather than after minutes
+    generated_part(document, "reports gate_accuracy")  # fails now rather than after minutes
     loaded = sorted((load_run(path) for path in runs), key=lambda run: run.saved)
-    say(f"in {replace_generated(page, 'reports gate_accuracy', accuracy_report(loaded))}")
+    say(f"in {replace_generated(document, 'reports gate_accuracy', accuracy_report(loaded))}")
     return 0
 
 
@@ -174,11 +174,11 @@ def history(storage: Path, folder: Path, part_of_name: str | None, printer: Tabl
     return 0
 
 
-def releases(runs: list[Path], page: Path) -> int:
+def releases(runs: list[Path], document: Path) -> int:
     """Write what changed between releases of torch into a document, between its markers."""
     from reports.generated import replace_generated
     from reports.releases import NAME, releases_report
 
-    path = replace_generated(page, NAME, releases_report(runs))
+    path = replace_generated(document, NAME, releases_report(runs))
     say(f"between the markers of {path}: what changed between releases")
     return 0

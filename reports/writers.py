@@ -126,18 +126,18 @@ def comment(verdict: Verdict, title: str) -> str:
     that GitHub accepts.
     """
     is_quiet = verdict.cells["status"].isin(QUIET)
-    loud = display_table(ranked(verdict.cells[~is_quiet]))
+    notable = display_table(ranked(verdict.cells[~is_quiet]))
     changed = verdict.cells[is_quiet & verdict.cells["change"].notna()]
     largest = changed["change"].abs().sort_values(ascending=False, kind="stable").index
-    quiet = display_table(verdict.cells.loc[largest[: max(0, COMMENT_ROWS - len(loud))]])
-    cells = pd.concat([loud.head(COMMENT_ROWS), quiet])
+    quiet = display_table(verdict.cells.loc[largest[: max(0, COMMENT_ROWS - len(notable))]])
+    cells = pd.concat([notable.head(COMMENT_ROWS), quiet])
     parts = [COMMENT_MARKER, f"**{markdown_text(title[:1000])}: {verdict.conclusion}**"]
     parts.append(counted(verdict))
     parts += [f"- {markdown_text(note[:500])}" for note in verdict.notes[:COMMENT_NOTES]]
     if len(cells):
         parts.append(markdown_table(cells.map(lambda value: str(value)[:300])))
-    if len(loud) > COMMENT_ROWS:
-        parts.append(f"{len(loud) - COMMENT_ROWS} more rows are in summary.md of the job.")
+    if len(notable) > COMMENT_ROWS:
+        parts.append(f"{len(notable) - COMMENT_ROWS} more rows are in summary.md of the job.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,10 +6,10 @@ Run it with `python -m pytest -m soak`.
 import pytest
 
 from maskbench.suite.cell import CheckedCell
-from maskbench.suite.soak import soak
+from maskbench.suite.soak import run_soak
 
 pytestmark = pytest.mark.soak
 
 
 def test_soak_backward(backend: str, checked_cell: CheckedCell) -> None:
-    soak(checked_cell)
+    run_soak(checked_cell)

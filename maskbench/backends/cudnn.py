@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from maskbench.attention import Bind, BoundAttention, Formulation, Unsupported
 from maskbench.backends.cudnn_attention import AttentionGraphs, Band
-from maskbench.backends.cudnn_graphs import Packed
+from maskbench.backends.cudnn_graphs import PackedSequences
 from maskbench.backends.dense import additive_bias
 from maskbench.masks import Mask
 from maskbench.masks.equal_forms import simplify
@@ -43,7 +43,7 @@ except RuntimeError as error:
 
 
 class GraphAttention(torch.autograd.Function):
-    """Runs the graphs of one call; the gradient is cuDNN's."""
+    """Attention by the graphs of one call, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, graphs: AttentionGraphs) -> Tensor:
@@ -71,8 +71,8 @@ def differentiable(graphs: AttentionGraphs) -> Attend:
     return attend
 
 
-def band_text(window: Window) -> str:
-    """A window in cuDNN's terms, for readers."""
+def describe_band(window: Window) -> str:
+    """A window in cuDNN's terms, for the text of a formulation."""
     if window == FULL:
         return "no diagonal band"
     return "causal diagonal band" if window == CAUSAL else f"diagonal band {window}"
@@ -80,7 +80,7 @@ def band_text(window: Window) -> str:
 
 def batched(queries: int, keys: int, window: Window) -> AttentionOp:
     graphs = AttentionGraphs(Band(window, is_square=queries == keys))
-    formulation = Formulation(window_id(window), band_text(window))
+    formulation = Formulation(window_id(window), describe_band(window))
     return AttentionOp(formulation, differentiable(graphs), graphs.forward, graphs.backward)
 
 
@@ -88,7 +88,7 @@ def packed(
     device: torch.device, q_lengths: Sequence[int], k_lengths: Sequence[int], window: Window
 ) -> AttentionOp:
     band = Band(window, is_square=list(q_lengths) == list(k_lengths))
-    graphs = AttentionGraphs(band, Packed.of(q_lengths, k_lengths, device))
+    graphs = AttentionGraphs(band, PackedSequences.from_lengths(q_lengths, k_lengths, device))
 
     # cuDNN's statistics are [tokens, heads], the log-sum-exp of an AttentionOp [heads, tokens].
     def forward(q: Tensor, k: Tensor, v: Tensor) -> ForwardResult:
@@ -100,7 +100,7 @@ def packed(
     ) -> Gradients:
         return graphs.backward(dout, q, k, v, out, lse.T)
 
-    formulation = Formulation(f"varlen:{window_id(window)}", f"ragged, {band_text(window)}")
+    formulation = Formulation(f"varlen:{window_id(window)}", f"ragged, {describe_band(window)}")
     return AttentionOp(formulation, differentiable(graphs), forward, backward)
 
 

@@ -14,7 +14,7 @@ import cudnn
 import torch
 from torch import Tensor
 
-from maskbench.backends.cudnn_graphs import GraphBuilder, Packed, Plan
+from maskbench.backends.cudnn_graphs import GraphBuilder, PackedSequences, Plan
 from maskbench.varlen.ops import FULL, Gradients, Window
 
 STATS_DTYPE = torch.float32
@@ -61,7 +61,9 @@ class AttentionGraphs:
         [1 or B, 1 or heads, Q, S] in the data type of the tensors, added to the scaled scores.
     """
 
-    def __init__(self, band: Band, packed: Packed | None = None, bias: Tensor | None = None):
+    def __init__(
+        self, band: Band, packed: PackedSequences | None = None, bias: Tensor | None = None
+    ):
         self.band, self.packed, self.bias = band, packed, bias
         self.plans: dict[object, Plan] = {}
 
@@ -74,37 +76,41 @@ class AttentionGraphs:
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The output and the statistics."""
         out, stats = self._new_output(q, v), self._new_stats(q)
-        tensors = q, k, v, out, self._as_heads(stats)
+        tensors = q, k, v, out, self._in_output_layout(stats)
         self._plan(self._build_forward, tensors).run(*tensors)
         return out, stats
 
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, stats: Tensor
     ) -> Gradients:
-        """dq, dk and dv. `out` and `stats` may be those of a row of which this call is a part."""
+        """dq, dk and dv. `out` and `stats` are the merged ones if this call is one of several."""
         if self.packed is None:
             dq, dk, dv = (t.new_empty(t.shape) for t in (q, k, v))
         else:
-            dq = self.packed.new("q", q.shape, q.dtype)
-            dk, dv = (self.packed.new("k", t.shape, t.dtype) for t in (k, v))
+            dq = self.packed.new_result("q", q.shape, q.dtype)
+            dk, dv = (self.packed.new_result("k", t.shape, t.dtype) for t in (k, v))
         if dout.stride(-1) != 1:
             dout = dout.contiguous()
-        tensors = (q, k, v, out, dout, self._as_heads(stats.contiguous()), dq, dk, dv)
+        tensors = (q, k, v, out, dout, self._in_output_layout(stats.contiguous()), dq, dk, dv)
         self._plan(self._build_backward, tensors).run(*tensors)
         return dq, dk, dv
 
     def _new_output(self, q: Tensor, v: Tensor) -> Tensor:
         shape = *q.shape[:-1], v.shape[-1]
-        return q.new_empty(shape) if self.packed is None else self.packed.new("q", shape, q.dtype)
+        return (
+            q.new_empty(shape)
+            if self.packed is None
+            else self.packed.new_result("q", shape, q.dtype)
+        )
 
     def _new_stats(self, q: Tensor) -> Tensor:
         if self.packed is None:
             batch, queries, heads, _ = q.shape
             return q.new_empty(batch, heads, queries, dtype=STATS_DTYPE)
-        return self.packed.new("q", q.shape[:-1], STATS_DTYPE, -math.inf)
+        return self.packed.new_result("q", q.shape[:-1], STATS_DTYPE, -math.inf)
 
-    def _as_heads(self, stats: Tensor) -> Tensor:
-        """The statistics as a tensor of heads with one element: in the layout of the output."""
+    def _in_output_layout(self, stats: Tensor) -> Tensor:
+        """The statistics in the layout of the output, with one element for each head."""
         return (stats if self.packed is not None else stats.transpose(1, 2)).unsqueeze(-1)
 
     def _plan(self, build: Callable[..., Plan], tensors: tuple[Tensor, ...]) -> Plan:
@@ -117,7 +123,7 @@ class AttentionGraphs:
         packed = self.packed
         if packed is not None and has_statistics:
             packed = packed.with_statistics()
-        return GraphBuilder.on(q, packed)
+        return GraphBuilder.for_tensor(q, packed)
 
     def _arguments(self, builder: GraphBuilder, q: Tensor) -> dict[str, Any]:
         arguments = {"attn_scale": 1 / math.sqrt(q.shape[-1]), **builder.length_arguments()}
@@ -156,7 +162,7 @@ class AttentionGraphs:
         inputs += [builder.input(t, "q") for t in (out, dout, stats)]
         arguments = self._arguments(builder, q)
         if self.packed is not None:  # else cuDNN assumes that all sequences are the longest
-            total = self.packed.total
+            total = self.packed.total_tokens
             arguments["max_total_seq_len_q"] = -(-total["q"] // 64) * 64
             arguments["max_total_seq_len_kv"] = -(-total["k"] // 64) * 64
         dq_node, dk_node, dv_node = builder.graph.sdpa_backward(*inputs, **arguments)

@@ -20,24 +20,24 @@ Side: TypeAlias = Literal["q", "k"]
 
 
 @cache
-def handle_on(device: torch.device) -> Any:
+def cudnn_handle(device: torch.device) -> Any:
     """This process's cuDNN handle for a GPU."""
     with torch.cuda.device(device):
         return cudnn.create_handle()
 
 
-def reason_of(refusal: Exception) -> str:
+def rejection_reason(error: Exception) -> str:
     """cuDNN's reason in one line, without the list of the engines that it tried.
 
     If no engine is left, the reason is "No valid engine configs for", a name of underscores, and a
     JSON object and several warnings for each engine.
     """
-    reason, *_ = str(refusal).partition("\n{")
+    reason, *_ = str(error).partition("\n{")
     return " ".join(word for word in reason.split() if word.strip("_")).removesuffix(" for")
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedSequences:
     """Packed sequences with at least one query and one key each, on `device`.
 
     cuDNN before 9.25 returns NaN for a sequence without keys. So sequences without queries or
@@ -50,20 +50,22 @@ class Packed:
     starts
         For each side, int64 [sequences + 1]: the first token of each sequence, then the end of the
         last.
-    longest, total
+    longest, total_tokens
         For each side, the longest length, and the number of all tokens.
-    skips
+    has_unused
         For each side, whether some of its tokens are in a sequence that is left out.
     """
 
     lengths: dict[Side, Tensor]
     starts: dict[Side, Tensor]
     longest: dict[Side, int]
-    total: dict[Side, int]
-    skips: dict[Side, bool]
+    total_tokens: dict[Side, int]
+    has_unused: dict[Side, bool]
 
     @classmethod
-    def of(cls, q: Sequence[int], k: Sequence[int], device: torch.device) -> Packed:
+    def from_lengths(
+        cls, q: Sequence[int], k: Sequence[int], device: torch.device
+    ) -> PackedSequences:
         """Packed sequences with these numbers of queries and of keys."""
         kept = [i for i, both in enumerate(zip(q, k, strict=True)) if min(both) > 0]
         lengths: dict[Side, Tensor] = {}
@@ -82,7 +84,7 @@ class Packed:
             {side: sum(given[i] for i in kept) < sum(given) for side, given in sides},
         )
 
-    def with_statistics(self) -> Packed:
+    def with_statistics(self) -> PackedSequences:
         """The same sequences, for graphs that write or read the statistics.
 
         cuDNN has a kernel for sequences of one query. Its statistics of packed sequences are wrong
@@ -90,12 +92,12 @@ class Packed:
         """
         return replace(self, longest={**self.longest, "q": max(2, self.longest["q"])})
 
-    def new(
+    def new_result(
         self, side: Side, shape: Sequence[int], dtype: torch.dtype, fill: float = 0.0
     ) -> Tensor:
         """A tensor for results, with `fill` for the tokens that are left out."""
         device = self.starts[side].device
-        if self.skips[side]:
+        if self.has_unused[side]:
             return torch.full(shape, fill, dtype=dtype, device=device)
         return torch.empty(shape, dtype=dtype, device=device)
 
@@ -117,17 +119,17 @@ class GraphBuilder:
     """
 
     graph: Any
-    packed: Packed | None
+    packed: PackedSequences | None
     uids: list[int] = field(default_factory=list)
     constants: list[tuple[int, Tensor]] = field(default_factory=list)
     offsets: dict[tuple[Side, int], Any] = field(default_factory=dict)
     count: int = 0
 
     @classmethod
-    def on(cls, q: Tensor, packed: Packed | None) -> GraphBuilder:
-        """A graph for tensors of q's data type and device."""
+    def for_tensor(cls, q: Tensor, packed: PackedSequences | None) -> GraphBuilder:
+        """A new graph for tensors of q's data type and device."""
         graph = cudnn.pygraph(
-            handle=handle_on(q.device),
+            handle=cudnn_handle(q.device),
             io_data_type=torch_to_cudnn_data_type(q.dtype),
             intermediate_data_type=cudnn.data_type.FLOAT,
             compute_data_type=cudnn.data_type.FLOAT,
@@ -138,8 +140,8 @@ class GraphBuilder:
         self.count += 1
         return self.count
 
-    def geometry(self, tensor: Tensor, side: Side) -> tuple[list[int], list[int]]:
-        """The size and the strides of [B, heads, S, head_dim], as cuDNN takes every layout.
+    def size_and_strides(self, tensor: Tensor, side: Side) -> tuple[list[int], list[int]]:
+        """The size and strides of the tensor as [B, heads, S, head_dim], which cuDNN expects.
 
         The tensor is [B, S, heads, head_dim], or packed [tokens, heads, head_dim].
         """
@@ -178,7 +180,7 @@ class GraphBuilder:
 
     def input(self, tensor: Tensor, side: Side) -> Any:
         """The next tensor of the call, which the graph reads."""
-        size, strides = self.geometry(tensor, side)
+        size, strides = self.size_and_strides(tensor, side)
         uid = self._next_uid()
         self.uids.append(uid)
         data_type = torch_to_cudnn_data_type(tensor.dtype)
@@ -188,7 +190,7 @@ class GraphBuilder:
 
     def output(self, node: Any, tensor: Tensor, side: Side) -> None:
         """The next tensor of the call, to which the graph writes its result `node`."""
-        size, strides = self.geometry(tensor, side)
+        size, strides = self.size_and_strides(tensor, side)
         uid = self._next_uid()
         self.uids.append(uid)
         node.set_uid(uid).set_output(True).set_dim(size).set_stride(strides)
@@ -217,7 +219,7 @@ class GraphBuilder:
             graph.build_plans()
         except cudnn.cudnnGraphNotSupportedError as error:
             version = cudnn.backend_version_string()
-            raise Unsupported(f"cuDNN {version} refuses: {reason_of(error)}") from error
+            raise Unsupported(f"cuDNN {version} refuses: {rejection_reason(error)}") from error
         size = max(1, graph.get_workspace_size())
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         constant_uids, constants = zip(*self.constants, strict=True) if self.constants else ((), ())
@@ -236,7 +238,7 @@ class Plan:
     def run(self, *tensors: Tensor) -> None:
         """Run the graph on torch's current stream."""
         device = self.workspace.device
-        handle = handle_on(device)
+        handle = cudnn_handle(device)
         cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(device).cuda_stream)
         buffers = (*tensors, *self.constants)
         self.graph.execute(buffers, self.workspace, handle=handle, tensor_uids=self.uids)

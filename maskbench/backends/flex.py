@@ -68,9 +68,9 @@ def compile_call(
     block_size: tuple[int, int] = (128, 128),
     mode: str | None = None,
 ) -> BoundAttention:
-    """As `bind`, but the calls that were compiled before stay compiled.
+    """As `bind`, but calls that were compiled before stay compiled.
 
-    torch.compile keeps 8 calls (its recompile_limit); another one raises an error.
+    torch.compile keeps up to 8 calls (its recompile_limit). One more raises an error.
 
     Parameters
     ----------

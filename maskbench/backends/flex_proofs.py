@@ -1,6 +1,6 @@
-"""Which kernel options a mask allows: ROWS_GUARANTEED_SAFE and BLOCKS_ARE_CONTIGUOUS.
+"""Whether a mask allows the kernel options ROWS_GUARANTEED_SAFE and BLOCKS_ARE_CONTIGUOUS.
 
-FlexAttention does not check them. With an option that the mask does not allow, the result is wrong.
+FlexAttention does not check this. With an option that the mask does not allow, the result is wrong.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def rows_are_safe(block_mask: BlockMask | None, tile: int = SMALLEST_TILE) -> bo
 
     The kernel visits the partial blocks first, in tiles of `tile` keys (BLOCK_N). It keeps the
     largest score of each row. With ROWS_GUARANTEED_SAFE it does not test for a row without one, so
-    a row whose first tile is masked becomes NaN. That is a stronger condition than a visible key in
-    every row, which torch's documentation names. None stands for no mask.
+    a row whose first tile is masked becomes NaN. So a visible key in every row, the condition in
+    torch's documentation, is not enough. None stands for no mask.
     """
     if block_mask is None:
         return True
@@ -67,10 +67,10 @@ def blocks_are_contiguous(block_mask: BlockMask | None, backward: bool) -> bool:
             (block_mask.q_num_blocks, block_mask.q_indices),
             (block_mask.full_q_num_blocks, block_mask.full_q_indices),
         ]
-    return all(_has_no_gap(counts, indices) for counts, indices in lists)
+    return all(_all_consecutive(counts, indices) for counts, indices in lists)
 
 
-def _has_no_gap(counts: Tensor | None, indices: Tensor | None) -> bool:
+def _all_consecutive(counts: Tensor | None, indices: Tensor | None) -> bool:
     if counts is None or indices is None:  # there is no such list
         return True
     position = torch.arange(1, indices.shape[-1], device=indices.device)
@@ -78,10 +78,10 @@ def _has_no_gap(counts: Tensor | None, indices: Tensor | None) -> bool:
     return not bool(((indices.diff(dim=-1) != 1) & is_step).any())
 
 
-def unproven(
+def disallowed_option(
     kernel_options: Mapping[str, object], block_mask: BlockMask | None, backward: bool
 ) -> str | None:
-    """The option that the mask does not allow; None if it allows all."""
+    """The first option that the mask does not allow; None if it allows all."""
     for prefix in ("", "fwd_", "bwd_"):
         if kernel_options.get(f"{prefix}{ROWS}"):
             tile = kernel_options.get("fwd_BLOCK_N", kernel_options.get("BLOCK_N", SMALLEST_TILE))

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import flex, registry
-from maskbench.backends.flex_proofs import unproven
+from maskbench.backends.flex_proofs import disallowed_option
 from maskbench.masks import Full, Mask
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions, TunedEntry
 
 
-class NotAllowed(Exception):
-    """An option for which the mask has not the property that it needs."""
+class OptionNotAllowed(Exception):
+    """The mask does not have the property that an option needs."""
 
 
-# What can be missing where options were found, beside a bug: FlashAttention-4, or what an own mask
-# was before its file was changed.
-EXPECTED = (NotAllowed, registry.BackendUnavailable)
+# Options that were found on this GPU can fail for these reasons without a bug: FlashAttention-4 was
+# removed, or the file of a user's mask has changed.
+EXPECTED = (OptionNotAllowed, registry.BackendUnavailable)
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
@@ -42,7 +42,7 @@ def compile_options(
     ------
     Unsupported
         If FlexAttention, or its FLASH backend, cannot compute the mask.
-    NotAllowed
+    OptionNotAllowed
         If the mask does not allow an option.
     """
     if options.uses_flash:
@@ -52,17 +52,17 @@ def compile_options(
         return flex_flash.compile_call(mask, q, k, v)
     kernel_options = options.kernel_options
     block_mask = None if isinstance(mask, Full) else mask.block_mask(q.device, options.block_size)
-    if option := unproven(kernel_options, block_mask, q.requires_grad):
-        raise NotAllowed(f"the mask does not allow {option}")
+    if option := disallowed_option(kernel_options, block_mask, q.requires_grad):
+        raise OptionNotAllowed(f"the mask does not allow {option}")
     return flex.compile_call(mask, q, k, v, kernel_options or None, options.block_size)
 
 
 def replay(entry: TunedEntry, gpu: str) -> Bind:
     """The `bind` of an entry, on a GPU of this name.
 
-    Options of an entry of another torch or GPU are tried once. If they fail, a warning says so,
-    and the next ones of the entry are used, at last the default ones. So are those without
-    FlashAttention-4 where it is missing.
+    Options that were found with another torch or GPU are first run once. If they fail, a warning
+    says so, and the next ones of the entry are used, at last the default ones. The same happens if
+    FlashAttention-4 is missing.
     """
     origin = origin_of(entry, gpu)
 
@@ -72,17 +72,17 @@ def replay(entry: TunedEntry, gpu: str) -> Bind:
             try:
                 call = compile_options(found.options, mask, q, k, v)
                 if origin:
-                    _try(call)
+                    _run_once(call)
             except Exception as error:  # of torch, Triton, CuTe or CUDA's driver
                 if not origin and not isinstance(error, EXPECTED):
                     raise
                 ignored = f"{found.options}: {_first_line(error)}"
                 warnings.warn(f"flex_tuned {entry.problem} ignores {ignored}", stacklevel=1)
             else:
-                return _described(call, origin)
+                return _with_note(call, origin)
         call = compile_options(DEFAULT_OPTIONS, mask, q, k, v)
         is_best = "the found ones do not work here" if entry.found else "default is best"
-        return _described(call, ", ".join(filter(None, (is_best, origin))))
+        return _with_note(call, ", ".join(filter(None, (is_best, origin))))
 
     return bind_entry
 
@@ -97,7 +97,7 @@ def origin_of(entry: TunedEntry, gpu: str) -> str:
     return f"found {' '.join(differences)}" if differences else ""
 
 
-def _try(call: BoundAttention) -> None:
+def _run_once(call: BoundAttention) -> None:
     """Run the call once, and its backward if it has one."""
     out = call.forward(*call.inputs)
     if out.requires_grad:
@@ -106,7 +106,7 @@ def _try(call: BoundAttention) -> None:
         torch.cuda.synchronize()
 
 
-def _described(call: BoundAttention, text: str) -> BoundAttention:
+def _with_note(call: BoundAttention, text: str) -> BoundAttention:
     formulation = call.formulation
     shown = f"{formulation.text}; {text}" if text else formulation.text
     return replace(call, formulation=replace(formulation, text=shown))

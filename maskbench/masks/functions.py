@@ -15,7 +15,7 @@ from maskbench.masks.base import DeviceLike, Mask, MaskMod
 from maskbench.masks.parameters import to_int
 
 ARGUMENTS = "(b, h, q_idx, kv_idx)"
-FEW = 8  # tokens
+TOKENS_CHECKED_ALONE = 8  # at the start and at the end of the sequence
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ def require_elementwise(
 ) -> None:
     """Raise ValueError if the result for a pair depends on the other pairs of the call.
 
-    FlexAttention calls the function for one pair at a time, all else here for many. Compared are
-    the pairs of the first `FEW` tokens and of the last ones.
+    FlexAttention calls the function for one pair at a time, the rest of this package for many. Both
+    results are compared for the pairs of the first `TOKENS_CHECKED_ALONE` tokens and of the last.
     """
-    few = min(FEW, seq_len)
+    few = min(TOKENS_CHECKED_ALONE, seq_len)
     b, h, tokens = (torch.arange(n, dtype=torch.int32, device=device) for n in (batch, heads, few))
     for first in {0, seq_len - few}:
 
@@ -194,7 +194,7 @@ def require_elementwise(
         if not bool((alone == together).all()):
             raise ValueError(
                 "gives a pair alone another result than among others; it must not reduce, sort or "
-                "count its arguments: FlexAttention calls it for one pair"
+                "count its arguments, because FlexAttention calls it for one pair at a time"
             )
 
 

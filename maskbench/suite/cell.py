@@ -29,13 +29,13 @@ from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.tuned import BACKEND as TUNED
-from maskbench.suite.tuned import bind_tuned, nothing_found
+from maskbench.suite.tuned import bind_tuned, missing_options_reason
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
 from maskbench.timing import runner
 from maskbench.timing.clock import Clock
-from maskbench.timing.roofline import roofline
+from maskbench.timing.roofline import measured_roofline
 
 MAX_SEQ_LEN_WITH_SCORES = 2048  # for backends that hold S x S scores, unless named
 TOO_LARGE = (
@@ -92,8 +92,8 @@ class CellStatus:
 def get_bind(workload: Workload, name: str) -> Bind:
     """The backend's `bind`, or FlexAttention's with another mask_mod of the mask.
 
-    Raises BackendUnavailable if the backend's library cannot be imported, or NothingFound (a
-    ValueError) if it replays options that nobody has searched yet.
+    Raises BackendUnavailable if the backend's library cannot be imported, or OptionsNotFound (a
+    ValueError) if the options of `flex_tuned` have not been searched yet.
     """
     if workload.phase.is_mask_mod_variant:
         return VARIANTS[workload.mask][name]
@@ -131,7 +131,7 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
     except Exception:  # of the user's mask: its cell fails with it
         return None
     if variant == TUNED and not workload.phase.is_search:
-        return nothing_found(workload, backend_named)
+        return missing_options_reason(workload, backend_named)
     return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
 
 
@@ -167,7 +167,9 @@ class CheckedCell:
             self.status.skip(Outcome.SKIPPED, TOO_LARGE)
         if self.backend == TUNED and flex_lacks_backward(self.workload, TUNED):
             self.status.skip(Outcome.UNSUPPORTED, NO_BACKWARD_ON_CPU)
-        if self.backend == TUNED and (reason := nothing_found(self.workload, self.backend_named)):
+        if self.backend == TUNED and (
+            reason := missing_options_reason(self.workload, self.backend_named)
+        ):
             self.status.skip(Outcome.SKIPPED, reason)
         try:
             mask = self.workload.build_mask()
@@ -253,13 +255,13 @@ class Cell(CheckedCell):
         median_s = statistics.median(runner.recorded_seconds(self.benchmark))
         with stage_timer("time"):
             graph = self._time_graph(call)
-            peaks = roofline(self.clock, self.workload.device, self.workload.dtype)
+            limits = measured_roofline(self.clock, self.workload.device, self.workload.dtype)
         return {
             **measured,
             "tflops": info["flops"] / median_s / 1e12,
             "gb_per_s": info["bytes"] / median_s / 1e9,
             **graph,
-            **peaks._asdict(),
+            **limits._asdict(),
         }
 
     def _time_graph(self, call: CheckedCall) -> dict[str, object]:

@@ -21,7 +21,7 @@ VARIANT_PARAMS = ("backend", "builder", "spelling", "cache", "tuned")  # a cell 
 class CellKey(NamedTuple):
     """The workload of a cell, and its backend, builder, mask_mod variant or cache state.
 
-    A cell that searches options has the backend that replays them.
+    The variant of a cell that searches options is `flex_tuned`.
     """
 
     workload: Workload
@@ -54,7 +54,7 @@ def _values(
 ) -> Iterable[tuple[str, int, int | None, str]]:
     """(mask, seq_len, q_len, variant) of each cell."""
     if param == "backend":
-        # A soak takes long, and depends little on the length.
+        # A soak takes long, and its result depends little on the length.
         is_soak = metafunc.definition.get_closest_marker("soak") is not None
         seq_lens = run.default_seq_lens if is_soak else run.seq_lens
         return product(run.masks, seq_lens, run.q_lens, run.backends)

@@ -45,7 +45,7 @@ def time_graph(call: CheckedCall, clock: Clock, max_seconds: float) -> dict[str,
         with on_capture_stream():
             timed = TimedCall.prepare(with_own_inputs(call.bound), call.checked.inputs.dout)
             captured = capture(timed.run)
-    except Exception as error:  # of the library: what it does is not made for a capture
+    except Exception as error:  # of the library: it does something that cannot be captured
         if device_is_lost("cuda"):
             raise
         return {"graph_reason": describe_error(error)}
@@ -60,20 +60,20 @@ def time_graph(call: CheckedCall, clock: Clock, max_seconds: float) -> dict[str,
 def with_own_inputs(bound: BoundAttention) -> BoundAttention:
     """The same call on the same memory, with inputs that no other stream has used in autograd.
 
-    autograd has a node for each input, on the stream of its first forward. The backward would wait
-    for that stream, which a capture must not.
+    autograd has a node for each input, on the stream of its first forward. The backward waits for
+    that stream, and a capture must not.
     """
     q, k, v = (t.detach().requires_grad_(t.requires_grad) for t in bound.inputs)
     return replace(bound, inputs=(q, k, v))
 
 
 def check_replay(captured: CapturedCall[object], call: CheckedCall) -> None:
-    """Check the result of a replay, which must write all of it.
+    """Check the result of a replay, which must write every element.
 
     Raises ChangedTensor or WrongResult.
     """
     for tensor in result_tensors(captured.result):
-        tensor.fill_(torch.nan)  # kernels that the graph lacks have run once, in the capture
+        tensor.fill_(torch.nan)  # else a kernel that the graph lacks would go unnoticed
     captured.graph.replay()
     call.check(captured.result, "a replay of its CUDA graph")
 

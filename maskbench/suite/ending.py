@@ -1,4 +1,4 @@
-"""Why a session ended before all of its cells had a result, and how sure its times are."""
+"""What the summary says of a session: why it ended early, and how many cells are noisy."""
 
 from __future__ import annotations
 

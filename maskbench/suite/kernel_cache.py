@@ -70,7 +70,7 @@ def backend_source(backend: str) -> str | None:
 def _sources(workload: Workload, mask: Mask | None, backend: str) -> set[str]:
     """The files of the mask's classes and of the backend, which a plugin may have elsewhere.
 
-    For the backend that replays options, also the file that keeps them.
+    For `flex_tuned`, also the file with the options.
     """
     classes = {type(part) for part in _mask_parts(mask)} if mask else set()
     files = {getattr(sys.modules[c.__module__], "__file__", None) for c in classes}

@@ -44,11 +44,11 @@ class Lock:
         return True
 
     def wait_alone(self) -> None:
-        """Wait until this process holds the lock alone; it already may."""
+        """Wait until this process holds the lock alone. Return at once if it already does."""
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Free the lock, which can be taken again."""
+        """Free the lock. It can be taken again."""
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def share(self) -> None:
@@ -79,7 +79,7 @@ class Lock:
         self.close()
 
     def close(self) -> None:
-        """Free the lock for good."""
+        """Free the lock and close its file."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -162,7 +162,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--cuda-graphs",
         action="store_true",
-        help="Also capture each call into a CUDA graph and time its replay. Default: no.",
+        help="Also time each call as the replay of a CUDA graph. Needs a GPU. Default: no.",
     )
     group.addoption(
         "--gpus",

@@ -1,4 +1,4 @@
-"""Options of pytest-benchmark and of other plugins that would lose times or make wrong ones."""
+"""Refuses options of pytest-benchmark and other plugins that would lose or falsify times."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ LAUNCHES = {"cuda": 2000, "cpu": 200}
 GRADIENTS = ("dq", "dk", "dv")
 
 
-class LaunchLog:
-    """Compares the gradients of each launch with those of the first. Nothing waits for the device.
+class LaunchComparison:
+    """Compares the gradients of each launch with those of the first. `add` never synchronizes.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class LaunchLog:
         self.count = 0
 
     def add(self, gradients: dict[str, Tensor]) -> None:
-        """Compare the gradients of the next launch, and the first launch with itself."""
+        """Compare the gradients of the next launch with those of the first."""
         for column, name in enumerate(GRADIENTS):
             gradient = gradients[name].detach()
             difference = (gradient.float() - self.first[name]).norm(dim=-1) / self.scales[name]
@@ -54,7 +54,7 @@ class LaunchLog:
     def require_within(self, bounds: dict[str, float]) -> None:
         """Raise WrongResult if a launch differs from the first by more than the bound of errors.
 
-        Two results that both err as dense attention does differ by at most twice that error.
+        Two results with the error of dense attention differ by at most twice that error.
         """
         found = self.differences.cpu()
         wrong = ~(found <= torch.tensor([bounds[name] for name in GRADIENTS]))  # True for NaN
@@ -94,7 +94,7 @@ def _hash_weights(tensor: Tensor) -> Tensor:
     return weights | 1
 
 
-def soak(cell: CheckedCell) -> None:
+def run_soak(cell: CheckedCell) -> None:
     """Launch the backward of a cell many times. Its time is the wall time of all launches.
 
     Raises
@@ -102,29 +102,29 @@ def soak(cell: CheckedCell) -> None:
     WrongResult
         If the gradients of a launch are wrong.
     """
-    cell.check_and_measure(lambda call: _soak(cell, call))
+    cell.check_and_measure(lambda call: _launch_repeatedly(cell, call))
 
 
-def _soak(cell: CheckedCell, call: CheckedCall) -> dict[str, object]:
+def _launch_repeatedly(cell: CheckedCell, call: CheckedCall) -> dict[str, object]:
     launches = LAUNCHES[cell.workload.device]
 
-    def launch_all() -> LaunchLog:
+    def launch_all() -> LaunchComparison:
         result = call.timed.run()
         call.check(result, "the first launch")
-        log = LaunchLog(call.timed.results(result), launches)
-        log.add(call.timed.results(result))
+        comparison = LaunchComparison(call.timed.results(result), launches)
+        comparison.add(call.timed.results(result))
         for _ in range(launches - 1):
             result = call.timed.run()
-            log.add(call.timed.results(result))
-        log.require_within(call.checked.reference.bounds)
+            comparison.add(call.timed.results(result))
+        comparison.require_within(call.checked.reference.bounds)
         call.check(result, "the last launch")
-        return log
+        return comparison
 
     with stage_timer("time"):
         pedantic = cell.benchmark.pedantic
-        log = cast(LaunchLog, pedantic(launch_all))  # type: ignore[no-untyped-call]
+        comparison = cast(LaunchComparison, pedantic(launch_all))  # type: ignore[no-untyped-call]
     return {
-        **log.fields(),
+        **comparison.fields(),
         # These describe device time; the time of a soak is wall time.
         "host_bound": False,
         "late_rounds": 0,

@@ -1,4 +1,4 @@
-"""The options that were found for a workload: `flex_tuned` replays them."""
+"""Looks up and writes the options that a search found for a workload; `flex_tuned` uses them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from maskbench.tuned_options import (
 BACKEND = "flex_tuned"
 
 
-class NothingFound(ValueError):
+class OptionsNotFound(ValueError):
     """No options are stored for a workload. The message has the command that finds them."""
 
 
@@ -59,17 +59,17 @@ def look_up(workload: Workload) -> Lookup:
 
 
 def kept_here(workload: Workload) -> Path | None:
-    """The file of the workload, if this torch on this GPU has written it."""
+    """The file of the workload, if it was written with this torch on this GPU."""
     found = look_up(workload)
     is_here = found.entry and not flex_tuned.origin_of(found.entry, device_name(workload.device))
     return found.path if is_here else None
 
 
 def bind_tuned(workload: Workload) -> Bind:
-    """The `bind` that replays the workload's entry. Raises NothingFound."""
+    """The `bind` that replays the workload's entry. Raises OptionsNotFound."""
     found = look_up(workload)
     if found.entry is None:
-        raise NothingFound(_why_nothing(workload, found, named=True))
+        raise OptionsNotFound(_describe_missing(workload, found, backend_named=True))
     return check_shapes(flex_tuned.replay(found.entry, device_name(workload.device)))
 
 
@@ -86,18 +86,21 @@ def require_folder(device: str) -> None:
         pytest.exit(str(error), returncode=int(pytest.ExitCode.USAGE_ERROR))
 
 
-def nothing_found(workload: Workload, named: bool) -> str | None:
+def missing_options_reason(workload: Workload, backend_named: bool) -> str | None:
     """Why there are no options for a workload, and how they are found; None if there are some.
 
-    `named`: whether --backends names the backend. Otherwise the cells of a run share one reason.
+    `backend_named` is whether --backends names the backend. Otherwise the cells of a run share one
+    reason.
     """
     found = look_up(workload)
-    return None if found.entry else _why_nothing(workload, found, named)
+    return None if found.entry else _describe_missing(workload, found, backend_named)
 
 
-def _why_nothing(workload: Workload, found: Lookup, named: bool) -> str:
+def _describe_missing(workload: Workload, found: Lookup, backend_named: bool) -> str:
     ignored = "".join(f"{line}; " for line in found.unusable)
-    how = f"run {tune_command(workload)}" if named else f"name {BACKEND} in --backends to see how"
+    how = f"name {BACKEND} in --backends to see how"
+    if backend_named:
+        how = f"run {tune_command(workload)}"
     return f"{ignored}its options were not searched yet; {how}"
 
 

@@ -1,7 +1,7 @@
 """What a worker process of `maskbench.suite.workers` does.
 
-This module imports the standard library only. A worker leaves the terminal's process group before
-it imports torch, so Ctrl-C reaches the pool alone.
+This module imports the standard library only, so that a worker leaves the terminal's process group
+before it imports torch. Then Ctrl-C reaches the pool alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 @dataclass(frozen=True)
 class Lost:
-    """Instead of a result: why a worker gave none, and whether it can do the next task."""
+    """Takes the place of a result: why there is none, and whether the worker can go on."""
 
     reason: str
     alive: bool = False

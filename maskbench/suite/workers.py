@@ -51,8 +51,8 @@ class PoolBroken(Exception):
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Deliver signals that end a run afterwards. A process that is started inherits the mask."""
+def _signals_delayed() -> Iterator[None]:
+    """Delay the signals that end a run. A process that is started in it inherits the mask."""
     ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
@@ -69,12 +69,12 @@ def input_of(guard: subprocess.Popen[str]) -> IO[str]:
 
 
 class _Worker:
-    """A process, its pipe and the task that it works on."""
+    """A process, its pipe and its current task."""
 
     def __init__(self, guard: subprocess.Popen[str], setup: bytes, timeout_s: float) -> None:
         self.guard, self.timeout_s = guard, timeout_s
         self.ready = False
-        self.task: int | None = None  # its index
+        self.task: int | None = None  # the index of its task
         context = get_context("spawn")
         self.connection, other = context.Pipe()
         with other:
@@ -91,7 +91,7 @@ class _Worker:
             pipe.write(f"{sign}{self.process.pid}\n")
             pipe.flush()
 
-    def give(self, index: int, task: bytes) -> None:
+    def assign(self, index: int, task: bytes) -> None:
         self.task, self.deadline = index, monotonic() + self.timeout_s
         with suppress(OSError):
             self.connection.send_bytes(task)
@@ -122,7 +122,7 @@ class _Worker:
                 with suppress(OSError):
                     kill(self.process.pid, signal.SIGKILL)
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         self.process.join(JOIN_S)
         self._tell_guard("-")
         self.connection.close()
@@ -153,7 +153,7 @@ class WorkerPool:
         self.jobs, self.timeout_s = jobs, timeout_s
         self.workers: list[_Worker] = []
         self.waiting: deque[tuple[int, bytes]] = deque()
-        self.unstartable, self.start_failure = 0, ""  # workers that cannot start, and why
+        self.failed_starts, self.start_failure = 0, ""  # workers that cannot start, and why
 
     def __enter__(self) -> WorkerPool:
         try:
@@ -178,7 +178,7 @@ class WorkerPool:
         for worker in self.workers:
             worker.kill()
         for worker in self.workers:
-            worker.bury()
+            worker.reap()
         with suppress(OSError):
             input_of(self.guard).close()
         self.guard.wait()
@@ -198,7 +198,7 @@ class WorkerPool:
         Raises
         ------
         PoolBroken
-            If tasks remain and no worker can start. It says what the last one met.
+            If tasks remain and no worker can start, with the reason of the last one.
         """
         for index, task in enumerate(tasks):
             self.submit(index, task)
@@ -211,7 +211,7 @@ class WorkerPool:
         Raises PoolBroken as `run`.
         """
         self._start_workers()
-        self._give_tasks()
+        self._assign_tasks()
         wait([worker.connection for worker in self.workers], wait_s)
         found: list[tuple[int, Any]] = []
         for worker in list(self.workers):
@@ -226,29 +226,29 @@ class WorkerPool:
                 worker.task = None
             elif lost and not worker.ready:
                 self.start_failure = lost.reason
-                self.unstartable += 1  # not replaced: the next would meet the same
+                self.failed_starts += 1  # not replaced: the next one would fail in the same way
             worker.ready = True
-        self._give_tasks()
+        self._assign_tasks()
         return found
 
     def _start_workers(self) -> None:
         """Start as many workers as there are tasks, up to `jobs`."""
-        wanted = min(self.jobs - self.unstartable, self.unfinished)
+        wanted = min(self.jobs - self.failed_starts, self.unfinished)
         while len(self.workers) < wanted:
-            with _signals_blocked():
+            with _signals_delayed():
                 try:
                     self.workers.append(_Worker(self.guard, self.setup, self.timeout_s))
                 except OSError as error:  # no memory, or too many processes or open files
                     self.start_failure = str(error)
-                    self.unstartable = self.jobs - len(self.workers)
+                    self.failed_starts = self.jobs - len(self.workers)
                     break
         if self.waiting and not self.workers:
             raise PoolBroken(f"no worker can start: {self.start_failure}")
 
-    def _give_tasks(self) -> None:
+    def _assign_tasks(self) -> None:
         for worker in self.workers:
             if worker.ready and worker.task is None and self.waiting:
-                worker.give(*self.waiting.popleft())
+                worker.assign(*self.waiting.popleft())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -270,5 +270,5 @@ class WorkerPool:
 
     def _remove(self, worker: _Worker) -> None:
         worker.kill()
-        worker.bury()
+        worker.reap()
         self.workers.remove(worker)

@@ -1,4 +1,4 @@
-"""Capturing a call into a CUDA graph, without a trace of a capture that fails.
+"""Captures a call into a CUDA graph, and cleans up after a capture that fails.
 
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -62,7 +62,7 @@ def on_capture_stream() -> Iterator[None]:
 
 
 def capture(call: Callable[[], T]) -> CapturedCall[T]:
-    """Capture `call` on the current stream, inside of `on_capture_stream`.
+    """Capture `call` on the current stream. Use it within `on_capture_stream`.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What the device can do at most: floating-point operations and bytes in a second.
+"""The limits of the device: the most floating-point operations and bytes per second.
 
-Attention at the first limit is a large matrix product; at the second it is a large copy. Both are
-measured, because the data sheet's numbers assume a clock that a card does not hold.
+A large matrix product measures the first limit, and a large copy the second. The data sheet's
+numbers are not used, because they assume a clock that a card does not hold.
 Williams, Waterman, Patterson: Roofline, https://doi.org/10.1145/1498765.1498785
 """
 
@@ -38,7 +38,7 @@ class Roofline(NamedTuple):
 _MEASURED: dict[tuple[str, str], Roofline] = {}  # a process uses one card
 
 
-def roofline(clock: Clock, device: str, dtype: str) -> Roofline:
+def measured_roofline(clock: Clock, device: str, dtype: str) -> Roofline:
     """The limits of the device for a data type. They are measured once in a process.
 
     Parameters
@@ -61,14 +61,14 @@ def roofline(clock: Clock, device: str, dtype: str) -> Roofline:
 
 
 def _fastest_seconds(clock: Clock, device: str, call: Callable[[], object]) -> float:
-    """The shortest round: a limit is what the device can do, whatever else the machine does."""
+    """The time of the fastest round, which other work on the machine has slowed the least."""
     clock.size_blocking_kernel(call)
     return min(valid_seconds(run_pilot(clock, call, MAX_SECONDS[device]).device_s))
 
 
 def _gemm_tflops(clock: Clock, device: str, dtype: torch.dtype) -> float:
     size = GEMM_SIZE[device]
-    # Of one magnitude as the operands of attention: the power of a GPU depends on the values.
+    # The operands have the magnitude of attention's: the power of a GPU depends on the values.
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / _fastest_seconds(clock, device, lambda: torch.mm(a, b, out=out)) / 1e12

@@ -1,4 +1,4 @@
-"""The cells of runs as columns: what they are of, their times, and all that was saved of them."""
+"""The cells of runs as columns: their workloads, their times, and all other saved fields."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def cell_columns(cells: pd.DataFrame) -> dict[str, Column]:
         times = attention_times(timed, measure).reindex(cells.index)
         columns[key] = numbers(times["seconds"])
         columns[f"{key}Interval"] = numbers(times["interval"])
-        columns[f"{key}OfHost"] = numbers(times["is_host_time"].eq(True).astype(int))
+        columns[f"{key}IsHostTime"] = numbers(times["is_host_time"].eq(True).astype(int))
     peaks = peak_shares(timed).reindex(cells.index)
     columns["share"] = numbers(peaks["peak_share"])
     columns["limit"] = texts(peaks["peak_limit"].fillna(""))
@@ -109,15 +109,15 @@ def error_text(row: dict[Hashable, Any]) -> str:
 
 
 def soak_text(row: dict[Hashable, Any]) -> str:
-    """What many launches of a backward had in common; "" for a cell that is no soak."""
+    """How much the launches of a soak differed; "" for other cells."""
     if "soak_launches" not in row:
         return ""
     if row.get("deterministic"):
         return f"the same bits in {row['soak_launches']:.0f} launches"
     distinct, worst = row.get("soak_distinct", 0), row.get("soak_worst_difference", 0)
     return (
-        f"{distinct:.0f} of {row['soak_launches']:.0f} launches differ in a bit,"
-        f" by at most {worst:.2g}"
+        f"{distinct:.0f} different gradients in {row['soak_launches']:.0f} launches;"
+        f" largest difference {worst:.2g}"
     )
 
 

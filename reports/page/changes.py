@@ -25,9 +25,8 @@ MAX_TIMES = 200_000  # of a history; those of the newest runs are shown
 def comparison(runs: list[SavedRun], history: list[Run]) -> dict[str, Any] | None:
     """The second run against the first, the largest change first.
 
-    None if there are not two runs that timed the same cells. `problem` says why no cell of theirs
-    is comparable. Older and newer are told apart by the
-    order in which the runs were named.
+    None if there are not two runs that timed the same cells. `problem` says why none of their cells
+    are comparable. The first run that was named counts as the older one.
     """
     if len(runs) != 2:
         return None
@@ -41,10 +40,10 @@ def comparison(runs: list[SavedRun], history: list[Run]) -> dict[str, Any] | Non
     by_size = verdict.cells["change"].abs().sort_values(ascending=False, kind="stable").index
     cells = ranked(verdict.cells.loc[by_size])
     return {
-        "base": side(base),
-        "new": side(new),
+        "base": run_text(base),
+        "new": run_text(new),
         "conclusion": verdict.conclusion,
-        "notes": notes_of(verdict),
+        "notes": plain_notes(verdict),
         "cells": {
             **problem_columns(cells),
             "before": numbers(cells["base_s"]),
@@ -56,12 +55,12 @@ def comparison(runs: list[SavedRun], history: list[Run]) -> dict[str, Any] | Non
     }
 
 
-def side(run: Run) -> str:
-    """A run in a few words."""
+def run_text(run: Run) -> str:
+    """The file, torch and date of a run."""
     return plain_text(f"{run.path.name} (torch {run.torch}, {run.saved[:10]})")
 
 
-def notes_of(verdict: Verdict) -> list[str]:
+def plain_notes(verdict: Verdict) -> list[str]:
     return [plain_text(note) for note in verdict.notes]
 
 
@@ -111,7 +110,7 @@ def trends(
     return {
         "folder": plain_text(str(folder)),
         "conclusion": verdict.conclusion,
-        "notes": notes_of(verdict),
+        "notes": plain_notes(verdict),
         "runs": {
             "saved": [saved[:16].replace("T", " ") for saved, _, _ in points],
             "torch": texts(torch for _, torch, _ in points),

@@ -26,8 +26,8 @@ def page_data(
     Parameters
     ----------
     paths
-        Saved runs. Those of one device and one torch are the parts of one run, and are shown
-        apart from the others. If there are two that timed the same cells, they are also compared.
+        Saved runs. Those of one device and one torch are shown together, as the parts of one run.
+        If there are two that timed the same cells, they are also compared.
     history
         A folder with runs that are shown as trends; None if there are none.
     acceptances

@@ -80,7 +80,7 @@ def mask_code(name: str, pattern: str, cells: pd.DataFrame) -> dict[str, str]:
 
 
 def parameters_of(name: str) -> dict[str, Any] | None:
-    """The parameters in a name such as causal_sliding_window(left=1023); None if it is no such."""
+    """The parameters in a name such as causal_sliding_window(left=1023); None for other names."""
     if "(" not in name:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""The runs of a page, apart by device and torch, and what each run was."""
+"""The runs of a page, grouped by device and torch, and the facts of each run."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Setup:
         return f"{first.device}{f' ({watts:g} W)' if watts else ''}, torch {first.torch}"
 
     def as_json(self) -> dict[str, Any]:
-        """Its names, its runs, and the notes that a reader must know."""
+        """Its name, its runs, and notes on them."""
         notes = [f"{run.path}: {run.incomplete}" for run in self.runs if run.incomplete]
         cards = {run.machine_info.gpu_uuid for run in self.runs}
         if len(cards) > 1:
-            notes.append(f"the cells are of {len(cards)} cards of this kind")
+            notes.append(f"the cells were timed on {len(cards)} GPUs of this model")
         if noise := noise_note(self.cells):
             notes.append(noise)
         return {
@@ -52,10 +52,10 @@ class Setup:
 
 
 def setups_of(paths: list[Path]) -> list[Setup]:
-    """The runs in the files, apart by machine and torch, in the order of the files.
+    """The runs in the files, grouped by machine and torch, in the order of the files.
 
-    Machines are apart if their times are not comparable (`machine_differences`). Several files of
-    one setup are the parts of one run.
+    Machines whose times are not comparable (`machine_differences`) are different setups. Several
+    files of one setup are the parts of one run.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def is_same_setup(one: SavedRun, other: SavedRun) -> bool:
 
 
 def run_facts(run: SavedRun) -> dict[str, Any]:
-    """What one run was: the machine, the software, and where its time went."""
+    """The machine and the software of a run, and where its time went."""
     machine, software, suite = run.machine_info, run.commit_info, run.suite
     outcomes = [cell["outcome"] for cell in run.cells]
     clocks = pd.Series([cell["clock_mhz"] for cell in run.timed], dtype=float).dropna()

@@ -84,7 +84,7 @@ def winner_entry(row: pd.Series, length: int, styles: dict[str, BackendStyle]) -
     ratio = f" {row['over_flex']:.2f}×" if row["over_flex"] > 0 else ""  # NaN without flex
     mark = marks(is_host_bound=row["is_host_time"], is_throttled=bool(row["throttle"]))
     time = f"{milliseconds(row['seconds'])}{ratio}{mark}"
-    lines = [*at_equals(text, length), *wrapped(time, length)]
+    lines = [*wrapped_at_equals(text, length), *wrapped(time, length)]
     if row["is_noisy"]:
         lines.append(f"±{row['interval']:.0%}")
         return grid.Entry(lines, text_color=grid.NOISY_TEXT_COLOR)
@@ -93,7 +93,7 @@ def winner_entry(row: pd.Series, length: int, styles: dict[str, BackendStyle]) -
     )
 
 
-def at_equals(text: str, length: int) -> list[str]:
+def wrapped_at_equals(text: str, length: int) -> list[str]:
     """The lines of a text of tied names, broken after "=" signs."""
     lines = [""]
     for name in text.replace(" = ", " =\n").split("\n"):

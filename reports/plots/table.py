@@ -17,7 +17,7 @@ from reports.plots.labels import (
     untimed_reason,
 )
 from reports.plots.style import BLUE, ORANGE, sorted_backends
-from reports.ranking import NOISY_ABOVE, Measure, measures, ranking
+from reports.ranking import NOISY_ABOVE, Measure, measures, rank_cells
 
 RATIO_COLORS = LinearSegmentedColormap.from_list("ratio", [ORANGE, "#FFFFFF", BLUE])
 MAX_LOG2_RATIO = 3  # the colors saturate at a ratio of 8
@@ -30,7 +30,7 @@ def draw(cells: pd.DataFrame, seq_len: int, direction: str) -> Figure | None:
     brackets refers to the reason below. Backends without any time are in the notes only.
     """
     cells = cells[(cells["seq_len"] == seq_len) & (cells["direction"] == direction)]
-    ranked = ranking(cells, Measure.DEVICE).set_index(["mask", "backend"])
+    ranked = rank_cells(cells, Measure.DEVICE).set_index(["mask", "backend"])
     if ranked.empty:
         return None
     masks = list(cells["mask"].unique())
@@ -60,7 +60,7 @@ def draw(cells: pd.DataFrame, seq_len: int, direction: str) -> Figure | None:
 
 
 def time_entry(row: pd.Series) -> grid.Entry:
-    """The entry of a row of `ranking`."""
+    """The entry of a row of `rank_cells`."""
     mark = marks(is_host_bound=row["host_bound"], is_throttled=bool(row["throttle"]))
     lines = [milliseconds(row["seconds"]).removesuffix(" ms")]
     ratio = row["over_flex"]

@@ -1,4 +1,4 @@
-"""The page on accuracy: errors over those of dense attention, and what soaks saw."""
+"""The page on accuracy: errors over those of dense attention, and the results of soaks."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import pytest
 
 from maskbench.records import UnreadableRun
 from reports.__main__ import main
-from reports.accuracy import accuracy_report, ratio
+from reports.accuracy import accuracy_report, error_ratio
 
 DENSE = {"out": 1e-3, "dq": 2e-3, "dk": 4e-3, "dv": 1e-3}
 
@@ -67,9 +67,9 @@ def test_each_mask_and_data_type_has_its_own_row(save):
 
 
 def test_exact_results_have_no_ratio_to_exact_dense_attention():
-    assert ratio(0.0, 0.0) == 0.0
-    assert ratio(1e-9, 0.0) == math.inf
-    assert ratio(1.0, 4.0) == 0.25
+    assert error_ratio(0.0, 0.0) == 0.0
+    assert error_ratio(1e-9, 0.0) == math.inf
+    assert error_ratio(1.0, 4.0) == 0.25
 
 
 SOAK = {**SAME, "direction": "soak_backward", "soak_launches": 2000}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskbench.backends.flex_proofs import blocks_are_contiguous, rows_are_safe, unproven
+from maskbench.backends.flex_proofs import blocks_are_contiguous, disallowed_option, rows_are_safe
 from maskbench.masks import Causal, FromMaskMod, Full, LastQueries, Mask, SlidingWindow
 from tests.unit.conformance import MASKS
 
@@ -93,11 +93,12 @@ def test_the_backward_also_needs_columns_without_a_gap():
     ],
 )
 def test_an_option_that_the_mask_does_not_allow_is_named(mask, options, expected):
-    assert unproven(options, mask.block_mask("cpu"), backward=False) == expected
+    assert disallowed_option(options, mask.block_mask("cpu"), backward=False) == expected
 
 
 def test_no_block_mask_allows_all():
     assert (
-        unproven({"ROWS_GUARANTEED_SAFE": True, "BLOCKS_ARE_CONTIGUOUS": True}, None, True) is None
+        disallowed_option({"ROWS_GUARANTEED_SAFE": True, "BLOCKS_ARE_CONTIGUOUS": True}, None, True)
+        is None
     )
     assert Full(seq_len=16).dense("cpu").all()

@@ -148,7 +148,9 @@ def test_an_option_that_the_mask_does_not_allow_is_not_used():
     """As when the file of an own mask was changed after the search."""
     options = found(fwd_BLOCKS_ARE_CONTIGUOUS=True, fwd_ROWS_GUARANTEED_SAFE=True).options
     q = torch.zeros(1, 1, 512, 16)
-    with pytest.raises(flex_tuned.NotAllowed, match="does not allow fwd_ROWS_GUARANTEED_SAFE"):
+    with pytest.raises(
+        flex_tuned.OptionNotAllowed, match="does not allow fwd_ROWS_GUARANTEED_SAFE"
+    ):
         flex_tuned.compile_options(options, SlidingWindow(63, 0, seq_len=512), q, q, q)
     flex_tuned.compile_options(options, Causal(seq_len=512), q, q, q)
 
@@ -161,7 +163,7 @@ def test_without_a_name_it_says_what_it_needs():
 
 def test_nothing_found_names_the_command(store):
     with pytest.raises(
-        tuned.NothingFound, match=r"run python -m pytest -m tune tests/test_tune\.py"
+        tuned.OptionsNotFound, match=r"run python -m pytest -m tune tests/test_tune\.py"
     ):
         bind_tuned(WORKLOAD)
 

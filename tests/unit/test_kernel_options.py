@@ -134,7 +134,7 @@ def test_each_gpu_release_and_shape_has_a_table():
     assert "B1 H2 (kv 1) D16 (v 8) float32, S = 512, 16 queries" in text
 
 
-def test_the_page_is_written_between_its_markers(store, tmp_path, capsys):
+def test_the_tables_are_written_between_the_markers(store, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(f"before\n<!-- begin: {NAME} -->\nold\n<!-- end: {NAME} -->\nafter\n")
     assert main(["kernel_options", "-o", str(page)]) == 0
@@ -143,7 +143,7 @@ def test_the_page_is_written_between_its_markers(store, tmp_path, capsys):
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| causal | backward | BLOCK_M1=64, BLOCK_SIZE=256x256 | 1.50 ± 0.01 | 1.36 |" in text
-    assert "as a page" in capsys.readouterr().out
+    assert "between the markers of" in capsys.readouterr().out
 
 
 def test_options_prints_the_entries_of_a_mask(store, capsys):

@@ -119,16 +119,16 @@ def test_a_name_of_10000_characters_is_refused(tmp_path, capsys):
     assert "length <= 200" in error
 
 
-def test_a_history_that_is_none_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_no_history_is_refused(tmp_path, capsys):
     arguments = ["page", str(RUN), "--history", str(tmp_path / "none"), "-o", str(tmp_path)]
     assert main(arguments) == 2
     assert "is no folder" in capsys.readouterr().err
 
 
-# --- which runs are apart ----------------------------------------------------------------------
+# --- which runs are grouped --------------------------------------------------------------------
 
 
-def test_runs_of_two_versions_of_torch_are_apart_and_compared(save_run):
+def test_runs_of_two_versions_of_torch_are_separate_and_compared(save_run):
     runs = [save_run(0), save_run(1, change=lambda run: run["commit_info"].update(torch="9.9"))]
     data = page_data(runs)
     assert [setup["torch"] for setup in data["setups"]] == ["2.13.0+cpu", "9.9"]
@@ -139,7 +139,7 @@ def test_runs_of_two_versions_of_torch_are_apart_and_compared(save_run):
     assert data["comparison"]["notes"]
 
 
-def test_machines_whose_times_are_not_comparable_are_apart(save_run):
+def test_machines_whose_times_are_not_comparable_are_separate(save_run):
     def limited(watts, card):
         def change(run):
             on_gpu(card)(run)
@@ -151,7 +151,7 @@ def test_machines_whose_times_are_not_comparable_are_apart(save_run):
     data = page_data([*runs, save_run(2, change=limited(350, "GPU-2"))])
     names = [setup["name"] for setup in data["setups"]]
     assert names == ["a GPU (700 W), torch 2.13.0+cpu", "a GPU (350 W), torch 2.13.0+cpu"]
-    assert "the cells are of 2 cards of this kind" in data["setups"][0]["notes"]
+    assert "the cells were timed on 2 GPUs of this model" in data["setups"][0]["notes"]
     assert data["comparison"] is None
 
 
@@ -218,7 +218,7 @@ def test_fields_that_only_newer_runs_have_are_shown(tmp_path):
     assert (
         cells["errors"]["t"][cells["errors"]["i"][at]] == "out 0.00042 of 0.0058, dq 0.001 of 0.006"
     )
-    soak = "3 of 2000 launches differ in a bit, by at most 0.0001"
+    soak = "3 different gradients in 2000 launches; largest difference 0.0001"
     assert cells["soak"]["t"][cells["soak"]["i"][at]] == soak
     assert cells["graph"][at] == 1e-3
     assert cells["share"][at] > 0

@@ -127,7 +127,7 @@ def test_runs_of_two_machines_are_never_in_one_view(browser, save_run, tmp_path)
         assert "NOT COMPARABLE" in page.locator("main").inner_text()
 
 
-def test_shapes_and_data_types_are_apart(browser, tmp_path):
+def test_shapes_and_data_types_are_separate(browser, tmp_path):
     def second_shape(run):
         few_cells(run)
         for bench in copy.deepcopy(run["benchmarks"]):

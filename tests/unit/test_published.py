@@ -5,7 +5,7 @@ import pytest
 from maskbench.records import UnreadableRun
 from masks import PATTERNS
 from reports.__main__ import main
-from reports.published import FIGURES, NAME, published_report
+from reports.published import NAME, PUBLISHED, published_report
 from tests.unit.real_run import all_cells, few_cells, saved_as
 
 MARKERS = f"before\n<!-- begin: {NAME} -->\n<!-- end: {NAME} -->\nafter\n"
@@ -62,5 +62,5 @@ def test_the_command_writes_between_the_markers(tmp_path, capsys):
     assert str(page) in capsys.readouterr().out
 
 
-def test_the_masks_of_the_figures_are_in_the_catalogue():
-    assert {mask.partition("(")[0] for figure in FIGURES for mask in figure.masks} <= set(PATTERNS)
+def test_the_masks_of_the_published_results_are_in_the_catalogue():
+    assert {mask.partition("(")[0] for case in PUBLISHED for mask in case.masks} <= set(PATTERNS)

@@ -17,7 +17,7 @@ from reports.ranking import (
     attention_times,
     is_noisy,
     peak_shares,
-    ranking,
+    rank_cells,
     winners,
 )
 from reports.runs import cells_table, load
@@ -86,7 +86,7 @@ def test_each_problem_has_a_winner_of_its_own():
     assert not winners(pd.DataFrame(rows), Measure.DEVICE)[PROBLEM].duplicated().any()
 
 
-def test_who_waits_for_the_host_is_ranked_by_the_host_time():
+def test_host_bound_backends_are_ranked_by_their_host_time():
     rows = [cell("flash_attn_4", 0.045, host_ms=0.93), cell("sdpa", 0.2, host_ms=0.1)]
     assert winning(rows) == [("flash_attn_4",)]
     assert winning(rows, Measure.CALLED) == [("sdpa",)]
@@ -116,13 +116,13 @@ def test_a_graph_is_ranked_by_the_longer_of_its_two_times():
         cell("sdpa", 0.03, host_ms=0.9, graph_median_s=0.03e-3, graph_host_s=0.20e-3),
         cell("dense", 0.01),
     ]
-    ranked = ranking(pd.DataFrame(rows), Measure.GRAPH)
+    ranked = rank_cells(pd.DataFrame(rows), Measure.GRAPH)
     assert list(ranked["backend"]) == ["flex", "sdpa"]
     assert list(ranked["seconds"]) == pytest.approx([0.05e-3, 0.20e-3])
 
 
 def test_a_run_without_graphs_has_no_ranking_of_them():
-    assert ranking(pd.DataFrame([cell("flex", 1.0)]), Measure.GRAPH).empty
+    assert rank_cells(pd.DataFrame([cell("flex", 1.0)]), Measure.GRAPH).empty
     assert winners(pd.DataFrame([cell("flex", 1.0)]), Measure.GRAPH).empty
 
 
@@ -133,9 +133,9 @@ def test_a_cell_is_noisy_above_the_limit():
 
 def test_the_time_over_flex_is_by_the_same_measure():
     rows = [cell("flex", 0.1, host_ms=0.5), cell("sdpa", 0.2), cell("sdpa", 1.0, mask="full")]
-    device = ranking(pd.DataFrame(rows), Measure.DEVICE).set_index(["mask", "backend"])
+    device = rank_cells(pd.DataFrame(rows), Measure.DEVICE).set_index(["mask", "backend"])
     assert device["over_flex"]["causal", "sdpa"] == pytest.approx(2.0)
-    called = ranking(pd.DataFrame(rows), Measure.CALLED).set_index(["mask", "backend"])
+    called = rank_cells(pd.DataFrame(rows), Measure.CALLED).set_index(["mask", "backend"])
     assert called["over_flex"]["causal", "sdpa"] == pytest.approx(0.4)
     assert np.isnan(called["over_flex"]["full", "sdpa"])
 
@@ -167,7 +167,7 @@ def test_a_saved_run_has_a_winner_for_every_timed_problem():
         assert len(found) == len(timed.drop_duplicates(PROBLEM))
         names = zip(found["backend"], found["backends"], strict=True)
         assert all(backend == backends[0] for backend, backends in names)
-    assert ranking(cells, Measure.GRAPH).empty
+    assert rank_cells(cells, Measure.GRAPH).empty
 
 
 def test_the_interval_of_host_times_is_that_of_the_committed_runs():

@@ -5,7 +5,7 @@ import torch
 
 from maskbench.timing import roofline as module
 from maskbench.timing.clock import HostClock
-from maskbench.timing.roofline import roofline
+from maskbench.timing.roofline import measured_roofline
 from maskbench.timing.runner import PILOT_ROUNDS, InvalidTime
 
 
@@ -31,7 +31,7 @@ def small(monkeypatch):
 
 
 def test_the_fastest_round_counts():
-    found = roofline(SecondsClock(1e-6, 4e-6), "cpu", "float32")
+    found = measured_roofline(SecondsClock(1e-6, 4e-6), "cpu", "float32")
     assert found.gemm_tflops == pytest.approx(2 * 10**3 / 1e-6 / 1e12)
     assert found.copy_gb_per_s == pytest.approx(2 * 1000 / 1e-6 / 1e9)
 
@@ -40,18 +40,18 @@ def test_each_data_type_is_measured_once():
     clock = SecondsClock(1e-6)
     for _ in range(3):
         for dtype in ("float32", "bfloat16"):
-            roofline(clock, "cpu", dtype)
+            measured_roofline(clock, "cpu", dtype)
     assert clock.rounds == 2 * 2 * PILOT_ROUNDS
 
 
 def test_the_matrices_have_the_data_type(monkeypatch):
     seen = set()
     monkeypatch.setattr(torch, "mm", lambda a, b, out: seen.update((a.dtype, b.dtype, out.dtype)))
-    roofline(SecondsClock(1e-6), "cpu", "bfloat16")
+    measured_roofline(SecondsClock(1e-6), "cpu", "bfloat16")
     assert seen == {torch.bfloat16}
 
 
 def test_an_impossible_time_is_an_error_and_not_kept():
     with pytest.raises(InvalidTime):
-        roofline(SecondsClock(0.0), "cpu", "float32")
-    assert roofline(SecondsClock(1e-6), "cpu", "float32").gemm_tflops > 0
+        measured_roofline(SecondsClock(0.0), "cpu", "float32")
+    assert measured_roofline(SecondsClock(1e-6), "cpu", "float32").gemm_tflops > 0

@@ -7,7 +7,7 @@ import torch
 
 from maskbench.suite import soak
 from maskbench.suite.attention_call import WrongResult
-from maskbench.suite.soak import GRADIENTS, LaunchLog
+from maskbench.suite.soak import GRADIENTS, LaunchComparison
 from reports.runs import load
 from tests.unit.pytest_process import run_inline, strict_json
 
@@ -26,17 +26,17 @@ def changed(name, index, value):
     return found
 
 
-def log_of(*launches):
-    log = LaunchLog(launches[0], len(launches))
+def compared(*launches):
+    comparison = LaunchComparison(launches[0], len(launches))
     for launch in launches:
-        log.add(launch)
-    return log
+        comparison.add(launch)
+    return comparison
 
 
 def test_equal_launches_are_deterministic():
-    log = log_of(*[gradients() for _ in range(5)])
-    log.require_within(BOUNDS)
-    assert log.fields() == {
+    comparison = compared(*[gradients() for _ in range(5)])
+    comparison.require_within(BOUNDS)
+    assert comparison.fields() == {
         "soak_launches": 5,
         "soak_distinct": 1,
         "soak_worst_difference": 0.0,
@@ -51,25 +51,28 @@ def test_one_changed_bit_is_another_gradient(name, index):
     other = changed(name, index, torch.nextafter(value.float(), value.float() + 1).to(value.dtype))
     if torch.equal(other[name], gradients()[name]):  # float16 has fewer values than float32
         other[name].view(torch.int16).view(-1)[index] ^= 1
-    log = log_of(gradients(), other, gradients(), other)
-    log.require_within(BOUNDS)
-    fields = log.fields()
+    comparison = compared(gradients(), other, gradients(), other)
+    comparison.require_within(BOUNDS)
+    fields = comparison.fields()
     assert (fields["soak_distinct"], fields["deterministic"]) == (2, False)
     assert 0 < fields["soak_worst_difference"] < 1e-2
 
 
 def test_negative_zero_has_other_bits():
-    log = log_of(changed("dk", 5, 0.0), changed("dk", 5, -0.0))
-    assert (log.fields()["soak_distinct"], log.fields()["soak_worst_difference"]) == (2, 0.0)
+    comparison = compared(changed("dk", 5, 0.0), changed("dk", 5, -0.0))
+    assert (comparison.fields()["soak_distinct"], comparison.fields()["soak_worst_difference"]) == (
+        2,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize("value", [100.0, math.nan, math.inf])
 def test_a_wrong_launch_is_named(value):
-    log = log_of(*[gradients()] * 3, changed("dk", 50, value), gradients())
+    comparison = compared(*[gradients()] * 3, changed("dk", 50, value), gradients())
     with pytest.raises(
         WrongResult, match=r"^1 of 5 launches gave wrong gradients: dk of launch 4 differs .* 0.01$"
     ):
-        log.require_within(BOUNDS)
+        comparison.require_within(BOUNDS)
 
 
 @pytest.fixture(scope="module")

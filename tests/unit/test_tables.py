@@ -13,7 +13,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.drawing import attention_cells, load_by_shape
-from reports.ranking_table import ranking_table, what_is_missing
+from reports.ranking_table import ranking_table, run_notes
 from reports.tables import TableFormat, table_text
 from tests.unit.real_run import RUN, few_cells, saved_as
 from tests.unit.test_pictures import with_peaks_and_graphs
@@ -114,7 +114,7 @@ def test_a_newer_run_has_the_share_of_the_peak_and_graphs(tmp_path):
         "share of the peak",
     ]
     assert table["share of the peak"].str.fullmatch(r"\d+% of (compute|memory)").all()
-    [noise] = what_is_missing(cells)
+    [noise] = run_notes(cells)
     assert "cells are noisy" in noise
     assert table["time on the device"].str.startswith("~").any()
 

@@ -64,12 +64,12 @@ function cellsView(app) {
   };
   const search = el("input", { type: "search", value: state.find, placeholder: "Search names, forms and reasons", "aria-label": "Search the cells" });
   const update = () => {
-    rows = sortedRows(cells, found(app, search.value), sortBy, sortDown);
+    rows = sortedRows(cells, matchingCells(app, search.value), sortBy, sortDown);
     fillRows();
   };
   search.addEventListener("input", () => {
     shown = ROWS;
-    app.remember({ find: search.value });
+    app.replaceAddress({ find: search.value });
     update();
   });
   more.addEventListener("click", () => {
@@ -79,7 +79,7 @@ function cellsView(app) {
   const head = Object.entries(TABLE).map(([name, { title }]) => {
     const isSorted = name === sortBy;
     const next = isSorted && !sortDown ? `-${name}` : isSorted ? "" : name;
-    const button = el("button", { type: "button", "data-sort": name, click: () => app.go({ sort: next }) },
+    const button = el("button", { type: "button", "data-sort": name, click: () => app.navigate({ sort: next }) },
       title, el("span", { "aria-hidden": "true" }, isSorted ? (sortDown ? " ▼" : " ▲") : ""));
     return el("th", {
       scope: "col", class: TEXT_COLUMNS.includes(name) ? null : "number",
@@ -109,7 +109,7 @@ function cellRow(app, i) {
 }
 
 /** The cells of the group that pass the filters and contain each word of the search. */
-function found(app, text) {
+function matchingCells(app, text) {
   const { cells, group } = app;
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const passes = app.filter();
@@ -151,5 +151,5 @@ function downloadCsv(app, rows) {
   const url = URL.createObjectURL(new Blob([csvText(app, rows)], { type: "text/csv" }));
   el("a", { href: url, download: "maskbench.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
-  say(`${rows.length} cells are in maskbench.csv`);
+  announce(`${rows.length} cells are in maskbench.csv`);
 }

@@ -29,7 +29,7 @@ function changesView(app) {
     element: el("section", {},
       title,
       el("p", {}, `${comparison.base} → ${comparison.new}: ${comparison.conclusion}. `,
-        "The change is at one SM clock where the clock is known."),
+        "Changes are at one SM clock, where the clock is known."),
       noteList(comparison.notes),
       el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Changes" },
         el("table", {}, el("thead", {}, el("tr", {}, headCells(titles))),
@@ -40,7 +40,7 @@ function changesView(app) {
 
 const NUMBER_TITLES = ["S", "before, ms", "after, ms", "last, ms", "change", "in seconds", "noise", "runs"];
 
-/** The heads of a table; those of numbers are at the right, as the numbers are. */
+/** The headings of a table; those of numbers are aligned at the right, as the numbers are. */
 const headCells = (titles) => titles.map((title) =>
   el("th", { scope: "col", class: NUMBER_TITLES.includes(title) ? "number" : null }, title));
 

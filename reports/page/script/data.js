@@ -20,8 +20,8 @@ async function readData() {
 }
 
 /**
- * The cells as columns, and who is compared with whom. A group is what may be ranked together: the
- * cells of one device, torch, shape and data type.
+ * The cells as columns, and their groups. The cells of a group can be ranked together: they have one
+ * device, torch, shape and data type.
  */
 class Cells {
   constructor(saved) {
@@ -62,7 +62,7 @@ class Cells {
     return own.reduce((best, group) => (score(group) > score(best) ? group : best));
   }
 
-  /** How the reader says "fastest": the measures that some cell has. */
+  /** The measures by which some cell has a time. */
   measures() {
     const found = ["device"];
     if (this.graph.some((seconds) => seconds !== null)) found.push("graph");

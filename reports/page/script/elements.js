@@ -29,8 +29,8 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Tell readers who hear the page. */
-function say(text) {
+/** Announce a text to screen readers. */
+function announce(text) {
   document.getElementById("said").textContent = text;
 }
 

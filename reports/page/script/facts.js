@@ -29,7 +29,7 @@ function factsOf(cells, i) {
   }
   add("errors, bounds", cells.errors[i]);
   add("checked", cells.checked[i]);
-  add("repeated", cells.soak[i]);
+  add("soak", cells.soak[i]);
   if (cells.memory[i] !== null) add("peak memory", `${short(cells.memory[i] / 2 ** 20)} MiB`);
   add("flags", cells.flags[i]);
   return facts;

@@ -1,4 +1,4 @@
-// The first part: for each mask, direction and length the fastest exact backend, with ties.
+// The first view: for each mask, direction and length the fastest exact backend, with ties.
 
 const MAX_MASKS = 200;  // rows at first
 const MAX_TIED = 3;  // names in an entry
@@ -8,7 +8,7 @@ function fastestView(app) {
   const directions = state.direction ? [state.direction] : DIRECTIONS;
   const lengths = app.shownLengths();
   const masks = [...group.masks.keys()];
-  const title = el("h2", { tabindex: "-1" }, `Fastest exact backend ${BY[state.by]}`);
+  const title = el("h2", { tabindex: "-1" }, `Fastest exact backend ${MEASURE_LABELS[state.by]}`);
   if (!masks.length) {
     const text = `This run has no forward or backward cell with ${group.shape} ${group.dtype}. What it has is in `;
     const link = el("a", { href: app.link({ view: "cells" }) }, VIEWS.cells.label);
@@ -42,7 +42,7 @@ function fastestView(app) {
     seen.has("~") ? [el("b", {}, "~"), " noisy. "] : null,
     seen.has("†") ? [el("b", {}, "†"), " host-bound: launching takes longer than computing. "] : null,
     seen.has("‡") ? [el("b", {}, "‡"), " clock was limited. "] : null,
-    "Select an entry for all backends, and for why one is missing.",
+    "Select an entry to see all backends, and why one is missing.",
   ];
   return {
     element: el("section", {},
@@ -54,7 +54,7 @@ function fastestView(app) {
   };
 }
 
-/** One entry of the table: who is fastest, its value, and its time over FlexAttention's. */
+/** One entry of the table: the fastest backends, their value, and its time over FlexAttention's. */
 function winnerEntry(app, mask, direction, s, isFirst, seen) {
   const { cells, state } = app;
   const problem = app.problem(mask, direction, s);
@@ -66,7 +66,7 @@ function winnerEntry(app, mask, direction, s, isFirst, seen) {
     const shown = problem.length ? el("a", { href, class: "entry none" }, text) : text;
     return el("td", { class: place }, shown);
   }
-  const tied = ranked.filter((one) => one.wins);
+  const tied = ranked.filter((one) => one.isWinner);
   const names = tied.slice(0, MAX_TIED).map((one, n) => {
     const name = cells.backend[one.i];
     return el("span", { class: "winner" }, n ? "= " : null, app.styles.swatch(name), breakable(name));

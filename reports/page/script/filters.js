@@ -37,7 +37,7 @@ const FILTERS = {
   },
   by: {
     label: "time", views: ["fastest", "mask"],
-    choices: ({ cells }) => cells.measures().map((by) => [by, BY[by]]),
+    choices: ({ cells }) => cells.measures().map((by) => [by, MEASURE_LABELS[by]]),
   },
   unit: {
     label: "unit", views: ["fastest", "mask"],
@@ -75,7 +75,7 @@ class Filters {
 
   #select(name) {
     const select = el("select", { id: `filter-${name}` });
-    select.addEventListener("change", () => this.app.go({ [name]: select.value }));
+    select.addEventListener("change", () => this.app.navigate({ [name]: select.value }));
     return select;
   }
 
@@ -100,7 +100,7 @@ class Filters {
 
   #show(names) {
     const isAll = names.length === this.app.backendNames.length;
-    this.app.go({ backend: isAll ? "" : names.length ? joinNames(names) : NO_BACKEND });
+    this.app.navigate({ backend: isAll ? "" : names.length ? joinNames(names) : NO_BACKEND });
   }
 
   /** Show the state of the app. */

@@ -18,7 +18,7 @@ class App {
     this.backendNames = data.backends.map(({ name }) => name);
     this.tip = new Tip(this.cells);
     this.state = { ...DEFAULTS };
-    this.read();
+    this.readAddress();
     this.filters = new Filters(this);
     addEventListener("hashchange", () => this.show());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show());
@@ -26,7 +26,7 @@ class App {
   }
 
   /** Read the address: the state, the part that is shown, and the group of cells. */
-  read() {
+  readAddress() {
     const state = parseState(location.hash);
     if (!this.data.setups[state.setup]) state.setup = DEFAULTS.setup;
     if (!unitsOf(this.cells).includes(state.unit)) state.unit = DEFAULTS.unit;
@@ -41,7 +41,7 @@ class App {
 
   show() {
     const before = `${this.view} ${this.state.mask}`;
-    this.read();
+    this.readAddress();
     closeCharts();
     this.tip.hide();
     this.#header();
@@ -80,19 +80,19 @@ class App {
   }
 
   /** Go to another state at once, with an entry in the history. */
-  go(change) {
+  navigate(change) {
     history.pushState(null, "", this.link(change));
     this.show();
   }
 
   /** Change the address without a new entry in the history. */
-  remember(change) {
+  replaceAddress(change) {
     Object.assign(this.state, change);
     history.replaceState(null, "", this.link({}) || "#");
   }
 
   reset() {
-    this.go({ ...DEFAULTS, view: this.state.view, setup: this.state.setup });
+    this.navigate({ ...DEFAULTS, view: this.state.view, setup: this.state.setup });
   }
 
   shownBackends() {

@@ -1,4 +1,4 @@
-// The part of one mask: what it is, the times of all backends or why there are none, the sweep over S.
+// The view of one mask: its definition, the time of each backend or why there is none, the times over S.
 
 function maskView(app) {
   const { state, data, group } = app;
@@ -62,7 +62,7 @@ function maskPicture(name, { rows, padding }) {
     el("figcaption", {}, padding.length ? "queries ↓ keys →, grey: padding" : "queries ↓ keys →"));
 }
 
-/** All backends at one length as bars, with how each is told the mask; then those without a time. */
+/** All backends at one length as bars, with the form of each; then those without a time. */
 function timing(app, direction, s) {
   const { cells, state } = app, unit = UNITS[state.unit];
   const problem = app.problem(state.mask, direction, s);
@@ -71,20 +71,20 @@ function timing(app, direction, s) {
   const flexValue = values[ranked.findIndex((one) => cells.backend[one.i] === "flex")] ?? null;
   const known = values.filter((value) => value !== null);
   let longest = Math.max(...known, 0);
-  if (!unit.up && flexValue) longest = Math.min(longest, 4 * flexValue);  // room for the short bars
+  if (!unit.isLargerBetter && flexValue) longest = Math.min(longest, 4 * flexValue);  // room for the short bars
   const timed = ranked.map((one, n) => {
     const name = cells.backend[one.i];
-    return el("tr", { class: one.wins ? "wins" : null, "data-cell": one.i, tabindex: "0" },
+    return el("tr", { class: one.isWinner ? "wins" : null, "data-cell": one.i, tabindex: "0" },
       el("th", { scope: "row" }, app.styles.swatch(name), breakable(name)),
       el("td", { class: "bar" }, bar(app.styles.color(name), values[n], one.interval, longest)),
       el("td", { class: "number" }, valueText(cells, one, state.unit)),
       el("td", { class: "number" }, one.overFlex === null ? "–" : `${one.overFlex.toFixed(2)}×`),
-      el("td", { class: "how" }, one.wins && ranked.filter((other) => other.wins).length > 1 ? "tied. " : null,
+      el("td", { class: "how" }, one.isWinner && ranked.filter((other) => other.isWinner).length > 1 ? "tied. " : null,
         cells.form[one.i] || null, commandButton(app, one.i)));
   });
   const untimed = problem.filter((i) => cells[state.by][i] === null).map((i) => {
     const name = cells.backend[i];
-    const why = cells.outcome[i] === "timed" ? `not timed ${BY[state.by]}${cells.graphReason[i] ? `: ${cells.graphReason[i]}` : ""}`
+    const why = cells.outcome[i] === "timed" ? `not timed ${MEASURE_LABELS[state.by]}${cells.graphReason[i] ? `: ${cells.graphReason[i]}` : ""}`
       : `${cells.outcome[i]}: ${cells.reason[i]}`;
     return el("tr", { class: "untimed", "data-cell": i, tabindex: "0" },
       el("th", { scope: "row" }, app.styles.swatch(name), breakable(name)),
@@ -96,7 +96,7 @@ function timing(app, direction, s) {
       el("th", { scope: "col" }, "backend"), el("td", { class: "bar" }),
       el("th", { scope: "col", class: "number" }, unit.label),
       el("th", { scope: "col", class: "number" }, "× flex"),
-      el("th", { scope: "col" }, "how, or why not"))),
+      el("th", { scope: "col" }, "form, or why there is no time"))),
     el("tbody", {}, timed, untimed)));
 }
 
@@ -117,7 +117,7 @@ function commandButton(app, i) {
   const button = copyButton(`the command that times ${app.cells.backend[i]} again`, () => command);
   button.title = command;
   button.textContent = "command";
-  button.addEventListener("click", () => say(`Copied: ${command}`));
+  button.addEventListener("click", () => announce(`Copied: ${command}`));
   return button;
 }
 
@@ -149,7 +149,7 @@ function sweep(app, direction, lengths) {
       el("tbody", {}, lines.map((line) => el("tr", {}, el("th", { scope: "row" }, line.label),
         line.y.map((value) => el("td", { class: "number" }, short(value)))))))));
   const draw = () => drawChart(host, {
-    x: lengths, lines, isLogX: true, isLogY: !unit.up, yTitle: unit.title, ticks: lengths,
+    x: lengths, lines, isLogX: true, isLogY: !unit.isLargerBetter, yTitle: unit.title, ticks: lengths,
     xText: (s) => (s >= 1024 && s % 1024 === 0 ? `${s / 1024}K` : String(s)),
     onPoint: (line, place, box) => {
       if (line < 0) app.tip.hide();

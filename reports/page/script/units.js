@@ -1,17 +1,17 @@
 // The units of a time, and numbers as text.
 
 /**
- * Units by name. `of` is the value of a ranked cell, null where it is unknown; `up` is whether a
- * larger value is better.
+ * Units by name. `of` is the value of a ranked cell, null where it is unknown; `isLargerBetter` is
+ * whether a larger value is better.
  */
 const UNITS = {
   ms: { label: "ms", title: "time (ms)", of: (c, one) => one.seconds * 1e3 },
   tflops: {
-    label: "TFLOP/s", title: "TFLOP/s", up: true,
+    label: "TFLOP/s", title: "TFLOP/s", isLargerBetter: true,
     of: (c, one) => (c.flops[one.i] ? c.flops[one.i] / one.seconds / 1e12 : null),
   },
   share: {
-    label: "% of peak", title: "share of the peak (%)", up: true,
+    label: "% of peak", title: "share of the peak (%)", isLargerBetter: true,
     of: (c, one) =>
       c.share[one.i] === null ? null : (100 * c.share[one.i] * c.device[one.i]) / one.seconds,
   },
@@ -21,7 +21,7 @@ const UNITS = {
       c.cycles[one.i] === null || one.seconds !== c.device[one.i] ? null : c.cycles[one.i] / 1e3,
   },
   gbps: {
-    label: "GB/s", title: "GB/s", up: true,
+    label: "GB/s", title: "GB/s", isLargerBetter: true,
     of: (c, one) => (c.bytes[one.i] ? c.bytes[one.i] / one.seconds / 1e9 : null),
   },
   flex: { label: "× flex", title: "time / FlexAttention's", of: (c, one) => one.overFlex },
@@ -33,7 +33,7 @@ function unitsOf(cells) {
   return Object.keys(UNITS).filter((name) => !needs[name] || has(needs[name]));
 }
 
-const BY = { device: "on the device", graph: "with CUDA graphs", called: "as called from Python" };
+const MEASURE_LABELS = { device: "on the device", graph: "with CUDA graphs", called: "as called from Python" };
 const FLAGS = { "host-bound": "†", throttled: "‡" };
 
 /** Three significant digits: 0.0373, 2.07, 1,304. */
@@ -60,7 +60,7 @@ function marksOf(flags) {
 function valueText(cells, one, unit) {
   const value = UNITS[unit].of(cells, one);
   if (value === null) return "–";
-  const noisy = cells.noisy[one.i] && !one.ofHost ? "~" : "";
+  const noisy = cells.noisy[one.i] && !one.isHostTime ? "~" : "";
   return `${noisy}${short(value)}${marksOf(cells.flags[one.i])}`;
 }
 
