@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 
 import pandas as pd
-from matplotlib.textpath import TextPath
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 
 from reports.plots.style import MIN_TEXT
 from reports.runs import shape_of
@@ -22,7 +23,7 @@ NOT_IN_RUN = "not in this run"
 CHARACTER = 0.068  # width of a character of the smallest text, inches
 LINE = 0.148  # height of its lines, inches
 LINE_LENGTH = 115  # characters across a picture, where a text may have many wide ones
-
+SMALLEST, TEXT_TO_PATH = FontProperties(size=MIN_TEXT), TextToPath()  # measure texts
 
 WORD = re.compile(r"[^ _\-,(]*[ _\-,(]?")  # and the character after which a line may end
 
@@ -59,7 +60,8 @@ def balanced(text: str, length: int, max_lines: int) -> list[str]:
 
 def text_width(text: str) -> float:
     """The width of a line of the smallest text, in inches."""
-    return float(TextPath((0, 0), text, size=MIN_TEXT).get_extents().width) / 72
+    width, _, _ = TEXT_TO_PATH.get_text_width_height_descent(text, SMALLEST, ismath=False)
+    return float(width) / 72
 
 
 def title_with_setup(cells: pd.DataFrame, title: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from maskbench.backends.registry import BACKENDS, BackendSpec
 from reports.plots.break_even import break_even, draw
+from reports.plots.labels import text_width
 from reports.plots.lengths import length_to_show
 from reports.plots.style import FREE_STYLES, BackendStyle, backend_styles, sorted_backends
 from reports.plots.timing import flags
@@ -155,3 +156,9 @@ def test_without_a_rival_there_is_no_number_of_calls():
     assert break_even_by_work()["calls"].isna().all()
     assert draw(timed(COSTS)) is not None
     assert draw(timed(COSTS[3:])) is None
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200b", "\u00a0"])
+def test_a_text_without_outlines_has_a_width(text):
+    """A saved run may have such a name. matplotlib's TextPath raises an AttributeError for it."""
+    assert 0 <= text_width(text) < text_width("mask")
