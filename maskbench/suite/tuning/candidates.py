@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from maskbench.backends.flex_proofs import BLOCKS, ROWS
+from maskbench.backends.flex_option_checks import BLOCKS, ROWS
 from maskbench.suite.tuning.tiles import (
     DECODE,
     FEW_QUERIES,
@@ -22,8 +22,6 @@ from maskbench.tuned_options import FlexOptions
 
 HOPPER = (9, 0)  # the first GPU with a tensor memory accelerator
 DECODE_QUERIES = 128  # FlexAttention has a kernel for fewer queries
-
-
 SPLITS = (2, 4, 8, 16, 32, 64)  # of the keys among thread blocks, in decoding
 CPU_BLOCK_SIZES = ((64, 64), (64, 128), (128, 256), (256, 256), (32, 512))
 
@@ -137,15 +135,15 @@ def _tiles_for_few_queries(target: Target) -> list[FlexOptions]:
     return [_forward_options(tile).with_kernel(dict([kernel])) for tile in FEW_QUERIES]
 
 
-def variants(options: FlexOptions, target: Target, *, resize: bool) -> list[FlexOptions]:
-    """The next round: one more switch; if `resize`, also other block masks."""
+def variants(options: FlexOptions, target: Target, *, with_block_sizes: bool) -> list[FlexOptions]:
+    """The next round: the options with one more switch; also with other block sizes, if asked."""
     if target.device == "cpu" or options.uses_flash:
         return []
     is_decoding = target.decodes and not _forces_many_queries(options)
     changed = [options.with_kernel({name: True}) for name in _switches(options, target)]
     if is_decoding:
         changed += [options.with_kernel({"SPLIT_KV": n}) for n in SPLITS]
-    sizes = _block_sizes(options, target) if resize and target.has_block_mask else []
+    sizes = _block_sizes(options, target) if with_block_sizes and target.has_block_mask else []
     return [*changed, *(options.with_block_size(size) for size in sizes)]
 
 
@@ -188,10 +186,10 @@ def _block_sizes(options: FlexOptions, target: Target) -> list[tuple[int, int]]:
     ]
 
 
-def combine(base: FlexOptions, helpful: Collection[FlexOptions]) -> FlexOptions:
-    """`base` with the changes of all the variants of it that helped."""
+def combine(base: FlexOptions, improvements: Collection[FlexOptions]) -> FlexOptions:
+    """`base` with the changes of all these variants of it."""
     combined = base
-    for variant in helpful:
+    for variant in improvements:
         combined = combined.with_kernel(variant.kernel_options)
         if variant.block_size != base.block_size:
             combined = combined.with_block_size(variant.block_size)

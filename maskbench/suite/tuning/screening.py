@@ -19,13 +19,13 @@ import torch
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import flex
-from maskbench.backends.flex_tuned import compile_options
+from maskbench.backends.flex_tuned import compile_with_options
 from maskbench.masks import Mask
 from maskbench.suite.attention_call import bind_and_run
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.tuning.gpu_lock import GPULock, worker_lock
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.suite.workload import Workload, make_inputs
 from maskbench.timing.clock import Clock, make_clock
 from maskbench.tuned_options import FlexOptions
@@ -77,13 +77,13 @@ def bind_with(options: FlexOptions | None) -> Bind:
     def bind(mask: Mask, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> BoundAttention:
         if options is None:
             return flex.compile_call(mask, q, k, v, mode=AUTOTUNE_MODE)
-        return compile_options(options, mask, q, k, v)
+        return compile_with_options(options, mask, q, k, v)
 
     return bind
 
 
-def screen(task: ScreeningTask) -> Screened | Lost:
-    """Compile and time a candidate; `Lost` if the GPU cannot be used afterwards."""
+def screen(task: ScreeningTask) -> Screened | TaskFailure:
+    """Compile and time a candidate; `TaskFailure` if the GPU cannot be used afterwards."""
     start, seconds, reason = time.perf_counter(), None, ""
     lock = worker_lock(task.gpu_lock) if task.gpu_lock else None
     waited_before_s = lock.waited_s if lock else 0.0
@@ -94,7 +94,7 @@ def screen(task: ScreeningTask) -> Screened | Lost:
     except Exception as error:  # of torch, Triton, CuTe or CUDA's driver
         reason = describe_error(error)
         if device_is_lost(task.workload.device):
-            return Lost(reason)
+            return TaskFailure(reason)
     if task.workload.device == "cuda":
         torch.cuda.empty_cache()  # the workers share the GPU
     waited_s = lock.waited_s - waited_before_s if lock else 0.0
@@ -141,10 +141,10 @@ def _agree(seconds: list[float]) -> bool:
     return next_one <= AGREEMENT * shortest
 
 
-def receive_screening(pickled: bytes) -> Screened | Lost:
-    """`screen` on a pickled task; `Lost` if its worker cannot unpickle it."""
+def receive_screening(pickled: bytes) -> Screened | TaskFailure:
+    """`screen` on a pickled task; `TaskFailure` if its worker cannot unpickle it."""
     try:
         task: ScreeningTask = pickle.loads(pickled)
     except Exception as error:  # importing the mask's module may raise any
-        return Lost(f"its worker cannot load it ({error})", alive=True)
+        return TaskFailure(f"its worker cannot load it ({error})", worker_alive=True)
     return screen(task)

@@ -19,7 +19,7 @@ from maskbench.suite.tuning.gpu_lock import GPULock
 from maskbench.suite.tuning.screening import Screened, ScreeningTask, receive_screening
 from maskbench.suite.tuning.search import search
 from maskbench.suite.tuning.target import target_of
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.suite.workers import POLL_S, WorkerPool
 from maskbench.suite.workload import Workload
 from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions
@@ -76,7 +76,9 @@ class Search:
     def is_finished(self) -> bool:
         return self.ranking is not None and not self.open
 
-    def take(self, options: FlexOptions | None, result: Screened | Lost) -> list[FlexOptions]:
+    def take(
+        self, options: FlexOptions | None, result: Screened | TaskFailure
+    ) -> list[FlexOptions]:
         """Take over a result; return what is to be compiled next."""
         self.open.discard(options)
         seconds = result.seconds if isinstance(result, Screened) else None

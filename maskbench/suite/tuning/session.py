@@ -12,7 +12,7 @@ from maskbench.suite.collection import CELL_KEY
 from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
-from maskbench.suite.tuned import kept_here, require_folder
+from maskbench.suite.tuned import existing_file, require_folder
 from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
 from maskbench.suite.workload import Workload
@@ -45,7 +45,7 @@ def start_searches(session: pytest.Session) -> Searches:
         for workload, variant in cells
         if workload.phase.is_search
         and not known_skip_reason(workload, variant, True)
-        and not kept_here(workload)
+        and not existing_file(workload)
     ]
     if workloads:
         require_folder(run.device)
