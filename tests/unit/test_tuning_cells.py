@@ -145,9 +145,12 @@ def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
         return compile_and_check(self, options)
 
     monkeypatch.setattr(final_comparison.FinalComparison, "compile_and_check", interrupt_the_second)
-    status, _ = run_inline(*FEW)
+    status, text = run_inline(*FEW)
     assert status == 2
     assert set(entries(store)) == {"causal"}
+    assert "maskbench: 2 cells to time (2 more cannot run here)" in text
+    line = "maskbench: 1 of 2 cells were not run (2 more cannot run here): KeyboardInterrupt"
+    assert line in text
 
 
 def screen_with(monkeypatch, result):
