@@ -21,7 +21,7 @@ from maskbench.tuned_options import (
     read_entry,
 )
 from masks import PATTERNS
-from reports.kernel_option_rules import kept_or_default, options_text, rules
+from reports.kernel_option_rules import found_or_default, options_text, rules
 from reports.report import Heading, Part, Report
 from reports.terminal import complain
 
@@ -76,10 +76,10 @@ def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         problem, autotune = entry.problem, entry.max_autotune_gain
-        for found in kept_or_default(entry):
+        for found in found_or_default(entry):
             gain = found.gain if found else 1.0
             against = "" if autotune is None else f"{gain / autotune:.2f}"
-            if entry.lead_of_max_autotune(found):
+            if entry.max_autotune_speedup(found):
                 against += " (max-autotune is faster)"
             rows.append(
                 {
@@ -132,13 +132,13 @@ def options_data(entries: Sequence[TunedEntry]) -> pd.DataFrame:
             "seconds": found.seconds if found else entry.default_s,
             "max_autotune_gain": entry.max_autotune_gain,
             "max_autotune_interval": entry.max_autotune_interval,
-            "max_autotune_is_faster": entry.lead_of_max_autotune(found) is not None,
+            "max_autotune_is_faster": entry.max_autotune_speedup(found) is not None,
             "tried": entry.tried,
             "search_s": entry.search_s,
             "saved": entry.saved,
         }
         for entry in entries
-        for found in kept_or_default(entry)
+        for found in found_or_default(entry)
     ]
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
@@ -165,9 +165,9 @@ def snippet(entry: TunedEntry) -> str:
         f"# {problem.mask} {problem.direction}, {shape_text(problem)}, {lengths_text(problem)}",
         f"# {entry.gpu}, torch {entry.torch}, {entry.saved[:10]}",
     ]
-    if lead := min(entry.lead_of_max_autotune(each) or 0.0 for each in kept_or_default(entry)):
+    if speedup := min(entry.max_autotune_speedup(each) or 0.0 for each in found_or_default(entry)):
         lines.append(
-            f"# torch.compile's mode {AUTOTUNE_MODE!r} is {lead:.2f} times as fast as these"
+            f"# torch.compile's mode {AUTOTUNE_MODE!r} is {speedup:.2f} times as fast as these"
         )
     if not found:
         return "\n".join(

@@ -30,7 +30,7 @@ EXPECTED = (OptionNotAllowed, registry.BackendUnavailable)
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    raise Unsupported("flex_tuned replays options that are kept by the name of a cell's mask")
+    raise Unsupported("flex_tuned replays options that are stored by the name of a cell's mask")
 
 
 def compile_with_options(

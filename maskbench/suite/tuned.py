@@ -79,7 +79,7 @@ def write_found_options(entry: TunedEntry) -> Path:
 
 
 def require_folder(device: str) -> None:
-    """End the session with status 4 if found options cannot be kept: a search takes minutes."""
+    """End the session with status 4 if found options cannot be saved: a search takes minutes."""
     try:
         check_folder("-m tune", FOLDER / device_name(device))
     except pytest.UsageError as error:

@@ -157,7 +157,7 @@ def test_an_option_that_the_mask_does_not_allow_is_not_used():
 
 def test_without_a_name_it_says_what_it_needs():
     q = torch.zeros(1, 1, 64, 16)
-    with pytest.raises(Unsupported, match="kept by the name of a cell's mask"):
+    with pytest.raises(Unsupported, match="stored by the name of a cell's mask"):
         registry.load("flex_tuned")(Causal(seq_len=64), q, q, q)
 
 

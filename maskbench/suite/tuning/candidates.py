@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from maskbench.backends.flex_option_checks import BLOCKS, ROWS
+from maskbench.backends.flex_option_checks import BLOCKS_ARE_CONTIGUOUS, ROWS_GUARANTEED_SAFE
 from maskbench.suite.tuning.tiles import (
     DECODE,
     FEW_QUERIES,
@@ -68,7 +68,7 @@ class Target:
     blocks_are_contiguous: Callable[[tuple[int, int]], bool]
 
     @property
-    def decodes(self) -> bool:
+    def uses_decode_kernel(self) -> bool:
         """Whether FlexAttention uses its kernel for few queries."""
         return self.device == "cuda" and not self.backward and self.q_len < DECODE_QUERIES
 
@@ -84,12 +84,12 @@ def first_candidates(target: Target) -> list[FlexOptions]:
         sizes = CPU_BLOCK_SIZES if target.has_block_mask else ()
         return [FlexOptions(block_size=size) for size in sizes]
     flash = [FlexOptions((("BACKEND", "FLASH"),))] if _takes_flash(target) else []
-    if target.decodes:
+    if target.uses_decode_kernel:
         return [*flash, *_decode_tiles(), *_tiles_for_few_queries(target)]
-    is_small = target.head_dim > 128 or not target.is_half
+    needs_small_tiles = target.head_dim > 128 or not target.is_half
     if target.backward:
-        return [*flash, *map(_backward_options, backward_tiles(target.head_dim, is_small))]
-    return [*flash, *map(_forward_options, SMALL_FORWARD if is_small else FORWARD)]
+        return [*flash, *map(_backward_options, backward_tiles(target.head_dim, needs_small_tiles))]
+    return [*flash, *map(_forward_options, SMALL_FORWARD if needs_small_tiles else FORWARD)]
 
 
 def _takes_flash(target: Target) -> bool:
@@ -139,7 +139,7 @@ def variants(options: FlexOptions, target: Target, *, with_block_sizes: bool) ->
     """The next round: the options with one more switch; also with other block sizes, if asked."""
     if target.device == "cpu" or options.uses_flash:
         return []
-    is_decoding = target.decodes and not _forces_many_queries(options)
+    is_decoding = target.uses_decode_kernel and not _forces_many_queries(options)
     changed = [options.with_kernel({name: True}) for name in _switches(options, target)]
     if is_decoding:
         changed += [options.with_kernel({"SPLIT_KV": n}) for n in SPLITS]
@@ -154,18 +154,18 @@ def _forces_many_queries(options: FlexOptions) -> bool:
 
 def _switches(options: FlexOptions, target: Target) -> list[str]:
     """The switches that this torch has, the GPU can use, and the mask allows."""
-    found, is_decoding = [], target.decodes and not _forces_many_queries(options)
+    found, is_decoding = [], target.uses_decode_kernel and not _forces_many_queries(options)
     if "PRESCALE_QK" in target.known:
         found.append("PRESCALE_QK")
     if "USE_TMA" in target.known and target.capability >= HOPPER:
         found.append("USE_TMA")
     # In decoding, each split of the keys starts at another tile; the backward has no such test.
-    if ROWS in target.known and not target.backward and not is_decoding:
+    if ROWS_GUARANTEED_SAFE in target.known and not target.backward and not is_decoding:
         tile = options.kernel_options.get("fwd_BLOCK_N", 16)
         if isinstance(tile, int) and target.rows_are_safe(options.block_size, tile):
-            found.append(ROWS)
-    if BLOCKS in target.known and target.blocks_are_contiguous(options.block_size):
-        found.append(BLOCKS)
+            found.append(ROWS_GUARANTEED_SAFE)
+    if BLOCKS_ARE_CONTIGUOUS in target.known and target.blocks_are_contiguous(options.block_size):
+        found.append(BLOCKS_ARE_CONTIGUOUS)
     return [f"{target.prefix}{name}" for name in found]
 
 

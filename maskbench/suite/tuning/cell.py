@@ -22,7 +22,7 @@ from maskbench.suite.tuning.final_comparison import (
     FinalComparison,
 )
 from maskbench.suite.tuning.results import LINES
-from maskbench.suite.tuning.searches import Search, Searches, default_is_missing
+from maskbench.suite.tuning.searches import Search, Searches, why_default_failed
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.workload import CheckedInputs, cached_inputs
 from maskbench.tuned_options import (
@@ -51,7 +51,7 @@ def tune(cell: Cell, searches: Searches) -> None:
 
 def _tune(cell: Cell, searches: Searches) -> None:
     searches.begin(cell.workload)
-    with searches.alone():  # the reference and the warm-up keep the GPU busy
+    with searches.exclusive():  # the reference and the warm-up keep the GPU busy
         with stage_timer("check"):
             checked = cached_inputs(cell.workload)
         if not cell.clock.warm:
@@ -68,7 +68,7 @@ def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> 
     start = time.perf_counter()
     with stage_timer("compile ahead"):
         search = searches.finish(cell.workload)
-    if (reason := default_is_missing(search)) is not None:
+    if (reason := why_default_failed(search)) is not None:
         cell.status.skip(Outcome.UNSUPPORTED, f"the default options cannot run: {reason}")
     comparison = FinalComparison(
         search.mask, checked, cell.clock, searches.paused, lambda: searches.advance(0)
@@ -143,8 +143,8 @@ def _entry(
 
 def describe(entry: TunedEntry) -> str:
     """The result in a few words."""
-    lead = entry.lead_of_max_autotune(entry.found[0] if entry.found else None)
-    faster = f"; torch's max-autotune is {lead:.3f} times as fast as that" if lead else ""
+    speedup = entry.max_autotune_speedup(entry.found[0] if entry.found else None)
+    faster = f"; torch's max-autotune is {speedup:.3f} times as fast as that" if speedup else ""
     if not entry.found:
         return f"the default is best{faster}"
     best = entry.found[0]

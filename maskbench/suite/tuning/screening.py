@@ -1,8 +1,8 @@
 """Screening: a worker process compiles a candidate and times a few rounds of it.
 
-Compilation fills the on-disk caches, from which the timing process loads what may win. The rounds
-are those of the suite's clock, and one worker at a time runs them. Other workers still make inputs
-and run a first call meanwhile. That can only lengthen a round, so the short rounds count.
+Compilation fills the on-disk caches, from which the timing process loads the fastest options. The
+rounds are those of the suite's clock, and one worker at a time runs them. Other workers make inputs
+and run a first call at the same time. That can only lengthen a round, so the short rounds count.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from maskbench.timing.clock import Clock, make_clock
 from maskbench.tuned_options import FlexOptions
 
 # Wall time of the rounds. A CPU has one worker, and five candidates for a problem.
-SECONDS = {"cuda": 0.04, "cpu": 0.5}
+SCREENING_S = {"cuda": 0.04, "cpu": 0.5}
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
-AGREEMENT = 1.01  # the ratio of the two shortest rounds; else there are more, up to
-MAX_UNSETTLED = 6
+MAX_RATIO_OF_SHORTEST = 1.01  # of the two shortest rounds; if it is larger, more are timed
+MAX_ROUNDS_TO_AGREE = 6
 AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
 
 
@@ -108,9 +108,9 @@ def _compile_and_time(task: ScreeningTask, lock: GPULock | None) -> float:
     inputs = make_inputs(mask, workload.shape, workload.dtype, workload.device, needs_gradients)
     torch.compiler.reset()
     _, timed, _ = bind_and_run(bind_with(task.options), mask, inputs)
-    with lock.alone() if lock else nullcontext():
+    with lock.exclusive() if lock else nullcontext():
         clock = _clock(workload.device)
-        return screening_time(timed.run, clock, SECONDS[workload.device])
+        return screening_time(timed.run, clock, SCREENING_S[workload.device])
 
 
 @cache
@@ -130,7 +130,7 @@ def screening_time(call: Callable[[], object], clock: Clock, max_seconds: float)
     start = time.perf_counter()
     while len(seconds) < MAX_ROUNDS:
         is_over = len(seconds) >= MIN_ROUNDS and time.perf_counter() - start > max_seconds
-        if is_over and (_agree(seconds) or len(seconds) >= MAX_UNSETTLED):
+        if is_over and (_agree(seconds) or len(seconds) >= MAX_ROUNDS_TO_AGREE):
             break
         seconds.append(clock.round(call)[0])
     return sorted(seconds)[len(seconds) // 4]
@@ -138,7 +138,7 @@ def screening_time(call: Callable[[], object], clock: Clock, max_seconds: float)
 
 def _agree(seconds: list[float]) -> bool:
     shortest, next_one = sorted(seconds)[:2]
-    return next_one <= AGREEMENT * shortest
+    return next_one <= MAX_RATIO_OF_SHORTEST * shortest
 
 
 def receive_screening(pickled: bytes) -> Screened | TaskFailure:

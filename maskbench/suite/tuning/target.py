@@ -15,7 +15,7 @@ from maskbench.suite.workload import Workload
 
 
 def target_of(workload: Workload, mask: Mask) -> Target:
-    """The target of a workload. What the mask allows is proved when it is asked for."""
+    """The target of a workload. What the mask allows is computed on first use."""
     backward, device = workload.phase.needs_gradients, workload.device
 
     @cache
