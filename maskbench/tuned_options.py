@@ -129,7 +129,7 @@ class Found(Struct, frozen=True, kw_only=True):
 class Dropped(Struct, frozen=True):
     """Options that cannot be used: they do not compile, or their result is wrong.
 
-    Files of before `TunedEntry.screening` also have those that were slower than the best.
+    Files without `TunedEntry.screening` also have those that were slower than the best.
     """
 
     options: Text

@@ -60,9 +60,9 @@ def compile_with_options(
 def replay(entry: TunedEntry, gpu: str) -> Bind:
     """The `bind` of an entry, on a GPU of this name.
 
-    Options that were found with another torch or GPU are first run once. If they fail, a warning
-    says so, and the next ones of the entry are used, at last the default ones. The same happens if
-    FlashAttention-4 is missing.
+    Options that were found with another torch or GPU are first run once. If they fail, or if
+    FlashAttention-4 is missing, a warning says so and the next ones of the entry are used, and
+    finally the default ones.
     """
     origin = origin_of(entry, gpu)
 
