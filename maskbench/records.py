@@ -44,6 +44,11 @@ class Phase(TextEnum):
         return self.value.endswith("backward")
 
     @property
+    def is_of_a_backend(self) -> bool:
+        """Whether the cell's `backend` is one, not a builder, mask_mod variant or cache state."""
+        return not self.value.startswith(("block_mask", "spelling_", "compile_"))
+
+    @property
     def is_mask_mod_variant(self) -> bool:
         return self.value.startswith("spelling_")
 

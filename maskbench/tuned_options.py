@@ -1,4 +1,4 @@
-"""Options of FlexAttention that were found for a problem, and the files that keep them.
+"""Options of FlexAttention that were found for a problem, and the files that store them.
 
 `pytest -m tune` writes a file for each problem and GPU, reports/tuned/GPU/PROBLEM.json. The
 backend `flex_tuned` replays them.
@@ -22,7 +22,7 @@ FORMAT = 1
 FOLDER = Path(__file__).parents[1] / "reports" / "tuned"
 MAX_NAME = 100  # characters of a file's name
 MAX_TEXT = 10_000
-MIN_LEAD = 0.005  # beyond the intervals: two processes differ by about as much
+MIN_SPEEDUP = 0.005  # beyond the intervals: two processes differ by about as much
 Value = bool | int | str
 Size = Annotated[int, Meta(ge=1, le=2**31)]
 Name = Annotated[str, Meta(max_length=200)]
@@ -129,7 +129,7 @@ class Found(Struct, frozen=True, kw_only=True):
 class Dropped(Struct, frozen=True):
     """Options that cannot be used: they do not compile, or their result is wrong.
 
-    Files of before `TunedEntry.screening` also have those that were slower than the best.
+    Files without `TunedEntry.screening` also have those that were slower than the best.
     """
 
     options: Text
@@ -184,20 +184,20 @@ class TunedEntry(Struct, kw_only=True):
     max_autotune_interval: Number | None = None
     screening: list[Timed] = []
 
-    def lead_of_max_autotune(self, found: Found | None) -> float | None:
-        """How many times as fast as these options torch's own search is; None if it is not.
+    def max_autotune_speedup(self, found: Found | None) -> float | None:
+        """How many times as fast as these options those of torch's own search are.
 
-        `found` None stands for the default. The lead must be larger than both intervals together
-        and `MIN_LEAD`.
+        `found` None stands for the default. The result is None if they are not faster by more than
+        both intervals together and `MIN_SPEEDUP`.
         """
         if self.max_autotune_gain is None:
             return None
         gain, interval = (found.gain, found.interval) if found else (1.0, 0.0)
         if gain <= 0:
             return None
-        lead = self.max_autotune_gain / gain
+        speedup = self.max_autotune_gain / gain
         noise = interval + (self.max_autotune_interval or 0.0)
-        return lead if lead * (1 - noise) > 1 + MIN_LEAD else None
+        return speedup if speedup * (1 - noise) > 1 + MIN_SPEEDUP else None
 
 
 class UnusableEntry(Exception):

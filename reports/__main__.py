@@ -13,54 +13,21 @@ import matplotlib
 
 from maskbench.plain_text import plain_text
 from maskbench.records import UnreadableRun
+from reports.documents import (
+    accuracy,
+    decode,
+    gate_accuracy,
+    kernel_options,
+    options,
+    published,
+    releases,
+    validation,
+)
 from reports.drawing import matrix, plots, ranking
-from reports.kernel_options import kernel_options, options
-from reports.output_files import write_whole
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
 from reports.terminal import allow_all_characters, complain, say, table_printer
-from reports.tracking import accept, compare, gate, gate_accuracy, history, releases
-
-
-def validation(runs: list[Path], folder: Path) -> int:
-    """Write validation.md: clock, repeatability, rounds and lengths, with the targets."""
-    from reports.validation import validation_report
-
-    text = validation_report(runs)
-    path = write_whole(folder / "validation.md", text)
-    say(f"{text}\nas a file: {path}")
-    return 0
-
-
-def accuracy(runs: list[Path], document: Path) -> int:
-    """Write the errors of each backend against float64, and what the soaks found, into a
-    document, between its markers."""
-    from reports.accuracy import NAME, accuracy_report
-    from reports.generated import replace_generated
-
-    path = replace_generated(document, NAME, accuracy_report(runs))
-    say(f"between the markers of {path}: the errors of each backend")
-    return 0
-
-
-def decode(runs: list[Path], document: Path) -> int:
-    """Write which share of the bandwidth decoding reaches into a document, between its markers."""
-    from reports.decode import NAME, decode_report
-    from reports.generated import replace_generated
-
-    path = replace_generated(document, NAME, decode_report(runs))
-    say(f"between the markers of {path}: the bandwidth of decoding")
-    return 0
-
-
-def published(runs: list[Path], document: Path) -> int:
-    """Write published throughputs beside those of runs into a document, between its markers."""
-    from reports.generated import replace_generated
-    from reports.published import NAME, published_report
-
-    path = replace_generated(document, NAME, published_report(runs))
-    say(f"between the markers of {path}: what was published, and these runs")
-    return 0
+from reports.tracking import accept, compare, gate, history
 
 
 def page(runs: list[Path], history: Path | None, acceptances: Path | None, folder: Path) -> int:
@@ -96,20 +63,21 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(
-        function: Callable[..., int],
-        note: str = "",
-        document: Path | None = None,
-        has_output: bool = True,
+        function: Callable[..., int], note: str = "", has_folder: bool = True
     ) -> argparse.ArgumentParser:
         text = f"{function.__doc__}{note}"
         summary = f"{function.__doc__}".split(" Exit ")[0]
         command = commands.add_parser(function.__name__, help=summary, description=text)
-        if document:
-            text = f"the document with the markers (default: {document})"
-            command.add_argument("-o", metavar="FILE", type=Path, default=document, help=text)
-        elif has_output:
+        if has_folder:
             text = "output folder (default: %(default)s)"
             command.add_argument("-o", metavar="DIR", type=Path, default=Path("plots"), help=text)
+        return command
+
+    def add_document(function: Callable[..., int], note: str = "") -> argparse.ArgumentParser:
+        command = add(function, note, has_folder=False)
+        text = "write Markdown between the markers of this document instead of printing it"
+        command.add_argument("-o", dest="document", metavar="FILE", type=Path, help=text)
+        add_format(command)
         return command
 
     def add_selection(command: argparse.ArgumentParser) -> None:
@@ -118,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     def add_format(command: argparse.ArgumentParser) -> None:
         text = (
-            "how the table is printed (default: %(default)s); with the others, only the table is "
+            "how tables are printed (default: %(default)s); with csv and json, only one table is "
             "on stdout"
         )
         command.add_argument(
@@ -145,14 +113,11 @@ def make_parser() -> argparse.ArgumentParser:
     add_selection(command)
     add_format(command)
     command.set_defaults(run=lambda o: matrix(o.runs or [newest()], o.o, o.part_of_name, o.printer))
-    command = add(ranking, parts + default, has_output=False)
+    command = add_document(ranking, parts + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
-    text = "write the table between the markers of this document instead of printing it"
-    command.add_argument("-o", metavar="FILE", type=Path, help=text)
     add_selection(command)
-    add_format(command)
     command.set_defaults(
-        run=lambda o: ranking(o.runs or [newest()], o.o, o.part_of_name, o.printer)
+        run=lambda o: ranking(o.runs or [newest()], o.document, o.part_of_name, o.printer)
     )
     command = add(page, parts + " Those of another device or torch are another run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
@@ -160,18 +125,18 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--history", metavar="DIR", type=Path, help=text)
     add_acceptances(command)
     command.set_defaults(run=lambda o: page(o.runs or [newest()], o.history, o.acceptances, o.o))
-    command = add(validation, " Each file is a run." + default)
+    command = add_document(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
-    command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.o))
-    command = add(accuracy, " Each file is a run.", document=Path("docs/accuracy.md"))
+    command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.document, o.printer))
+    command = add_document(accuracy, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    command.set_defaults(run=lambda o: accuracy(o.runs, o.o))
-    command = add(decode, " Each file is a run.", document=Path("docs/results.md"))
+    command.set_defaults(run=lambda o: accuracy(o.runs, o.document, o.printer))
+    command = add_document(decode, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    command.set_defaults(run=lambda o: decode(o.runs, o.o))
-    command = add(published, " Each file is a run.", document=Path("docs/results.md"))
+    command.set_defaults(run=lambda o: decode(o.runs, o.document, o.printer))
+    command = add_document(published, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    command.set_defaults(run=lambda o: published(o.runs, o.o))
+    command.set_defaults(run=lambda o: published(o.runs, o.document, o.printer))
     command = add(compare)
     command.add_argument("base", metavar="BASE", nargs="+", type=Path)
     command.add_argument(
@@ -195,23 +160,23 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(
         run=lambda o: gate(o.new, o.history, o.acceptances, o.strict, o.o, o.printer)
     )
-    command = add(gate_accuracy, document=Path("docs/regressions.md"))
+    command = add_document(gate_accuracy)
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    command.set_defaults(run=lambda o: gate_accuracy(o.runs, o.o))
-    command = add(accept, has_output=False)
+    command.set_defaults(run=lambda o: gate_accuracy(o.runs, o.document, o.printer))
+    command = add(accept, has_folder=False)
     add_night(command)
     add_selection(command)
     command.add_argument("--because", metavar="TEXT", required=True, help="the reason")
     command.set_defaults(
         run=lambda o: accept(o.new, o.history, o.acceptances, o.because, o.part_of_name)
     )
-    command = add(releases, " Each file is a run.", document=Path("docs/releases.md"))
+    command = add_document(releases, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    command.set_defaults(run=lambda o: releases(o.runs, o.o))
-    command = add(kernel_options, document=Path("docs/kernel-options.md"))
-    command.set_defaults(run=lambda o: kernel_options(o.o))
-    command = add(options, has_output=False)
-    command.add_argument("mask", metavar="MASK", help="the name of the mask, as in node ids")
+    command.set_defaults(run=lambda o: releases(o.runs, o.document, o.printer))
+    command = add_document(kernel_options)
+    command.set_defaults(run=lambda o: kernel_options(o.document, o.printer))
+    command = add(options, has_folder=False)
+    command.add_argument("mask", metavar="MASK", help="a mask, as in --masks or in node ids")
     command.set_defaults(run=lambda o: options(o.mask))
     return parser
 
@@ -219,10 +184,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status."""
     allow_all_characters()
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    form = TableFormat(getattr(options, "format", "text"))
+    if form.is_for_programs and getattr(options, "document", None):
+        parser.error(f"-o writes Markdown: leave out -o, and --format {form} goes to stdout")
     matplotlib.use("Agg")  # needs no display
     try:
-        with table_printer(TableFormat(getattr(options, "format", "text"))) as options.printer:
+        with table_printer(form) as options.printer:
             status: int = options.run(options)
         return status
     except UnreadableRun as error:

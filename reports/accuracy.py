@@ -10,15 +10,20 @@ import pandas as pd
 
 from maskbench.reading import read_run
 from maskbench.records import Outcome, Phase, UnreadableRun
-from reports.markdown import markdown_table, markdown_text
+from reports.report import Heading, Part, Report
 from reports.runs import cells_table, shape_of
 
 NAME = "reports accuracy"  # of the markers
 TENSORS = ("out", "dq", "dk", "dv")
+PROBLEM = ["mask", "backend", "direction", "batch", "heads", "kv_heads", "head_dim", "v_head_dim"]
+PROBLEM += ["dtype", "seq_len", "q_len"]
+SOAK = ["soak_launches", "soak_distinct", "soak_worst_difference", "deterministic"]
 
 
-def accuracy_report(paths: list[Path]) -> str:
-    """The tables of all cells of these runs, as Markdown.
+def accuracy_report(paths: list[Path]) -> Report:
+    """The tables of all cells of these runs.
+
+    For programs there is a row for each tensor of each cell, and one for each soak.
 
     Raises
     ------
@@ -32,14 +37,18 @@ def accuracy_report(paths: list[Path]) -> str:
             f"{', '.join(map(str, paths))}: no cell has the errors of each tensor (`errors`); "
             "time the cells again"
         )
-    parts, ratios = [describe_cells(checked)], error_ratios(checked)
+    ratios = error_ratios(checked)
+    parts: list[Part] = [describe_cells(checked)]
     for dtype, found in ratios.groupby("dtype", sort=False):
-        parts += [f"## Errors in {dtype}", largest_ratios(found, ["backend"])]
+        parts += [Heading(f"Errors in {dtype}", 2), largest_ratios(found, ["backend"])]
         parts += ["By mask:", largest_ratios(found, ["mask", "backend"])]
+    data = {"errors": ratios}
     soaks = cells[cells["direction"] == Phase.SOAK_BACKWARD.value]
     if len(soaks):
-        parts += ["## Soak", *soak_tables(soaks)]
-    return "\n\n".join(parts)
+        parts += [Heading("Soak", 2), *soak_tables(soaks)]
+        columns = ["device", "torch", *PROBLEM, *SOAK, "outcome", "reason"]
+        data["soaks"] = soaks.reindex(columns=columns)
+    return Report(parts, data)
 
 
 def with_errors(cells: pd.DataFrame) -> pd.DataFrame:
@@ -55,10 +64,7 @@ def describe_cells(cells: pd.DataFrame) -> str:
     setups = cells["device"] + ", torch " + cells["torch"]
     shapes = dict.fromkeys(shape_of(row) for _, row in cells.iterrows())
     lengths = ", ".join(map(str, sorted(cells["seq_len"].unique())))
-    return (
-        f"{len(cells)} cells. {markdown_text('; '.join(setups.unique()))}. "
-        f"{markdown_text('; '.join(shapes))}. S = {lengths}."
-    )
+    return f"{len(cells)} cells. {'; '.join(setups.unique())}. {'; '.join(shapes)}. S = {lengths}."
 
 
 def error_ratios(cells: pd.DataFrame) -> pd.DataFrame:
@@ -66,12 +72,12 @@ def error_ratios(cells: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for cell in cells.to_dict("records"):
         errors, dense = cell["errors"], cell["dense_errors"]
-        names = {key: cell[key] for key in ("dtype", "mask", "backend")}
-        rows += [
-            {**names, "tensor": tensor, "ratio": error_ratio(errors[tensor], dense[tensor])}
-            for tensor in TENSORS
-            if tensor in errors and tensor in dense
-        ]
+        names = {key: cell[key] for key in ("device", "torch", *PROBLEM)}
+        for tensor in TENSORS:
+            if tensor in errors and tensor in dense:
+                values = {"error": errors[tensor], "dense_error": dense[tensor]}
+                ratio = error_ratio(errors[tensor], dense[tensor])
+                rows.append({**names, "tensor": tensor, **values, "ratio": ratio})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
 
@@ -83,21 +89,22 @@ def error_ratio(error: float, dense: float) -> float:
     return math.inf if error > 0 else 0.0
 
 
-def largest_ratios(ratios: pd.DataFrame, keys: list[str]) -> str:
+def largest_ratios(ratios: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """The largest ratio of each tensor for each combination of `keys`."""
     table = ratios.pivot_table(
         index=keys, columns="tensor", values="ratio", aggfunc="max", sort=False
     )
     present = [tensor for tensor in TENSORS if tensor in table]
     shown: pd.DataFrame = table[present].map(lambda r: "" if math.isnan(r) else f"{r:.2f}")
-    return markdown_table(shown.reset_index())
+    result: pd.DataFrame = shown.reset_index()
+    return result
 
 
-def soak_tables(soaks: pd.DataFrame) -> list[str]:
+def soak_tables(soaks: pd.DataFrame) -> list[Part]:
     """The results of the soaks, then those that failed."""
     passed = soaks[soaks["outcome"] == Outcome.TIMED.value]
     failed = soaks[[Outcome(outcome).is_failure for outcome in soaks["outcome"]]]
-    parts = []
+    parts: list[Part] = []
     if len(passed):
         rows = {
             "mask": passed["mask"],
@@ -109,9 +116,9 @@ def soak_tables(soaks: pd.DataFrame) -> list[str]:
             "same bits": passed["deterministic"].map({True: "yes", False: "no"}),
             "largest difference": passed["soak_worst_difference"].map("{:.1e}".format),
         }
-        parts.append(markdown_table(pd.DataFrame(rows)))
+        parts.append(pd.DataFrame(rows))
     if len(failed):
         columns = ["mask", "backend", "dtype", "seq_len", "reason"]
         table = failed[columns].rename(columns={"seq_len": "S"})
-        parts += ["These failed:", markdown_table(table)]
+        parts += ["These failed:", table]
     return parts

@@ -1,4 +1,4 @@
-"""Which share of the memory bandwidth decoding reaches, as a Markdown table."""
+"""Which share of the memory bandwidth decoding reaches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pandas as pd
 
 from maskbench.reading import read_run
 from maskbench.records import Outcome, Phase, UnreadableRun
-from reports.markdown import markdown_table, markdown_text, percent
+from reports.markdown import percent
+from reports.report import Report
 from reports.runs import cells_table
 
 NAME = "reports decode"  # of the markers in the document
@@ -45,8 +46,8 @@ def problem_row(cells: pd.DataFrame) -> dict[str, str]:
     return row
 
 
-def decode_report(paths: Iterable[Path]) -> str:
-    """The table as Markdown.
+def decode_report(paths: Iterable[Path]) -> Report:
+    """A row for each problem with its fastest backends; for programs, a row for each cell.
 
     Raises
     ------
@@ -67,11 +68,22 @@ def decode_report(paths: Iterable[Path]) -> str:
     newest = timed.sort_values("saved").drop_duplicates("fullname", keep="last")
     rows = [problem_row(found) for _, found in newest.groupby(PROBLEM, sort=True)]
     text = (
-        f"{markdown_text(devices[0])}. The {FASTEST} fastest backends, with the fewest bytes that "
+        f"{devices[0]}. The {FASTEST} fastest backends, with the fewest bytes that "
         "a call can move per second, and that as a share of what a large copy reads and writes in "
         f"the same process (median: {newest['copy'].median():.0f} GB/s). "
         "Decoding writes little, so its share can be above 100 %."
     )
     if newest["is_from_other_runs"].any():
         text += f" {FROM_OTHER_RUNS_MARK} The copy is that of the other runs."
-    return f"{text}\n\n{markdown_table(pd.DataFrame(rows).fillna(''))}"
+    return Report([text, pd.DataFrame(rows).fillna("")], {"decode": cell_data(newest)})
+
+
+def cell_data(cells: pd.DataFrame) -> pd.DataFrame:
+    """The bandwidth of each cell in GB/s, and its share of that of a copy, the fastest first."""
+    ordered = cells.sort_values([*PROBLEM, "median_s"])
+    ordered = ordered.assign(share=ordered["gb_per_s"] / ordered["copy"])
+    columns = ["device", "torch", *PROBLEM, "backend", "median_s", "gb_per_s", "copy", "share"]
+    table: pd.DataFrame = ordered[[*columns, "is_from_other_runs"]].rename(
+        columns={"copy": "copy_gb_per_s", "is_from_other_runs": "copy_is_from_other_runs"}
+    )
+    return table

@@ -7,7 +7,8 @@ twenty are scaled, and the clock is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from reports.baseline import CellHistory, Times
 from reports.comparability import Run
 from reports.gate import cell_statuses, histories_of
 from reports.levels import MIN_RUNS
-from reports.markdown import markdown_table, percent
+from reports.markdown import percent
 from reports.nights import by_night
 from reports.other_methods import ON_MEDIANS, mann_whitney
 from reports.verdict import Status
@@ -29,8 +30,6 @@ RUNS_PER_NIGHT = 3
 SCALES = {1.015: None, 1.02: 0.95, 1.03: 0.99, 1.05: 0.99}  # scale: share of cells to be found
 STRIDE = 20  # every 20th cell is scaled at a time, so that the noise of the suite hardly changes
 DRIFT, DRIFT_NIGHTS = 1.03, 30
-MIN_SHARE = 0.4  # of the cells, for a run to count
-LONG = 16384  # tokens; cells as long often meet the power limit
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,17 @@ def trials(runs: Sequence[Run], size: int) -> list[Trial]:
     return found
 
 
-def at_most(hits: int, count: int) -> str:
-    """The upper 95 % bound of a share, of which `hits` of `count` were seen (Clopper, Pearson)."""
-    return percent(float(beta.ppf(0.95, hits + 1, count - hits)) if hits < count else 1.0, 1)
+def at_most(hits: int, count: int) -> float:
+    """The upper 95 % bound of a share, of which `hits` of `count` were seen (Clopper, Pearson).
+
+    NaN if `count` is 0.
+    """
+    if count == 0:
+        return math.nan
+    return float(beta.ppf(0.95, hits + 1, count - hits)) if hits < count else 1.0
 
 
-def false_alarms(runs: Sequence[Run]) -> str:
+def false_alarms(runs: Sequence[Run]) -> pd.DataFrame:
     """How often the gate reports a regression where nothing changed."""
     rows = []
     for size in (RUNS_PER_NIGHT, 1):
@@ -97,13 +101,14 @@ def false_alarms(runs: Sequence[Run]) -> str:
                     "card": "seen before" if known else "not seen before",
                     "nights": len(those),
                     "red nights": red,
-                    "at most (95 %)": at_most(red, len(those)) if those else "",
+                    "at most (95 %)": at_most(red, len(those)),
                     "cells judged": cells,
                     "red cells": slow,
                     "called slower clock": clock,
                 }
             )
-    return markdown_table(pd.DataFrame(rows))
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
 def slower(histories: list[CellHistory], factors: Mapping[str, float]) -> list[CellHistory]:
@@ -116,8 +121,11 @@ def slower(histories: list[CellHistory], factors: Mapping[str, float]) -> list[C
     ]
 
 
-def detection(runs: Sequence[Run]) -> str:
-    """The share of scaled cells that are found, and of cells scaled by their detectable change."""
+def detection(runs: Sequence[Run]) -> pd.DataFrame:
+    """The share of scaled cells that are found, and of cells scaled by their detectable change.
+
+    The scale of the latter is NaN. So is the target of a scale for which the share is only stated.
+    """
     found = [trial for trial in trials(runs, RUNS_PER_NIGHT) if trial.knows_card]
     hits: dict[float, list[bool]] = {scale: [] for scale in SCALES}
     stated: list[bool] = []
@@ -133,15 +141,17 @@ def detection(runs: Sequence[Run]) -> str:
             stated += _found(histories, dict(1 + chosen))
     rows = [
         {
-            "scaled by": f"x{scale:.3f}".rstrip("0"),
-            "target": "stated" if (target := SCALES[scale]) is None else percent(target),
-            "found": f"{percent(seen, 1)} of {len(seen)}",
+            "scale": scale,
+            "target": math.nan if (target := SCALES[scale]) is None else target,
+            "found": np.mean(seen) if seen else math.nan,
+            "cells": len(seen),
         }
         for scale, seen in hits.items()
     ]
-    text = f"{percent(stated, 1)} of {len(stated)}"
-    rows.append({"scaled by": "the change stated as detectable", "target": "95 %", "found": text})
-    return markdown_table(pd.DataFrame(rows))
+    share = np.mean(stated) if stated else math.nan
+    rows.append({"scale": math.nan, "target": 0.95, "found": share, "cells": len(stated)})
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
 def _found(histories: list[CellHistory], factors: Mapping[str, float]) -> list[bool]:
@@ -185,7 +195,7 @@ def drift(runs: Sequence[Run]) -> str:
     )
 
 
-def side_by_side(runs: Sequence[Run]) -> str:
+def side_by_side(runs: Sequence[Run]) -> pd.DataFrame:
     """The gate and other methods on the same nights."""
     found = [trial for trial in trials(runs, RUNS_PER_NIGHT) if trial.knows_card]
     scales = [1.0, *SCALES]
@@ -199,13 +209,16 @@ def side_by_side(runs: Sequence[Run]) -> str:
                 suites.setdefault(method, []).append(any(hits))
     rows = []
     for method, by_scale in counts.items():
-        row = {"method": method, "red nights": f"{sum(suites[method])} of {len(found)}"}
+        row = {"method": method, "red nights": sum(suites[method]), "nights": len(found)}
         row |= {
-            "red cells" if scale == 1.0 else f"finds x{scale:.3f}".rstrip("0"): percent(hits, 1)
+            "red cells" if scale == 1.0 else f"finds x{scale:.3f}".rstrip("0"): (
+                float(np.mean(hits)) if hits else math.nan
+            )
             for scale, hits in by_scale.items()
         }
         rows.append(row)
-    return markdown_table(pd.DataFrame(rows))
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
 def _verdicts(
@@ -244,49 +257,3 @@ def _rounds(run: Run) -> dict[str, np.ndarray]:
         for cell in read_run(run.path).timed
         if "data" in cell
     }
-
-
-def with_cells(runs: Sequence[Run], names: Collection[str]) -> list[Run]:
-    """The runs with these cells only; a run that has fewer than MIN_SHARE of them is left out."""
-    found = [replace(run, cells=run.cells[run.cells.index.isin(names)]) for run in runs]
-    return [run for run in found if run.rows and len(run.rows) >= MIN_SHARE * len(names)]
-
-
-def common_cells(runs: Sequence[Run]) -> list[str]:
-    """The cells that most of the runs have timed."""
-    counts = pd.Series([name for run in runs for name in run.rows]).value_counts()
-    return list(counts.index[counts > len(runs) / 2])
-
-
-def described(runs: Sequence[Run]) -> str:
-    """What the runs are."""
-    cells = sorted({len(run.rows) for run in runs})
-    whole = sum(len(run.rows) == cells[-1] for run in runs)
-    cards = {run.gpu_uuid for run in runs}
-    days = sorted({run.saved[:10] for run in runs})
-    rest = f" and the others of {cells[0]} or more" if whole < len(runs) else ""
-    return (
-        f"{len(runs)} runs, {whole} of {cells[-1]} cells{rest}, each in a fresh process, on"
-        f" {len(cards)} cards, {days[0]} to {days[-1]}, {runs[-1].device},"
-        f" torch {runs[-1].torch}."
-    )
-
-
-def accuracy_report(all_runs: Sequence[Run]) -> str:
-    """All tables as Markdown.
-
-    Parameters
-    ----------
-    all_runs
-        Runs of unchanged code, oldest first. The cells that most of them have are judged, and
-        those of LONG tokens apart.
-    """
-    runs = with_cells(all_runs, common_cells(all_runs))
-    parts = [described(runs)]
-    parts += [f"Nothing changed:\n\n{false_alarms(runs)}", f"Cells scaled:\n\n{detection(runs)}"]
-    parts += [drift(runs), f"Other methods, in seconds:\n\n{side_by_side(runs)}"]
-    lengths = pd.concat([run.timed["seq_len"] for run in all_runs])
-    if long := with_cells(all_runs, set(lengths.index[lengths >= LONG])):
-        text = f"Cells of {LONG} tokens, many of them at the power limit: {described(long)}"
-        parts.append(f"{text}\n\n{false_alarms(long)}")
-    return "\n\n".join(parts)

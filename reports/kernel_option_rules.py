@@ -18,7 +18,12 @@ def rules(entries: Iterable[TunedEntry]) -> list[str]:
     for direction in ("forward", "backward"):
         own = [entry for entry in entries if entry.problem.direction == direction]
         if own:
-            found = [_flash_rule(own), _choices_rule(own), _one_choice_rule(own), _lead_rule(own)]
+            found = [
+                _flash_rule(own),
+                _choices_rule(own),
+                _one_choice_rule(own),
+                _max_autotune_rule(own),
+            ]
             lines += [f"{direction.capitalize()}: {line}" for line in found if line]
     return lines
 
@@ -69,9 +74,9 @@ def _one_choice_rule(entries: Sequence[TunedEntry]) -> str | None:
     )
 
 
-def _lead_rule(entries: Sequence[TunedEntry]) -> str | None:
+def _max_autotune_rule(entries: Sequence[TunedEntry]) -> str | None:
     """Where torch's own search found faster options of its kernels than this one."""
-    faster = [e.problem.mask for e in entries if e.lead_of_max_autotune(without_flash(e))]
+    faster = [e.problem.mask for e in entries if e.max_autotune_speedup(without_flash(e))]
     if not faster:
         return None
     return (
@@ -98,8 +103,8 @@ def without_flash(entry: TunedEntry) -> Found | None:
     return next((found for found in entry.found if not found.options.uses_flash), None)
 
 
-def kept_or_default(entry: TunedEntry) -> list[Found | None]:
-    """The options that are kept; None, which stands for the default, if there are none."""
+def found_or_default(entry: TunedEntry) -> list[Found | None]:
+    """The options that were found; None, which stands for the default, if there are none."""
     return [*entry.found] or [None]
 
 

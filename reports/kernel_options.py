@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 
 from maskbench.records import UnreadableRun
 from maskbench.tuned_options import (
+    DEFAULT_OPTIONS,
     FOLDER,
     Found,
     Problem,
@@ -18,10 +21,9 @@ from maskbench.tuned_options import (
     read_entry,
 )
 from masks import PATTERNS
-from reports.generated import replace_generated
-from reports.kernel_option_rules import kept_or_default, options_text, rules
-from reports.markdown import markdown_table, markdown_text
-from reports.terminal import complain, say
+from reports.kernel_option_rules import found_or_default, options_text, rules
+from reports.report import Heading, Part, Report
+from reports.terminal import complain
 
 AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
 NAME = "reports kernel_options"  # of the markers in the document
@@ -74,10 +76,10 @@ def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
     rows = []
     for entry in entries:
         problem, autotune = entry.problem, entry.max_autotune_gain
-        for found in kept_or_default(entry):
+        for found in found_or_default(entry):
             gain = found.gain if found else 1.0
             against = "" if autotune is None else f"{gain / autotune:.2f}"
-            if entry.lead_of_max_autotune(found):
+            if entry.max_autotune_speedup(found):
                 against += " (max-autotune is faster)"
             rows.append(
                 {
@@ -92,47 +94,68 @@ def options_table(entries: Sequence[TunedEntry]) -> pd.DataFrame:
     return table
 
 
-# --- the document ---
+# --- the report ---
 
 
-def kernel_options_report(entries: Sequence[TunedEntry]) -> str:
-    """The tables of all GPUs and shapes, and the rules of each, as Markdown."""
+def kernel_options_report(entries: Sequence[TunedEntry]) -> Report:
+    """The tables of all GPUs and shapes, and the rules of each."""
     groups: dict[tuple[str, str, str, str], list[TunedEntry]] = {}
     for entry in entries:
         key = entry.gpu, entry.torch, shape_text(entry.problem), lengths_text(entry.problem)
         groups.setdefault(key, []).append(entry)
-    parts = []
+    parts: list[Part] = []
     for (gpu, torch, shape, lengths), own in groups.items():
         searches = sum(entry.search_s for entry in own)
         tried = sum(entry.tried for entry in own)
-        title = f"{gpu.replace('_', ' ')}: {shape}, {lengths}"
-        parts.append(f"### {markdown_text(title)}")
-        text = f"torch {torch}. {len(own)} problems, {tried} options tried in {searches:.0f} s."
-        parts.append(markdown_text(text))
-        parts.append("\n".join(f"- {markdown_text(line)}" for line in rules(own)))
-        parts.append(markdown_table(options_table(own)))
-    return "\n\n".join(parts)
+        parts.append(Heading(f"{gpu.replace('_', ' ')}: {shape}, {lengths}", 3))
+        parts.append(
+            f"torch {torch}. {len(own)} problems, {tried} options tried in {searches:.0f} s."
+        )
+        parts += [rules(own), options_table(own)]
+    return Report(parts, {"kernel_options": options_data(entries)})
 
 
-def kernel_options(document: Path) -> int:
-    """Write the tables of FlexAttention's fastest options into a document, between its markers."""
-    text = kernel_options_report(load_entries())
-    say(f"{text}\nbetween the markers of {replace_generated(document, NAME, text)}")
-    return 0
+def options_data(entries: Sequence[TunedEntry]) -> pd.DataFrame:
+    """The rows of `options_table` for programs. The default has no `gain`.
+
+    `seconds` is the median time of the options. `gain` and `max_autotune_gain` are the default's
+    time divided by theirs, and by that of torch's own search.
+    """
+    rows = [
+        {
+            "gpu": entry.gpu,
+            "torch": entry.torch,
+            **msgspec.structs.asdict(entry.problem),
+            "options": str(found.options if found else DEFAULT_OPTIONS),
+            "gain": found.gain if found else None,
+            "interval": found.interval if found else None,
+            "seconds": found.seconds if found else entry.default_s,
+            "max_autotune_gain": entry.max_autotune_gain,
+            "max_autotune_interval": entry.max_autotune_interval,
+            "max_autotune_is_faster": entry.max_autotune_speedup(found) is not None,
+            "tried": entry.tried,
+            "search_s": entry.search_s,
+            "saved": entry.saved,
+        }
+        for entry in entries
+        for found in found_or_default(entry)
+    ]
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
 # --- the snippet ---
 
 
-def options(mask: str) -> int:
-    """Print the fastest options of FlexAttention for a mask, as code to paste."""
-    entries = load_entries()
-    own = [entry for entry in entries if entry.problem.mask == mask]
-    if not own:
-        known = ", ".join(dict.fromkeys(entry.problem.mask for entry in entries))
-        raise UnreadableRun(f"{mask}: has no options; masks with options are {known}")
-    say("\n\n".join(snippet(entry) for entry in own))
-    return 0
+def saved_name(mask: str) -> str:
+    """The name of a mask in saved runs, from that or from the text of --masks.
+
+    The mask my_masks.py:sinks(n=2) of a user's file is saved as my_masks.sinks(n=2).
+    """
+    target, parenthesis, parameters = mask.partition("(")
+    path, colon, name = target.strip().rpartition(":")
+    target = f"{Path(path).stem}.{name}" if colon else name
+    return target + parenthesis + re.sub("[ '\"]", "", parameters)
 
 
 def snippet(entry: TunedEntry) -> str:
@@ -142,9 +165,9 @@ def snippet(entry: TunedEntry) -> str:
         f"# {problem.mask} {problem.direction}, {shape_text(problem)}, {lengths_text(problem)}",
         f"# {entry.gpu}, torch {entry.torch}, {entry.saved[:10]}",
     ]
-    if lead := min(entry.lead_of_max_autotune(each) or 0.0 for each in kept_or_default(entry)):
+    if speedup := min(entry.max_autotune_speedup(each) or 0.0 for each in found_or_default(entry)):
         lines.append(
-            f"# torch.compile's mode {AUTOTUNE_MODE!r} is {lead:.2f} times as fast as these"
+            f"# torch.compile's mode {AUTOTUNE_MODE!r} is {speedup:.2f} times as fast as these"
         )
     if not found:
         return "\n".join(

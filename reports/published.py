@@ -1,16 +1,17 @@
-"""Published throughputs of attention libraries beside ours, as a Markdown table."""
+"""Published throughputs of attention libraries beside ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from maskbench.reading import read_run
 from maskbench.records import Outcome, Phase, UnreadableRun
-from reports.markdown import markdown_table, markdown_text
+from reports.markdown import markdown_text
+from reports.report import Paragraph, Report
 from reports.runs import cells_table, shape_of
 
 NAME = "reports published"  # of the markers in the document
@@ -70,36 +71,65 @@ PUBLISHED = (
 )
 
 
-def fastest_and_flex(cells: pd.DataFrame, phase: Phase) -> tuple[str, str]:
-    """The throughput of the fastest backend with its name, and that of `flex`, in TFLOP/s."""
-    timed = cells[cells["direction"] == phase.value]
-    if timed.empty:
-        return "not timed", "not timed"
-    best = timed.loc[timed["tflops"].idxmax()]
-    flex = timed[timed["backend"] == "flex"]["tflops"]
-    return f"{best['tflops']:.0f} ({best['backend']})", f"{flex.max():.0f}" if len(flex) else ""
+def fastest_and_flex(cells: pd.DataFrame) -> dict[str, Any]:
+    """The fastest backend, its throughput and that of `flex` in TFLOP/s; None if not timed."""
+    if cells.empty:
+        return {"fastest": None, "tflops": None, "flex_tflops": None}
+    best = cells.sort_values("tflops", ascending=False, kind="stable").iloc[0]
+    flex = cells[cells["backend"] == "flex"]["tflops"]
+    flex_tflops = flex.max() if len(flex) else None
+    return {"fastest": best["backend"], "tflops": best["tflops"], "flex_tflops": flex_tflops}
 
 
-def result_rows(result: PublishedResult, timed: pd.DataFrame) -> list[dict[str, str]]:
-    """A row for each mask and shape here that has the case of a published result."""
+def result_rows(result: PublishedResult, timed: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row for each mask, shape and direction here that has the case of a published result."""
     is_case = timed["mask"].isin(result.masks) & (timed["q_len"] == timed["seq_len"])
     is_case &= (timed["head_dim"] == result.head_dim) & (timed["seq_len"] == result.seq_len)
-    rows = []
-    for (mask, shape), cells in timed[is_case].groupby(["mask", "shape"], sort=True):
-        (forward, flex_forward), (backward, flex_backward) = (
-            fastest_and_flex(cells, phase) for phase in (Phase.FORWARD, Phase.BACKWARD)
-        )
-        published = f"{result.forward or '-'} / {result.backward or '-'}"
-        row = {"case": f"{result.case}, D{result.head_dim}, S = {result.seq_len}"}
-        row |= {"published": f"{published} ({result.library})"}
-        row |= {"mask here": mask, "shape here": shape}
-        row |= {"fastest here": f"{forward} / {backward}"}
-        rows.append(row | {"flex here": f"{flex_forward} / {flex_backward}"})
-    return rows
+    case = {name: getattr(result, name) for name in ("case", "head_dim", "seq_len", "library")}
+    published = {Phase.FORWARD: result.forward, Phase.BACKWARD: result.backward}
+    return [
+        {
+            **case,
+            "direction": phase.value,
+            "published_tflops": tflops,
+            "mask": mask,
+            "shape": shape,
+            **fastest_and_flex(cells[cells["direction"] == phase.value]),
+            "source": result.source,
+        }
+        for (mask, shape), cells in timed[is_case].groupby(["mask", "shape"], sort=True)
+        for phase, tflops in published.items()
+    ]
 
 
-def published_report(paths: Iterable[Path]) -> str:
-    """The table as Markdown.
+def shown_row(forward: dict[str, Any], backward: dict[str, Any]) -> dict[str, str]:
+    """The two rows of a case, mask and shape as one row of texts."""
+    both = forward, backward
+    fastest = [
+        "not timed" if row["fastest"] is None else f"{row['tflops']:.0f} ({row['fastest']})"
+        for row in both
+    ]
+    flex = [
+        "not timed"
+        if row["fastest"] is None
+        else ""
+        if row["flex_tflops"] is None
+        else f"{row['flex_tflops']:.0f}"
+        for row in both
+    ]
+    published = " / ".join(str(row["published_tflops"] or "-") for row in both)
+    return {
+        "case": f"{forward['case']}, D{forward['head_dim']}, S = {forward['seq_len']}",
+        "published": f"{published} ({forward['library']})",
+        "mask here": forward["mask"],
+        "shape here": forward["shape"],
+        "fastest here": " / ".join(fastest),
+        "flex here": " / ".join(flex),
+    }
+
+
+def published_report(paths: Iterable[Path]) -> Report:
+    """A row for each published case, mask and shape; for programs, one for each direction.
 
     Raises
     ------
@@ -116,11 +146,14 @@ def published_report(paths: Iterable[Path]) -> str:
     rows = [row for result in PUBLISHED for row in result_rows(result, timed)]
     if not rows:
         raise UnreadableRun("no cell of these runs is of a published case")
-    device = markdown_text(devices[0])
+    data = pd.DataFrame(rows)
     sources = {"FlashAttention-3": FLASH_ATTENTION_3, "cuDNN": CUDNN}
     sources["windows, documents and blocks"] = MAGI_ATTENTION
     links = ", ".join(f"[{name}]({url})" for name, url in sources.items())
-    return (
-        f"TFLOP/s, forward / backward. Sources: {links}. Here: {device}, the fastest of all runs "
-        f"of a shape.\n\n{markdown_table(pd.DataFrame(rows))}"
+    addresses = ", ".join(f"{name} ({url})" for name, url in sources.items())
+    text = "TFLOP/s, forward / backward. Sources: {}. Here: {}, the fastest of all runs of a shape."
+    head = Paragraph(
+        text.format(addresses, devices[0]), text.format(links, markdown_text(devices[0]))
     )
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    return Report([head, pd.DataFrame(shown_row(*pair) for pair in pairs)], {"published": data})

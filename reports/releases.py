@@ -1,4 +1,4 @@
-"""Which cells changed from one release of torch to the next, as Markdown tables.
+"""Which cells changed from one release of torch to the next.
 
 Runs are grouped by their version of torch. Cells are compared in SM cycles, which repeat better
 than seconds. A run (one process) is the unit of evidence, as in `reports.comparability`.
@@ -6,6 +6,7 @@ than seconds. A run (one process) is the unit of evidence, as in `reports.compar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from packaging.version import InvalidVersion, Version
 
 from maskbench.reading import SavedRun, read_run
 from maskbench.records import UnreadableRun
-from reports.markdown import markdown_table, markdown_text
+from reports.report import Heading, Part, Report
 from reports.runs import cells_table, shape_of
 from reports.thresholds import EFFECT
 
@@ -238,24 +239,40 @@ def machine_text(releases: dict[str, list[SavedRun]]) -> str:
     days = sorted({run.saved[:10] for run in runs})
     shapes = sorted(set(shapes_of(pd.concat(cells_table(run) for run in runs))))
     card = "one card" if len(gpus) == 1 else f"{len(gpus)} cards"
-    text = (
+    return (
         f"{runs[0].device} ({card}), driver {', '.join(drivers)}. {'; '.join(shapes)}. "
         f"{len(runs)} runs, saved {' to '.join(dict.fromkeys([days[0], days[-1]]))}."
     )
-    return markdown_text(text)
 
 
-def releases_report(paths: Iterable[Path]) -> str:
-    """The tables as Markdown. Raises UnreadableRun as `read_releases`, or if nothing compares."""
+def release_data(steps: pd.DataFrame, cells: pd.DataFrame, releases: list[str]) -> pd.DataFrame:
+    """A row for each cell and release.
+
+    `cycles` is the mean over the processes. `noise` is as in `comparable_cells`, `change` the
+    change against the release before, both relative. `is_step` is whether it counts as a change.
+    """
+    tables = []
+    for before, release in zip([None, *releases], releases, strict=False):
+        cycles = cells["mean", release]
+        names = set(steps["fullname"][steps["release"] == release])
+        table = cells["cell"].assign(release=release, cycles=cycles, noise=cells["noise", release])
+        table["change"] = cycles / cells["mean", before] - 1 if before else math.nan
+        tables.append(table.assign(is_step=cells.index.isin(names)))
+    result: pd.DataFrame = pd.concat(tables).rename_axis("fullname").reset_index()
+    return result
+
+
+def releases_report(paths: Iterable[Path]) -> Report:
+    """The tables. Raises UnreadableRun as `read_releases`, or if no cell can be compared."""
     releases = read_releases(paths)
     names = list(releases)
     cells, left_out = comparable_cells(releases)
     steps = find_steps(cells, names)
     noise = 100 * cells["noise"].to_numpy()
     unchanged = len(cells) - steps["fullname"].nunique()
-    parts = [machine_text(releases), markdown_table(versions_table(releases))]
+    parts: list[Part] = [machine_text(releases), versions_table(releases)]
     for run in (run for found in releases.values() for run in found if run.incomplete):
-        parts.append(markdown_text(f"{run.path.name}: {run.incomplete}"))
+        parts.append(f"{run.path.name}: {run.incomplete}")
     parts.append(
         f"{len(cells)} cells were timed in every release. {unchanged} of them did not change. A "
         f"cell changed if its cycles differ by at least {100 * MIN_CHANGE:.1f} % between two "
@@ -265,15 +282,15 @@ def releases_report(paths: Iterable[Path]) -> str:
     )
     if left_out:
         parts.append(f"{left_out} more cells are not in every release or not comparable.")
-    parts.append(markdown_table(counts_table(steps, cells)))
+    parts.append(counts_table(steps, cells))
     parts.append(
         "The tables have a line for each change: the release that brought it, and the change "
         "against the release before. The last columns are the changes against "
-        f"{markdown_text(names[0])}. Masks that changed alike, within {100 * ALIKE:g} percentage "
+        f"{names[0]}. Masks that changed alike, within {100 * ALIKE:g} percentage "
         "point, share a line."
     )
     slower, faster = steps[steps["step"] > 0], steps[steps["step"] < 0]
     for title, found in {"Slower": slower, "Faster": faster}.items():
-        table = markdown_table(steps_table(found, cells, names)) if len(found) else "No cell."
-        parts.append(f"### {title}\n\n{table}")
-    return "\n\n".join(parts)
+        parts.append(Heading(title, 3))
+        parts.append(steps_table(found, cells, names) if len(found) else "No cell.")
+    return Report(parts, {"releases": release_data(steps, cells, names)})

@@ -11,7 +11,8 @@ import pandas as pd
 
 from maskbench.records import UnreadableRun
 from maskbench.timing.statistics import TARGET_CI, relative_median_ci
-from reports.markdown import markdown_table, percent
+from reports.markdown import percent
+from reports.report import Part, Report
 from reports.runs import DIRECTIONS, cell_label, host_late
 
 TOLERANCE, TOLERANCE_S = 0.01, 1e-6  # times agree within 1 % or 1 us
@@ -25,7 +26,7 @@ SUBTRACTED = (
 )
 
 
-def fidelity(cells: pd.DataFrame) -> str | None:
+def fidelity(cells: pd.DataFrame) -> Report | None:
     """Our device times and CUPTI's kernel times of the same calls.
 
     Raises
@@ -68,7 +69,9 @@ def fidelity(cells: pd.DataFrame) -> str | None:
         " calls without the profiler by more than that bound, in cycles between our events (last"
         " column)."
     )
-    return f"{text} {SUBTRACTED}\n\n{markdown_table(table)}"
+    columns = ["mask", "seq_len", "backend", "events_s", "cupti_s", "cycles", "watched_cycles"]
+    data = found[columns].assign(direction=table["direction"], is_within=inside)
+    return Report([f"{text} {SUBTRACTED}", table], {"fidelity": data})
 
 
 def wide_table(cells: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
@@ -82,7 +85,7 @@ def runs_agree(spread: pd.Series, median_s: pd.Series) -> pd.Series:
     return spread <= np.where(median_s < SHORT_S, TOLERANCE_S, TOLERANCE * median_s)
 
 
-def repeatability(runs: list[pd.DataFrame]) -> str | None:
+def repeatability(runs: list[pd.DataFrame]) -> Report | None:
     """The spread of each cell's median over runs of the same cells on one GPU."""
     cells = pd.concat(runs)
     cells = cells[cells["direction"].isin(DIRECTIONS)]
@@ -98,16 +101,20 @@ def repeatability(runs: list[pd.DataFrame]) -> str | None:
     ]
     if "call_clock_mhz" in cells and cells["call_clock_mhz"].notna().all():
         rows += clock_correlation(cells)
-    text = markdown_table(pd.DataFrame(rows, columns=["what", "target", "reached"]))
+    directions = cells.groupby("fullname")["direction"].first()
+    columns = {"direction": directions.reindex(by_run.index), "runs": by_run.shape[1]}
+    columns |= {"median_s": median_s, "range_s": spread, "is_within": within_target}
+    data = {"repeatability": pd.DataFrame(columns, by_run.index).reset_index()}
+    parts: list[Part] = [pd.DataFrame(rows, columns=["what", "target", "reached"])]
     if within_target.all():
-        return text
+        return Report(parts, data)
     worst = spread[~within_target].div(median_s).sort_values(ascending=False).head(12)
     table = by_run.loc[worst.index].mul(1e6).map("{:.1f}".format)
     table.columns = [Path(name).stem for name in table.columns]
     table.insert(0, "cell", [cell_label(name) for name in table.index])
-    table["direction"] = cells.groupby("fullname")["direction"].first()
+    table["direction"] = directions
     table["range"] = worst.map("{:.1%}".format)
-    return f"{text}\n\nThe cells with the widest ranges, in us by run:\n\n{markdown_table(table)}"
+    return Report([*parts, "The cells with the widest ranges, in us by run:", table], data)
 
 
 def clock_correlation(cells: pd.DataFrame) -> list[list[str]]:
@@ -141,7 +148,7 @@ def reaches_target(seconds: Sequence[float]) -> bool:
     return len(seconds) >= MIN_ROUNDS_FOR_CI and relative_median_ci(list(seconds)) <= TARGET_CI
 
 
-def rounds(cells: pd.DataFrame) -> str | None:
+def rounds(cells: pd.DataFrame) -> Report | None:
     """Whether the cells had enough rounds, and whether fewer rounds were enough."""
     found = cells[cells["direction"].isin(DIRECTIONS)]
     saved = found[found["data"].map(lambda data: isinstance(data, array))]
@@ -154,26 +161,37 @@ def rounds(cells: pd.DataFrame) -> str | None:
         "calls up to 10 ms": found[short],
         f"longer calls, {throttled_long} throttled": found[~short],
     }
-    rows = []
-    for kind, group in kinds.items():
-        if len(group):
-            within_target = percent(group["interval"] <= TARGET_CI)
-            rows.append([kind, within_target, f"{group['rounds'].median():g}"])
+    rows = [
+        (kind, group["interval"] <= TARGET_CI, group["rounds"])
+        for kind, group in kinds.items()
+        if len(group)
+    ]
     counted = found.dropna(subset="cycles_interval") if "cycles_interval" in found else found[:0]
     if len(counted):  # a CPU has no cycle counter
-        within_target = percent(counted["cycles_interval"] <= TARGET_CI)
-        rows.append(["all, in cycles", within_target, f"{counted['rounds'].median():g}"])
+        rows.append(("all, in cycles", counted["cycles_interval"] <= TARGET_CI, counted["rounds"]))
     for part in (2, 4):
         fewer = [data[: max(MIN_ROUNDS_FOR_CI, len(data) // part)] for data in saved["data"]]
-        within_target = percent([reaches_target(data) for data in fewer])
-        rows.append(
-            [f"the first 1/{part}", within_target, f"{np.median([len(data) for data in fewer]):g}"]
-        )
-    columns = ["rounds", "cells within 0.5 %", "median rounds"]
-    table = markdown_table(pd.DataFrame(rows, columns=columns))
+        within_target = pd.Series([reaches_target(data) for data in fewer])
+        rows.append((f"the first 1/{part}", within_target, pd.Series(map(len, fewer))))
+    kinds_of, within, counts = zip(*rows, strict=True)
+    table = pd.DataFrame(
+        {
+            "rounds": kinds_of,
+            "cells within 0.5 %": [percent(flags) for flags in within],
+            "median rounds": [f"{number.median():g}" for number in counts],
+        }
+    )
+    data = pd.DataFrame(
+        {
+            "rounds": kinds_of,
+            "share_within_target": [flags.mean() for flags in within],
+            "median_rounds": [number.median() for number in counts],
+        }
+    )
     modes, late = found["two_modes"].astype(bool), host_late(found)
     flags = (
         f"Flags: two modes {percent(modes, 1)}, host late {percent(late, 1)}, throttled"
         f" {percent(found['throttle'].map(bool), 1)}, host-bound {percent(found['host_bound'])}."
     )
-    return f"Target: 0.5 % for 90 % of the cells. {len(found)} cells.\n\n{table}\n\n{flags}"
+    target = f"Target: 0.5 % for 90 % of the cells. {len(found)} cells."
+    return Report([target, table, flags], {"rounds": data})

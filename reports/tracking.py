@@ -1,4 +1,4 @@
-"""The commands that track regressions: compare, gate, accept, history and their tables."""
+"""The commands that track regressions: compare, gate, accept and history."""
 
 from __future__ import annotations
 
@@ -99,21 +99,6 @@ def accept(
     return 0
 
 
-def gate_accuracy(runs: list[Path], document: Path) -> int:
-    """Measure on runs of unchanged code how often the gate is wrong, and write the tables into a
-    document, between its markers. It takes minutes."""
-    from reports.comparability import load_run
-    from reports.gate_accuracy import accuracy_report
-    from reports.generated import generated_part, replace_generated
-    from reports.other_methods import require_packages
-
-    require_packages()
-    generated_part(document, "reports gate_accuracy")  # fails now rather than after minutes
-    loaded = sorted((load_run(path) for path in runs), key=lambda run: run.saved)
-    say(f"in {replace_generated(document, 'reports gate_accuracy', accuracy_report(loaded))}")
-    return 0
-
-
 def described(runs: list[Run]) -> str:
     """The files and the torch of one night, for titles."""
     names = ", ".join(run.path.name for run in runs)
@@ -171,14 +156,4 @@ def history(storage: Path, folder: Path, part_of_name: str | None, printer: Tabl
         figure = trends.draw(series, cells, f"{' '.join(page)}, {verdict.conclusion}")
         save(figure, folder / "trends" / f"{names[page]}.png")
     say(f"in {folder}/: summary.md, verdict.json, and {len(pages)} pictures in trends/")
-    return 0
-
-
-def releases(runs: list[Path], document: Path) -> int:
-    """Write what changed between releases of torch into a document, between its markers."""
-    from reports.generated import replace_generated
-    from reports.releases import NAME, releases_report
-
-    path = replace_generated(document, NAME, releases_report(runs))
-    say(f"between the markers of {path}: what changed between releases")
     return 0

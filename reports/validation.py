@@ -1,4 +1,4 @@
-"""validation.md: targets of the suite's own accuracy and speed, and what saved runs reached."""
+"""Targets of the suite's own accuracy and speed, and what saved runs reached."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from maskbench.plain_text import plain_text
 from maskbench.reading import SavedRun, read_run
 from maskbench.records import Outcome, UnreadableRun
 from reports.comparability import Run, as_run
-from reports.markdown import markdown_table, markdown_text
+from reports.report import Heading, Paragraph, Part, Report
 from reports.runs import cells_table
 from reports.timing_accuracy import fidelity, repeatability, rounds
 
+NAME = "reports validation"  # of the markers in a document
 LONG = 65536  # tokens
 PROCESSES = 5  # runs whose medians are compared
 STAGES = ("warm up", "compile ahead", "compile", "check", "time", "other", "total")
@@ -28,9 +28,9 @@ def timed_cells(run: SavedRun) -> pd.DataFrame:
     return timed
 
 
-def stage_times(runs: list[SavedRun]) -> str | None:
+def stage_times(runs: list[SavedRun]) -> Report | None:
     """How long each stage of each run took."""
-    rows = []
+    rows, data = [], []
     for run in runs:
         seconds, timed = run.suite.seconds or {}, len(run.timed)
         if not timed or not seconds.get("total"):
@@ -38,14 +38,16 @@ def stage_times(runs: list[SavedRun]) -> str | None:
         row = {"run": run.path.stem, "timed": timed, "jobs": run.suite.jobs}
         row |= {f"{stage}, s": f"{seconds.get(stage, 0):.0f}" for stage in STAGES}
         rows.append(row | {"cells a minute": f"{60 * timed / seconds['total']:.0f}"})
+        numbers = {f"{stage.replace(' ', '_')}_s": seconds.get(stage, 0.0) for stage in STAGES}
+        data.append({"run": str(run.path), "timed": timed, "jobs": run.suite.jobs, **numbers})
     target = (
         "Target for the default grid on 16 cores: 600 s with a cold cache; with a warm one 300 s,"
         " and 60 cells a minute."
     )
-    return f"{target}\n\n{markdown_table(pd.DataFrame(rows))}" if rows else None
+    return Report([target, pd.DataFrame(rows)], {"stages": pd.DataFrame(data)}) if rows else None
 
 
-def long_sequences(cells: pd.DataFrame) -> str | None:
+def long_sequences(cells: pd.DataFrame) -> Report | None:
     """Times at lengths for which no S x S tensor fits into memory."""
     found = cells[cells["seq_len"] >= LONG]
     if found.empty:
@@ -67,10 +69,12 @@ def long_sequences(cells: pd.DataFrame) -> str | None:
     if len(ours):
         slowest, largest = ours["median_s"].max() * 1e3, ours["peak_memory_bytes"].max() / 2**20
         text += f" `block_mask`: at most {slowest:.2f} ms and {largest:.1f} MiB."
-    return f"{text}\n\n{markdown_table(table)}"
+    columns = ["mask", "seq_len", "direction", "backend", "median_s", "peak_memory_bytes"]
+    data = {"long sequences": found[[*columns, "checked"]].loc[table.index]}
+    return Report([Paragraph(text.replace("`", ""), text), table], data)
 
 
-def mask_mod_variants(cells: pd.DataFrame) -> str | None:
+def mask_mod_variants(cells: pd.DataFrame) -> Report | None:
     """Times of one mask with different mask_mod functions."""
     found = cells[cells["direction"].str.startswith("spelling_")]
     if found.empty:
@@ -80,7 +84,10 @@ def mask_mod_variants(cells: pd.DataFrame) -> str | None:
     )
     table = wide.mul(1e3).map("{:.3f}".format).reset_index()
     table = table.rename(columns=lambda name: name.replace("spelling_", "ms, "))
-    return markdown_table(table.rename(columns={"backend": "mask_mod"}))
+    data = found[["mask", "backend", "seq_len", "median_s"]].assign(
+        direction=found["direction"].str.removeprefix("spelling_")
+    )
+    return Report([table.rename(columns={"backend": "mask_mod"})], {"mask_mod variants": data})
 
 
 def groups_of_same_cells(runs: list[Run]) -> list[list[Run]]:
@@ -99,8 +106,8 @@ def repeats_on_one_gpu(runs: list[Run]) -> list[Path]:
     return [run.path for run in runs if run.gpu_uuid == most][:PROCESSES]
 
 
-def validation_report(paths: list[Path]) -> str:
-    """The whole document as Markdown.
+def validation_report(paths: list[Path]) -> Report:
+    """All tables.
 
     Runs with `slower` in their "maskbench" block are of code that was made slower on purpose.
     They are left out: they only show what the gate finds.
@@ -130,10 +137,14 @@ def validation_report(paths: list[Path]) -> str:
         "How a mask_mod is written": mask_mod_variants(cells),
     }
     devices = sorted(set(cells["device"] + ", torch " + cells["torch"]))
-    found = [f"## {title}\n\n{body}" for title, body in sections.items() if body]
-    missing = [title for title, body in sections.items() if not body]
-    command = f"python -m reports validation {' '.join(map(str, paths))} -o reports"
-    head = f"# Validation\n\n    {plain_text(command)}\n\n{markdown_text('; '.join(devices))}."
+    missing = [title for title, section in sections.items() if section is None]
+    head = f"{'; '.join(devices)}."
     if missing:
         head += f" Not in these runs: {'; '.join(missing)}."
-    return "\n\n".join([head, *found]) + "\n"
+    parts: list[Part] = [head]
+    data: dict[str, pd.DataFrame] = {}
+    for title, section in sections.items():
+        if section is not None:
+            parts += [Heading(title, 2), *section.parts]
+            data |= section.data
+    return Report(parts, data)

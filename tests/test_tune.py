@@ -1,4 +1,4 @@
-"""Searches FlexAttention's fastest options for each mask, and keeps them in reports/tuned/.
+"""Searches FlexAttention's fastest options for each mask, and saves them in reports/tuned/.
 
 The backend flex_tuned replays them. Times are saved of the options that were found.
 """

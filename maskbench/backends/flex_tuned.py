@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import flex, registry
-from maskbench.backends.flex_proofs import disallowed_option
+from maskbench.backends.flex_option_checks import disallowed_option
 from maskbench.masks import Full, Mask
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions, TunedEntry
 
@@ -30,10 +30,10 @@ EXPECTED = (OptionNotAllowed, registry.BackendUnavailable)
 
 
 def bind(mask: Mask, q: Tensor, k: Tensor, v: Tensor) -> BoundAttention:
-    raise Unsupported("flex_tuned replays options that are kept by the name of a cell's mask")
+    raise Unsupported("flex_tuned replays options that are stored by the name of a cell's mask")
 
 
-def compile_options(
+def compile_with_options(
     options: FlexOptions, mask: Mask, q: Tensor, k: Tensor, v: Tensor
 ) -> BoundAttention:
     """FlexAttention with these options. The calls that were compiled before stay compiled.
@@ -60,9 +60,9 @@ def compile_options(
 def replay(entry: TunedEntry, gpu: str) -> Bind:
     """The `bind` of an entry, on a GPU of this name.
 
-    Options that were found with another torch or GPU are first run once. If they fail, a warning
-    says so, and the next ones of the entry are used, at last the default ones. The same happens if
-    FlashAttention-4 is missing.
+    Options that were found with another torch or GPU are first run once. If they fail, or if
+    FlashAttention-4 is missing, a warning says so and the next ones of the entry are used, and
+    finally the default ones.
     """
     origin = origin_of(entry, gpu)
 
@@ -70,7 +70,7 @@ def replay(entry: TunedEntry, gpu: str) -> Bind:
         torch.compiler.reset()
         for found in entry.found:
             try:
-                call = compile_options(found.options, mask, q, k, v)
+                call = compile_with_options(found.options, mask, q, k, v)
                 if origin:
                     _run_once(call)
             except Exception as error:  # of torch, Triton, CuTe or CUDA's driver
@@ -80,7 +80,7 @@ def replay(entry: TunedEntry, gpu: str) -> Bind:
                 warnings.warn(f"flex_tuned {entry.problem} ignores {ignored}", stacklevel=1)
             else:
                 return _with_note(call, origin)
-        call = compile_options(DEFAULT_OPTIONS, mask, q, k, v)
+        call = compile_with_options(DEFAULT_OPTIONS, mask, q, k, v)
         is_best = "the found ones do not work here" if entry.found else "default is best"
         return _with_note(call, ", ".join(filter(None, (is_best, origin))))
 

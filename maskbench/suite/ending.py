@@ -1,12 +1,14 @@
-"""What the summary says of a session: why it ended early, and how many cells are noisy."""
+"""What the summary says of a session: what it lacks and why, and how many cells are noisy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 from pytest_benchmark.stats import Metadata
 
+from maskbench.suite.cell import known_skip_reason
+from maskbench.suite.collection import CellKey
 from maskbench.suite.error_text import describe_error
 from maskbench.timing.statistics import NOISY_ABOVE
 
@@ -51,6 +53,38 @@ class Ending:
         stopped = session.shouldfail or session.shouldstop
         reason = self.interrupt or (str(stopped) if stopped else None) or errors
         return reason or ("unknown" if planned else "no benchmark was selected")
+
+
+def not_run_line(
+    not_run: Sequence[str],
+    planned: int,
+    cell_keys: Mapping[str, CellKey],
+    backends_named: bool,
+    interrupted: str | None,
+) -> str:
+    """How many of the planned cells were not run, and why.
+
+    Cells that would be skipped are counted apart, as in the line after collection: a session that
+    runs to its end does not time them either.
+
+    Parameters
+    ----------
+    not_run
+        The node ids of the planned cells that have no result.
+    planned
+        The number of all planned cells.
+    cell_keys
+        The keys of the planned cells, by node id.
+    backends_named
+        Whether --backends was given.
+    interrupted
+        Why the session ended early.
+    """
+    keys = [cell_keys[name] for name in not_run if name in cell_keys]
+    skipped = sum(known_skip_reason(*key, backends_named) is not None for key in keys)
+    more = f" ({skipped} more cannot run here)" if skipped else ""
+    missing = len(not_run) - skipped
+    return f"maskbench: {missing} of {planned - skipped} cells were not run{more}: {interrupted}"
 
 
 def noise_line(benchmarks: Iterable[Metadata]) -> str | None:

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.stats import Metadata
 
 from maskbench.records import Outcome
-from maskbench.suite.collection import CELL_KEY, is_benchmark
+from maskbench.suite.collection import CELL_KEY, CellKey, is_benchmark
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import MAX_REASON, describe_error
 from maskbench.suite.replay import REPLAYED_CELL
@@ -100,6 +100,7 @@ class OutcomeCollector:
     def __init__(self, finished: Callable[[dict[str, object]], None], device: str) -> None:
         self.finished, self.device = finished, device
         self.planned: list[str] = []  # node ids
+        self.cell_keys: dict[str, CellKey] = {}  # of the planned cells, by node id
         self.timed: dict[str, Attempt] = {}  # node id -> its last attempt
         self.untimed: dict[str, dict[str, object]] = {}  # node id -> its fields
         self.attempts: Counter[str] = Counter()
@@ -123,6 +124,8 @@ class OutcomeCollector:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         planned = (i.nodeid for i in session.items if is_benchmark(i) or CELL_KEY in i.stash)
         self.planned = list(dict.fromkeys(planned))
+        cells = (item for item in session.items if CELL_KEY in item.stash)
+        self.cell_keys = {item.nodeid: item.stash[CELL_KEY] for item in cells}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:

@@ -31,7 +31,7 @@ from maskbench.suite.error_text import describe_error
 from maskbench.suite.kernel_cache import stamp_path, write_stamp
 from maskbench.suite.requested_masks import REQUESTED, MaskRequest, request_masks
 from maskbench.suite.user_masks import UnusableMask
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.suite.workers import PoolBroken, WorkerPool
 from maskbench.suite.workload import Workload, make_inputs
 
@@ -114,12 +114,12 @@ def compile_cell(task: CompileTask) -> CompileResult:
     return CompileResult(True, "compiled")
 
 
-def receive_task(pickled: bytes) -> CompileResult | Lost:
-    """`compile_cell` on a pickled task; `Lost` if its worker cannot unpickle it."""
+def receive_task(pickled: bytes) -> CompileResult | TaskFailure:
+    """`compile_cell` on a pickled task; `TaskFailure` if its worker cannot unpickle it."""
     try:
         task: CompileTask = pickle.loads(pickled)
     except Exception as error:  # importing the mask's module may raise any
-        return Lost(f"its worker cannot load it ({error})", alive=True)
+        return TaskFailure(f"its worker cannot load it ({error})", worker_alive=True)
     return compile_cell(task)
 
 
@@ -197,9 +197,9 @@ def _compile_in_workers(
     return failures
 
 
-def _record(task: CompileTask, result: CompileResult | Lost) -> str | None:
+def _record(task: CompileTask, result: CompileResult | TaskFailure) -> str | None:
     """Write the stamp of a finished task; else return why the timing process compiles it."""
-    if isinstance(result, Lost):
+    if isinstance(result, TaskFailure):
         return result.reason
     if result.finished:
         try:

@@ -12,7 +12,7 @@ import torch
 from pytest_benchmark.logger import Logger
 
 from maskbench.suite.collection import is_benchmark
-from maskbench.suite.ending import Ending, noise_line
+from maskbench.suite.ending import Ending, noise_line, not_run_line
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.histogram import MAX_BENCHMARKS, draw_histogram
 from maskbench.suite.journaling import Journaling
@@ -240,9 +240,10 @@ class RunSaver:
             terminal.write_line(noise, yellow=True)
         # A run that is refused ends with pytest's own line, which says why.
         may_tell = self.may_save and exit_status != pytest.ExitCode.USAGE_ERROR
-        if (not_run := len(self.outcomes.not_run)) and may_tell:
-            planned = len(self.outcomes.planned)
-            line = f"maskbench: {not_run} of {planned} cells were not run: {self.interrupted}"
+        if (not_run := self.outcomes.not_run) and may_tell:
+            planned, keys = len(self.outcomes.planned), self.outcomes.cell_keys
+            named = self.config.stash[RUN_CONFIG].backends_named
+            line = not_run_line(not_run, planned, keys, named, self.interrupted)
             terminal.write_line(line, yellow=True)
         if others := self.device_use and self.device_use.others():
             terminal.write_line(f"Shared device: {describe(others.items())} used it", yellow=True)

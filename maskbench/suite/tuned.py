@@ -58,7 +58,7 @@ def look_up(workload: Workload) -> Lookup:
     return find_entry(problem_of(workload), gpu, str(torch.__version__), FOLDER)
 
 
-def kept_here(workload: Workload) -> Path | None:
+def existing_file(workload: Workload) -> Path | None:
     """The file of the workload, if it was written with this torch on this GPU."""
     found = look_up(workload)
     is_here = found.entry and not flex_tuned.origin_of(found.entry, device_name(workload.device))
@@ -73,13 +73,13 @@ def bind_tuned(workload: Workload) -> Bind:
     return check_shapes(flex_tuned.replay(found.entry, device_name(workload.device)))
 
 
-def keep(entry: TunedEntry) -> Path:
+def write_found_options(entry: TunedEntry) -> Path:
     """Write the entry's file, and return its path. Raises OSError."""
     return write_entry(entry, FOLDER)
 
 
 def require_folder(device: str) -> None:
-    """End the session with status 4 if found options cannot be kept: a search takes minutes."""
+    """End the session with status 4 if found options cannot be saved: a search takes minutes."""
     try:
         check_folder("-m tune", FOLDER / device_name(device))
     except pytest.UsageError as error:
@@ -101,7 +101,7 @@ def _describe_missing(workload: Workload, found: Lookup, backend_named: bool) ->
     how = f"name {BACKEND} in --backends to see how"
     if backend_named:
         how = f"run {tune_command(workload)}"
-    return f"{ignored}its options were not searched yet; {how}"
+    return f"{ignored}its options have not been searched yet; {how}"
 
 
 def tune_command(workload: Workload) -> str:

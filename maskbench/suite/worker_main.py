@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Takes the place of a result: why there is none, and whether the worker can go on."""
+class TaskFailure:
+    """Takes the place of a result: why there is none, and whether the worker still runs."""
 
     reason: str
-    alive: bool = False
+    worker_alive: bool = False
 
 
 class Ready:
@@ -33,7 +33,7 @@ def work(connection: Connection) -> None:
         initialize, arguments, handle = pickle.loads(connection.recv_bytes())
         initialize(*arguments)
     except BaseException as error:
-        connection.send(Lost(f"{type(error).__name__}: {error}"))
+        connection.send(TaskFailure(f"{type(error).__name__}: {error}"))
         return
     connection.send(Ready())
     while True:
@@ -45,5 +45,5 @@ def work(connection: Connection) -> None:
             result = handle(task)
         except BaseException as error:  # SystemExit and KeyboardInterrupt concern one task, too
             text = f"its worker raised {type(error).__name__}: {error}".rstrip(": ")
-            result = Lost(text, alive=True)
+            result = TaskFailure(text, worker_alive=True)
         connection.send(result)

@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from time import monotonic
 from typing import IO, Any
 
-from maskbench.suite.worker_main import Lost, work
+from maskbench.suite.worker_main import TaskFailure, work
 
 POLL_S = 0.2  # a process that a dead worker has forked can keep the worker's pipe open
 EXIT_S = 5.0  # a worker that leaves by itself frees the GPU's memory first
@@ -97,21 +97,24 @@ class _Worker:
             self.connection.send_bytes(task)
 
     def receive(self) -> Any:
-        """What the worker sent, `Lost` if it died or took too long, None while it is at work."""
+        """What the worker sent, or None while it is at work.
+
+        It is a `TaskFailure` if the worker died or took too long.
+        """
         try:
             if self.connection.poll():
                 return self.connection.recv()
         except Exception:  # the end of the pipe, or not a whole pickled result
-            return self._lost()
+            return self._death()
         if not self.process.is_alive():
-            return self._lost()
+            return self._death()
         if monotonic() > self.deadline and (self.task is not None or not self.ready):
-            return Lost(f"its worker took more than {self.timeout_s:g} s")
+            return TaskFailure(f"its worker took more than {self.timeout_s:g} s")
         return None
 
-    def _lost(self) -> Lost:
+    def _death(self) -> TaskFailure:
         self.process.join(JOIN_S)
-        return Lost(f"its worker died (exit code {self.process.exitcode})")
+        return TaskFailure(f"its worker died (exit code {self.process.exitcode})")
 
     def kill(self) -> None:
         """Kill the worker and the processes that it has started."""
@@ -193,7 +196,7 @@ class WorkerPool:
         self.waiting.append((index, task))
 
     def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, Any]]:
-        """Yield (index of a task, its result or `Lost`) as tasks end.
+        """Yield (index of a task, its result or `TaskFailure`) as tasks end.
 
         Raises
         ------
@@ -206,9 +209,10 @@ class WorkerPool:
             yield from self.results()
 
     def results(self, wait_s: float = POLL_S) -> list[tuple[int, Any]]:
-        """Give tasks to workers, and wait up to `wait_s` for results: (index, result or `Lost`).
+        """Give tasks to workers, and wait up to `wait_s` for results.
 
-        Raises PoolBroken as `run`.
+        Returns (index, result or `TaskFailure`) of each task that ended. Raises PoolBroken as
+        `run`.
         """
         self._start_workers()
         self._assign_tasks()
@@ -218,14 +222,14 @@ class WorkerPool:
             message = worker.receive()
             if message is None:
                 continue
-            lost = message if isinstance(message, Lost) else None
-            if lost and not lost.alive:
+            failure = message if isinstance(message, TaskFailure) else None
+            if failure and not failure.worker_alive:
                 self._remove(worker)
             if worker.task is not None:
                 found.append((worker.task, message))
                 worker.task = None
-            elif lost and not worker.ready:
-                self.start_failure = lost.reason
+            elif failure and not worker.ready:
+                self.start_failure = failure.reason
                 self.failed_starts += 1  # not replaced: the next one would fail in the same way
             worker.ready = True
         self._assign_tasks()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from maskbench.records import Phase
 from reports.comparability import load_history
 from reports.page.cells import cell_columns
 from reports.page.changes import comparison, trends
@@ -42,7 +43,9 @@ def page_data(
     runs = [run for setup in setups for run in setup.runs]
     cells = pd.concat([setup.cells for setup in setups], ignore_index=True)
     number = np.repeat(np.arange(len(setups)), [len(setup.cells) for setup in setups])
-    styles = backend_styles(cells["backend"])
+    is_of_a_backend = [Phase(direction).is_of_a_backend for direction in cells["direction"]]
+    backends = sorted_backends(cells["backend"][is_of_a_backend])
+    styles = backend_styles(backends)
     past, notes = load_history(history, []) if history else ([], [])
     return {
         "setups": [setup.as_json() for setup in setups],
@@ -50,7 +53,7 @@ def page_data(
         "masks": mask_facts(cells),
         "backends": [
             {"name": name, "color": styles[name].color, "marker": styles[name].marker}
-            for name in sorted_backends(cells["backend"])
+            for name in backends
         ],
         "options": found_options(set(cells["mask"])),
         "comparison": comparison(runs, past),

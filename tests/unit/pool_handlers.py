@@ -32,7 +32,7 @@ def measure_alone(task: bytes) -> bytes:
     from maskbench.suite.tuning.gpu_lock import GPULock
 
     lock = Path(task.decode())
-    with GPULock(lock).alone(), lock.with_name("trace").open("ab", buffering=0) as file:
+    with GPULock(lock).exclusive(), lock.with_name("trace").open("ab", buffering=0) as file:
         file.write(b"(")
         sleep(0.2)
         file.write(b")")

@@ -48,7 +48,7 @@ def test_the_worst_of_all_runs_and_directions_counts(save):
     backward = {**SAME, "direction": "backward"}
     first = save(forward | errors(out=1.5), backward | errors(out=0.5, dq=0.25, dk=1.0, dv=2.0))
     second = save(forward | errors(out=0.75), backward | errors(out=0.5, dq=1.25, dk=0.5, dv=1.0))
-    text = accuracy_report([first, second])
+    text = accuracy_report([first, second]).markdown()
     assert "## Errors in float16" in text
     assert "| causal | flex | 1.50 | 1.25 | 1.00 | 2.00 |" in text
     assert "| flex | 1.50 | 1.25 | 1.00 | 2.00 |" in text
@@ -59,7 +59,7 @@ def test_the_worst_of_all_runs_and_directions_counts(save):
 def test_each_mask_and_data_type_has_its_own_row(save):
     other = {**SAME, "mask": "full", "dtype": "bfloat16", "direction": "forward"}
     path = save({**SAME, "direction": "forward"} | errors(out=1.0), other | errors(out=2.0))
-    text = accuracy_report([path])
+    text = accuracy_report([path]).markdown()
     half, bfloat = text.split("## Errors in bfloat16")
     assert "| causal | flex | 1.00 |" in half
     assert "| full | flex | 2.00 |" in bfloat
@@ -88,7 +88,7 @@ def test_soaks_say_what_differed_and_what_failed(save):
         **{"direction": "soak_backward", "outcome": "failed", "reason": "3 of 2000 launches"},
     }
     path = save(steady | errors(dq=1.0), unsteady | errors(dq=1.0), untimed=failed)
-    text = accuracy_report([path])
+    text = accuracy_report([path]).markdown()
     rows = [line for line in text.splitlines() if line.startswith("|")]
     seen = {row.split(" | ")[0].strip("| "): row for row in rows if " 2000 | " in row}
     assert seen["causal"].endswith("| 2000 | 1 | yes | 0.0e+00 |")

@@ -28,7 +28,7 @@ def decoding(copy=None, batch=2):
 
 
 def test_the_share_is_that_of_the_runs_own_copy(tmp_path):
-    report = decode_report([saved_as(tmp_path / "run.json", decoding(copy=1000.0))])
+    report = decode_report([saved_as(tmp_path / "run.json", decoding(copy=1000.0))]).markdown()
     (row,) = [line for line in report.splitlines() if line.startswith("| causal")]
     fastest = row.split("|")[6]
     gb_per_s = int(fastest.split(": ")[1].split(" ")[0])
@@ -39,7 +39,8 @@ def test_the_share_is_that_of_the_runs_own_copy(tmp_path):
 def test_a_run_without_a_copy_takes_that_of_the_others_and_says_so(tmp_path):
     own = saved_as(tmp_path / "a.json", decoding(copy=1000.0))
     other = saved_as(tmp_path / "b.json", decoding(batch=4))
-    rows = [line for line in decode_report([own, other]).splitlines() if line[:8] == "| causal"]
+    text = decode_report([own, other]).markdown()
+    rows = [line for line in text.splitlines() if line[:8] == "| causal"]
     assert [r"%\*" in row for row in rows] == [False, True]
 
 
@@ -62,4 +63,4 @@ def test_the_command_writes_between_the_markers(tmp_path):
     run, page = saved_as(tmp_path / "run.json", decoding(copy=1000.0)), tmp_path / "page.md"
     page.write_text(f"<!-- begin: {NAME} -->\n<!-- end: {NAME} -->\n")
     assert main(["decode", str(run), "-o", str(page)]) == 0
-    assert generated_part(page, NAME) == decode_report([run])
+    assert generated_part(page, NAME) == decode_report([run]).markdown()

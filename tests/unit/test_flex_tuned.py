@@ -12,7 +12,7 @@ from maskbench.records import Phase
 from maskbench.suite import kernel_cache, tuned
 from maskbench.suite.attention_call import check_attention
 from maskbench.suite.device_name import device_name
-from maskbench.suite.tuned import bind_tuned, kept_here
+from maskbench.suite.tuned import bind_tuned, existing_file
 from maskbench.suite.workload import Shape, Workload, make_inputs_with_reference
 from maskbench.tuned_options import DEFAULT_OPTIONS, write_entry
 from tests.unit.pytest_process import CELLS, pytest_inline
@@ -55,7 +55,7 @@ def compiled(monkeypatch):
 
     made = Compiled()
 
-    def compile_options(options, mask, q, k, v):
+    def compile_with_options(options, mask, q, k, v):
         made.append(options)
 
         def forward(q, k, v):
@@ -65,7 +65,7 @@ def compiled(monkeypatch):
 
         return BoundAttention(Formulation(str(options), str(options)), (q, k, v), forward)
 
-    monkeypatch.setattr(flex_tuned, "compile_options", compile_options)
+    monkeypatch.setattr(flex_tuned, "compile_with_options", compile_with_options)
     return made
 
 
@@ -100,7 +100,7 @@ def test_options_of_another_torch_or_gpu_are_used_and_say_so(
 ):
     write_entry(entry(found(a=1), **fields), store)
     assert bind(checked).formulation == Formulation("a=1", f"a=1; {said}")
-    assert kept_here(WORKLOAD) is None
+    assert existing_file(WORKLOAD) is None
 
 
 def test_foreign_options_that_do_not_work_are_ignored_with_a_warning(store, checked, compiled):
@@ -128,18 +128,18 @@ def test_own_options_that_do_not_work_fail_the_cell(store, checked, compiled):
 
 
 def test_without_flash_attention_the_next_options_are_used(store, checked, compiled, monkeypatch):
-    without_flash = _without_flash(flex_tuned.compile_options)
-    monkeypatch.setattr(flex_tuned, "compile_options", without_flash)
+    without_flash = _without_flash(flex_tuned.compile_with_options)
+    monkeypatch.setattr(flex_tuned, "compile_with_options", without_flash)
     write_entry(entry(found(BACKEND="FLASH"), found(a=2), gpu=GPU), store)
     with pytest.warns(UserWarning, match="ignores BACKEND=FLASH: BackendUnavailable: No module"):
         assert bind(checked).formulation.text == "a=2"
 
 
-def _without_flash(compile_options):
+def _without_flash(compile_with_options):
     def compile_others(options, *arguments):
         if options.uses_flash:
             raise registry.BackendUnavailable("No module named 'flash_attn'")
-        return compile_options(options, *arguments)
+        return compile_with_options(options, *arguments)
 
     return compile_others
 
@@ -151,13 +151,13 @@ def test_an_option_that_the_mask_does_not_allow_is_not_used():
     with pytest.raises(
         flex_tuned.OptionNotAllowed, match="does not allow fwd_ROWS_GUARANTEED_SAFE"
     ):
-        flex_tuned.compile_options(options, SlidingWindow(63, 0, seq_len=512), q, q, q)
-    flex_tuned.compile_options(options, Causal(seq_len=512), q, q, q)
+        flex_tuned.compile_with_options(options, SlidingWindow(63, 0, seq_len=512), q, q, q)
+    flex_tuned.compile_with_options(options, Causal(seq_len=512), q, q, q)
 
 
 def test_without_a_name_it_says_what_it_needs():
     q = torch.zeros(1, 1, 64, 16)
-    with pytest.raises(Unsupported, match="kept by the name of a cell's mask"):
+    with pytest.raises(Unsupported, match="stored by the name of a cell's mask"):
         registry.load("flex_tuned")(Causal(seq_len=64), q, q, q)
 
 

@@ -17,7 +17,7 @@ MARKER = re.compile(r"<!-- begin: (reports (\w+)) -->")
 SLOW = {"gate_accuracy"}
 PARTS = [
     pytest.param(page, *found.groups(), id=found[2])
-    for page in sorted((ROOT / "docs").glob("*.md"))
+    for page in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "reports" / "validation.md")
     for found in MARKER.finditer(page.read_text())
     if found[2] not in SLOW
 ]
@@ -37,11 +37,12 @@ def test_the_committed_part_is_what_the_command_writes(
 ):
     monkeypatch.chdir(ROOT)
     copy = shutil.copy(page, tmp_path / page.name)
-    arguments = [text for text in arguments_of(page, command) if text != f"docs/{page.name}"]
-    output = [] if arguments[-1:] == ["-o"] else ["-o"]
-    assert main([*arguments, *output, str(copy)]) == 0
+    *arguments, option, path = arguments_of(page, command)
+    assert (option, path) == ("-o", str(page.relative_to(ROOT)))
+    assert main([*arguments, "-o", str(copy)]) == 0
     assert generated_part(Path(copy), marker) == generated_part(page, marker)
 
 
 def test_the_documents_have_generated_parts():
-    assert {part.id for part in PARTS} >= {"accuracy", "decode", "published", "ranking", "releases"}
+    names = {"accuracy", "decode", "kernel_options", "published", "ranking", "releases"}
+    assert {part.id for part in PARTS} >= {*names, "validation"}

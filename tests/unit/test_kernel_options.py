@@ -12,6 +12,7 @@ from reports.kernel_options import (
     kernel_options_report,
     load_entries,
     options_table,
+    saved_name,
     snippet,
 )
 from reports.runs import UnreadableRun
@@ -129,7 +130,7 @@ def test_one_choice_for_all_masks_is_the_best_on_average():
 def test_each_gpu_release_and_shape_has_a_table():
     entries = [entry(found(1.2)), entry(found(1.2), gpu="A100"), entry(torch="2.9.0")]
     entries.append(entry(problem=problem(q_len=16, kv_heads=1, v_head_dim=8)))
-    text = kernel_options_report(entries)
+    text = kernel_options_report(entries).markdown()
     assert text.count("### ") == 4
     assert "B1 H2 (kv 1) D16 (v 8) float32, S = 512, 16 queries" in text
 
@@ -154,6 +155,24 @@ def test_options_prints_the_entries_of_a_mask(store, capsys):
     assert "BLOCK_SIZE=(256, 256)" in text
     assert main(["options", "casual"]) == 2
     assert "masks with options are full, causal, sinks.a" in capsys.readouterr().err
+    assert main(["options", "folder/sinks.py:a"]) == 0
+    assert capsys.readouterr().out.startswith("# sinks.a forward")
+    assert main(["options", "sinks.py:b"]) == 2
+    assert "sinks.py:b: has no options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("causal", "causal"),
+        ("causal_sliding_window(left=1023, right=2)", "causal_sliding_window(left=1023,right=2)"),
+        ("my_masks.py:turns", "my_masks.turns"),
+        ("../a b/my_masks.py:turns(n=2, kind='x')", "my_masks.turns(n=2,kind=x)"),
+        ("my_masks.turns(n=2)", "my_masks.turns(n=2)"),
+    ],
+)
+def test_a_mask_is_named_as_typed_for_masks(text, name):
+    assert saved_name(text) == name
 
 
 @pytest.mark.parametrize("fields", [{}, {"mask": "full"}, {"kv_heads": 1}, {"q_len": 3}])

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
+from maskbench.backends.registry import BACKENDS
 from reports.__main__ import main
 from reports.drawing import attention_cells
 from reports.ranking import Measure, winners
@@ -192,6 +193,36 @@ def test_the_facts_of_a_cell_are_in_a_tip(page, how):
     assert box["y"] + box["height"] <= WIDE["height"]
     page.keyboard.press("Escape")
     assert tip.is_hidden()
+
+
+def test_in_a_narrow_window_a_tip_leaves_the_next_rows_visible(browser, grid):
+    with opened(browser, grid, "#view=cells", viewport=NARROW) as page:
+        rows = page.locator("tbody tr")
+        middle = NARROW["height"] / 2
+        for number in (0, 3, 12, 20):
+            cell = rows.nth(number).locator("[data-cell], :scope[data-cell]").first
+            cell.scroll_into_view_if_needed()
+            cell.hover()
+            tip, own = page.locator("#tip").bounding_box(), cell.bounding_box()
+            is_below = own["y"] + own["height"] / 2 < middle
+            if is_below:
+                following = rows.nth(number + 1).bounding_box()
+                assert tip["y"] >= following["y"] + following["height"]
+            else:
+                assert tip["y"] + tip["height"] <= rows.nth(number - 1).bounding_box()["y"]
+
+
+def test_the_backends_menu_has_backends_only(browser, tmp_path):
+    runs = ["grid", "costs_forward", "costs_backward"]
+    paths = [str(GRID.with_name(f"{name}.json.gz")) for name in runs]
+    assert main(["page", *paths, "-o", str(tmp_path)]) == 0
+    with opened(browser, tmp_path / "index.html", "#view=cells") as page:
+        page.click("summary:has-text('backends')")
+        names = {name.strip() for name in texts(page, ".menu label")}
+        assert {"flex", "sdpa", "flash_attn_4"} <= names <= set(BACKENDS)
+        page.keyboard.press("Escape")
+        page.fill("input[type=search]", "block_mask torch_compiled")
+        assert page.locator("tbody tr").count() > 0
 
 
 def test_a_point_of_a_chart_has_a_tip(page):

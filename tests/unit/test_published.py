@@ -27,7 +27,7 @@ def rows_with(text, part):
 
 
 def test_a_published_case_has_the_fastest_backend_of_the_runs(tmp_path):
-    report = published_report([saved_as(tmp_path / "run.json", of_a_figure)])
+    report = published_report([saved_as(tmp_path / "run.json", of_a_figure)]).markdown()
     (row,) = rows_with(report, "| causal, D64, S = 16384")
     assert "473 / - (FlashAttention-3, H100)" in row
     assert "480 (sdpa_flash) / " in row
@@ -58,7 +58,7 @@ def test_the_command_writes_between_the_markers(tmp_path, capsys):
     run, page = saved_as(tmp_path / "run.json", of_a_figure), tmp_path / "page.md"
     page.write_text(MARKERS)
     assert main(["published", str(run), "-o", str(page)]) == 0
-    assert published_report([run]) in page.read_text()
+    assert published_report([run]).markdown() in page.read_text()
     assert str(page) in capsys.readouterr().out
 
 

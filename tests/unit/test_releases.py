@@ -84,14 +84,14 @@ def is_near(text, percent):
 
 
 def test_nothing_changed(three):
-    report = releases.releases_report(three({}, {}))
+    report = releases.releases_report(three({}, {})).markdown()
     assert "46 cells were timed in every release. 46 of them did not change." in report
     assert report.count("No cell.") == 2
 
 
 def test_slower_and_faster_cells_are_told_with_their_release(three):
     slower, both = {WINDOW: 1.3}, {WINDOW: 1.3, PADDING: 0.9}
-    report = releases.releases_report(three({}, slower, both))
+    report = releases.releases_report(three({}, slower, both)).markdown()
     (line,) = lines_of(report, "Slower")
     assert line[0] == "2.10.0"
     assert line[2:5] == ["global_local_sliding_window", "flex", "forward"]
@@ -105,13 +105,13 @@ def test_slower_and_faster_cells_are_told_with_their_release(three):
 
 def test_releases_are_ordered_as_versions(three):
     """As texts, 2.10.0 comes before 2.9.1."""
-    report = releases.releases_report(list(reversed(three({}, {}, {}))))
+    report = releases.releases_report(list(reversed(three({}, {}, {})))).markdown()
     names = re.findall(r"^\| (2\.[\d.]+) \|", report, re.MULTILINE)
     assert names == ["2.9.1", "2.10.0", "2.11.0"]
 
 
 def test_a_cell_can_become_slower_and_then_faster(three):
-    report = releases.releases_report(three({}, {WINDOW: 1.2}, {WINDOW: 1.0}))
+    report = releases.releases_report(three({}, {WINDOW: 1.2}, {WINDOW: 1.0})).markdown()
     assert [line[0] for line in lines_of(report, "Slower")] == ["2.10.0"]
     assert [line[0] for line in lines_of(report, "Faster")] == ["2.11.0"]
     assert "45 of them did not change" in report
@@ -119,19 +119,19 @@ def test_a_cell_can_become_slower_and_then_faster(three):
 
 @pytest.mark.parametrize("factor", [1.01, 0.99])
 def test_small_changes_do_not_count(three, factor):
-    report = releases.releases_report(three({}, {"-flex-": factor}))
+    report = releases.releases_report(three({}, {"-flex-": factor})).markdown()
     assert report.count("No cell.") == 2
 
 
 def test_changes_within_the_noise_do_not_count(three):
-    report = releases.releases_report(three({}, {"-flex-": 1.03}, noise=0.04))
+    report = releases.releases_report(three({}, {"-flex-": 1.03}, noise=0.04)).markdown()
     assert report.count("No cell.") == 2
 
 
 def test_masks_that_change_alike_share_a_line(three):
     alike = {"forward[causal-sdpa-s512": 1.5}
     alike |= {"forward[causal_padding-sdpa-s512": 1.14, "window-sdpa-s512": 1.145}
-    report = releases.releases_report(three({}, alike, change=one_form))
+    report = releases.releases_report(three({}, alike, change=one_form)).markdown()
     lines = [line for line in lines_of(report, "Slower") if line[4] == "forward"]
     assert [line[2] for line in lines] == ["causal", "global_local_sliding_window, causal_padding"]
     assert re.fullmatch(r"\+1[34]\.\d to \+14\.\d %", lines[1][1])
@@ -140,23 +140,25 @@ def test_masks_that_change_alike_share_a_line(three):
 
 def test_a_line_names_many_masks_by_those_that_it_lacks(three, monkeypatch):
     monkeypatch.setattr(releases, "MAX_NAMES", 1)
-    report = releases.releases_report(three({}, {"-sdpa-s512": 1.2}, change=one_form))
+    report = releases.releases_report(three({}, {"-sdpa-s512": 1.2}, change=one_form)).markdown()
     assert {line[2] for line in lines_of(report, "Slower")} == {"all 3 masks of this form"}
     two = {"causal-sdpa-s512": 1.2, "padding-sdpa-s512": 1.2}
-    report = releases.releases_report(three({}, two, change=one_form))
+    report = releases.releases_report(three({}, two, change=one_form)).markdown()
     expected = "2 masks of this form, all but global_local_sliding_window"
     assert {line[2] for line in lines_of(report, "Slower")} == {expected}
 
 
 def test_sizes_of_changes_order_the_lines(three):
-    report = releases.releases_report(three({}, {WINDOW: 0.7, PADDING: 0.8, "-dense-": 0.6}))
+    report = releases.releases_report(
+        three({}, {WINDOW: 0.7, PADDING: 0.8, "-dense-": 0.6})
+    ).markdown()
     sizes = [float(re.findall(r"[\d.]+", line[1])[-1]) for line in lines_of(report, "Faster")]
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) >= 3
 
 
 def test_the_software_of_each_release_is_told(three):
-    report = releases.releases_report(three({}, {}))
+    report = releases.releases_report(three({}, {})).markdown()
     assert "| 2.9.1 | 2.9.1+cu130 | 13.0 | 9.24.0 | 3.8.0 | 3 |" in report
     assert "a GPU (one card), driver 580.1" in report
 
@@ -182,7 +184,7 @@ def test_a_cell_computed_in_another_way_is_left_out(save):
     paths = [save("2.9.1", n) for n in (1, 2)] + [
         save("2.10.0", n, None, other_form) for n in (1, 2)
     ]
-    report = releases.releases_report(paths)
+    report = releases.releases_report(paths).markdown()
     assert "45 cells were timed in every release" in report
     assert "1 more cells are not in every release or not comparable" in report
 
@@ -192,7 +194,7 @@ def test_a_cell_that_a_release_lacks_is_left_out(save):
         del run["benchmarks"][0]
 
     paths = [save("2.9.1", n) for n in (1, 2)] + [save("2.10.0", n, None, one_less) for n in (1, 2)]
-    assert "45 cells were timed in every release" in releases.releases_report(paths)
+    assert "45 cells were timed in every release" in releases.releases_report(paths).markdown()
 
 
 def test_wrong_runs_are_refused(save):

@@ -43,13 +43,13 @@ def test_an_entry_without_the_newer_fields_is_read(tmp_path):
 def test_torchs_own_search_leads_only_beyond_the_noise_of_both():
     """The interval of `found` is 0.4 %."""
     other = found(1.2)
-    assert entry(max_autotune_gain=1.26).lead_of_max_autotune(other) == pytest.approx(1.05)
-    assert entry(max_autotune_gain=1.21).lead_of_max_autotune(other) is None
+    assert entry(max_autotune_gain=1.26).max_autotune_speedup(other) == pytest.approx(1.05)
+    assert entry(max_autotune_gain=1.21).max_autotune_speedup(other) is None
     noisy = entry(max_autotune_gain=1.26, max_autotune_interval=0.05)
-    assert noisy.lead_of_max_autotune(other) is None
-    assert entry(max_autotune_gain=0.8).lead_of_max_autotune(None) is None
-    assert entry(max_autotune_gain=1.02).lead_of_max_autotune(None) == pytest.approx(1.02)
-    assert entry(max_autotune_gain=None).lead_of_max_autotune(other) is None
+    assert noisy.max_autotune_speedup(other) is None
+    assert entry(max_autotune_gain=0.8).max_autotune_speedup(None) is None
+    assert entry(max_autotune_gain=1.02).max_autotune_speedup(None) == pytest.approx(1.02)
+    assert entry(max_autotune_gain=None).max_autotune_speedup(other) is None
 
 
 def test_problems_that_differ_have_files_that_differ():

@@ -12,9 +12,9 @@ import pytest
 
 from maskbench.backends import dense
 from maskbench.suite import tuned
-from maskbench.suite.tuning import contest, searches
+from maskbench.suite.tuning import final_comparison, searches
 from maskbench.suite.tuning.screening import Screened
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.tuned_options import entry_paths, read_entry
 from tests.unit.pytest_process import (
     PYTEST_PROGRAM,
@@ -71,7 +71,7 @@ def store(monkeypatch, tmp_path):
     folder = tmp_path / "tuned"
     monkeypatch.setattr(tuned, "FOLDER", folder)
     monkeypatch.setattr(searches, "WorkerPool", InlinePool)
-    monkeypatch.setattr(contest, "bind_with", lambda options: dense.bind)
+    monkeypatch.setattr(final_comparison, "bind_with", lambda options: dense.bind)
     monkeypatch.setattr(InlinePool, "screened", [])
     return folder
 
@@ -122,7 +122,7 @@ def test_a_damaged_entry_is_searched_again_and_skipped_by_the_backend(store, con
     cells = (*cells, "--backends", "flex_tuned,dense", "tests/test_forward.py")
     text = pytest_inline(*cells)
     assert f"{path}: is " in text
-    assert "its options were not searched yet; run python -m pytest -m tune" in text
+    assert "its options have not been searched yet; run python -m pytest -m tune" in text
     pytest_inline(*FEW)
     assert entries(store)["causal"].tried == 6
 
@@ -137,17 +137,20 @@ def test_a_folder_that_cannot_be_written_ends_the_session_at_once(store):
 
 
 def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
-    prepare = contest.Contest.prepare
+    compile_and_check = final_comparison.FinalComparison.compile_and_check
 
     def interrupt_the_second(self, options):
         if type(self.mask).__name__ == "Full":
             raise KeyboardInterrupt
-        return prepare(self, options)
+        return compile_and_check(self, options)
 
-    monkeypatch.setattr(contest.Contest, "prepare", interrupt_the_second)
-    status, _ = run_inline(*FEW)
+    monkeypatch.setattr(final_comparison.FinalComparison, "compile_and_check", interrupt_the_second)
+    status, text = run_inline(*FEW)
     assert status == 2
     assert set(entries(store)) == {"causal"}
+    assert "maskbench: 2 cells to time (2 more cannot run here)" in text
+    line = "maskbench: 1 of 2 cells were not run (2 more cannot run here): KeyboardInterrupt"
+    assert line in text
 
 
 def screen_with(monkeypatch, result):
@@ -160,7 +163,7 @@ def test_what_does_not_compile_is_kept_with_its_reason(store, monkeypatch):
         if options.block_size == (64, 64):
             return Screened(None, "OutOfResources: out of resource: shared memory", 1.0)
         if options.block_size == (64, 128):
-            return Lost("its worker died (exit code -11)")
+            return TaskFailure("its worker died (exit code -11)")
         return Screened(1.0, "", 1.0)
 
     screen_with(monkeypatch, result)
@@ -200,7 +203,7 @@ def test_options_of_an_own_mask_and_shape_are_kept_and_named(store, tmp_path):
 def test_a_run_that_did_not_name_the_backend_has_one_reason(store):
     cells = ("--benchmark-only", "--device", "cpu", "--masks", "causal,full", "--seq-lens", 256)
     text = pytest_inline(*cells, "tests/test_forward.py", "-k", "flex_tuned or dense")
-    reason = "its options were not searched yet; name flex_tuned in --backends to see how"
+    reason = "its options have not been searched yet; name flex_tuned in --backends to see how"
     assert f"2 skipped: {reason}" in text
 
 

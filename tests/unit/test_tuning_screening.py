@@ -20,13 +20,13 @@ from maskbench.suite.tuning import screening, searches, session
 from maskbench.suite.tuning.gpu_lock import GPULock, worker_lock
 from maskbench.suite.tuning.screening import (
     MAX_ROUNDS,
-    MAX_UNSETTLED,
+    MAX_ROUNDS_TO_AGREE,
     MIN_ROUNDS,
     ScreeningTask,
     screen,
     screening_time,
 )
-from maskbench.suite.tuning.searches import AUTOTUNE_LEAD, Searches
+from maskbench.suite.tuning.searches import AUTOTUNE_PROBLEMS_AHEAD, Searches
 from maskbench.suite.workers import WorkerPool
 from maskbench.suite.workload import Shape, Workload
 from maskbench.timing.clock import HostClock
@@ -61,7 +61,7 @@ class Rounds(HostClock):
 def test_long_rounds_do_not_count(rounds):
     clock = Rounds(*rounds)
     assert screening_time(lambda: None, clock, max_seconds=0) == pytest.approx(1.0, rel=0.01)
-    assert clock.count <= MAX_UNSETTLED
+    assert clock.count <= MAX_ROUNDS_TO_AGREE
 
 
 def test_there_are_few_rounds():
@@ -73,7 +73,7 @@ def test_there_are_few_rounds():
     assert clock.count == MAX_ROUNDS
     clock = Rounds(*(1.1**i for i in range(40)))
     screening_time(lambda: None, clock, max_seconds=0)
-    assert clock.count == MAX_UNSETTLED
+    assert clock.count == MAX_ROUNDS_TO_AGREE
 
 
 def test_the_hosts_time_is_not_in_a_gpu_time(fake_gpu):
@@ -93,7 +93,7 @@ def test_the_hosts_time_is_not_in_a_gpu_time(fake_gpu):
 
 def test_a_worker_times_on_a_cpu_without_a_lock(monkeypatch):
     monkeypatch.setattr(screening, "bind_with", lambda options: dense.bind)
-    monkeypatch.setitem(screening.SECONDS, "cpu", 0.01)
+    monkeypatch.setitem(screening.SCREENING_S, "cpu", 0.01)
     result = screen(ScreeningTask(WORKLOAD, None, DEFAULT_OPTIONS, None))
     assert result.seconds > 0
     assert result.worker_s > result.seconds
@@ -106,7 +106,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from maskbench.suite.tuning.gpu_lock import GPULock
-with GPULock(Path(sys.argv[1])).alone():
+with GPULock(Path(sys.argv[1])).exclusive():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -127,7 +127,7 @@ def wait_in_thread(lock):
     entered = []
 
     def enter():
-        with lock.alone():
+        with lock.exclusive():
             entered.append(True)
 
     thread = Thread(target=enter, daemon=True)
@@ -175,8 +175,8 @@ def test_workers_measure_one_after_the_other_and_can_be_stopped_meanwhile(tmp_pa
 
 def test_a_nested_context_does_not_free_the_lock(tmp_path):
     lock, other = GPULock(tmp_path / "gpu"), GPULock(tmp_path / "gpu")
-    with lock.alone():
-        with lock.alone():
+    with lock.exclusive():
+        with lock.exclusive():
             pass
         assert not other.lock.try_alone()
     assert other.lock.try_alone()
@@ -294,10 +294,10 @@ def searches_of(monkeypatch, workloads):
 def test_workers_get_tasks_while_the_timing_process_waits_for_the_gpu(monkeypatch):
     made = searches_of(monkeypatch, [WORKLOAD])
     worker = GPULock(made.gpu_lock.lock.path)
-    with worker.alone():
+    with worker.exclusive():
         thread = Thread(target=lambda: sleep(0.1) or worker.lock.release())
         thread.start()
-        with made.alone():
+        with made.exclusive():
             assert made.pool.rounds > 1
             assert not worker.lock.try_alone()
     thread.join()
@@ -314,9 +314,9 @@ def test_torchs_own_search_starts_before_the_tasks_of_earlier_problems(monkeypat
     made.advance(0)
     order = [made.tasks[index] for index in made.pool.given]
     autotuned = [(workload, None) for workload in workloads]
-    assert order[: AUTOTUNE_LEAD + 1] == autotuned[: AUTOTUNE_LEAD + 1]
-    others = [(workloads[0], DEFAULT_OPTIONS), autotuned[AUTOTUNE_LEAD + 1]]
-    assert order[AUTOTUNE_LEAD + 1 : AUTOTUNE_LEAD + 3] == others
+    assert order[: AUTOTUNE_PROBLEMS_AHEAD + 1] == autotuned[: AUTOTUNE_PROBLEMS_AHEAD + 1]
+    others = [(workloads[0], DEFAULT_OPTIONS), autotuned[AUTOTUNE_PROBLEMS_AHEAD + 1]]
+    assert order[AUTOTUNE_PROBLEMS_AHEAD + 1 : AUTOTUNE_PROBLEMS_AHEAD + 3] == others
 
 
 class FakeSearch:

@@ -6,7 +6,12 @@ import pytest
 
 from maskbench.suite.tuning import tiles
 from maskbench.suite.tuning.candidates import Target, combine, first_candidates, variants
-from maskbench.suite.tuning.search import CLOSE, NEAR, ranking, search
+from maskbench.suite.tuning.search import (
+    MAX_COMPARED_TIME_RATIO,
+    MAX_VARIED_TIME_RATIO,
+    ranking,
+    search,
+)
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions
 
 ALL = ("PRESCALE_QK", "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "USE_TMA", "BACKEND")
@@ -61,7 +66,7 @@ def test_candidates_are_few_distinct_and_without_the_default(name):
     assert found
     assert DEFAULT_OPTIONS not in found
     for base in found:
-        changed = variants(base, target, resize=True)
+        changed = variants(base, target, with_block_sizes=True)
         assert len({*changed, base}) == len(changed) + 1
 
 
@@ -69,7 +74,7 @@ def test_candidates_are_few_distinct_and_without_the_default(name):
 def test_tiles_satisfy_the_constraints_of_the_kernels(name):
     target = TARGETS[name]
     for base in first_candidates(target):
-        for options in [base, *variants(base, target, resize=True)]:
+        for options in [base, *variants(base, target, with_block_sizes=True)]:
             chosen, (q, k) = options.kernel_options, options.block_size
             if target.backward and not options.uses_flash:
                 m1, n1, m2, n2 = (chosen[f"bwd_BLOCK_{x}"] for x in ("M1", "N1", "M2", "N2"))
@@ -91,7 +96,10 @@ def test_only_what_the_mask_the_gpu_and_torch_allow_is_tried():
     def tried(target):
         found = first_candidates(target)
         return set().union(
-            *map(named, [*found, *(v for o in found for v in variants(o, target, resize=True))])
+            *map(
+                named,
+                [*found, *(v for o in found for v in variants(o, target, with_block_sizes=True))],
+            )
         )
 
     assert {"USE_TMA", "PRESCALE_QK", "ROWS_GUARANTEED_SAFE", "BACKEND"} <= tried(H100)
@@ -112,7 +120,7 @@ def test_only_what_the_mask_the_gpu_and_torch_allow_is_tried():
 def test_rows_are_asked_for_with_the_tile_of_the_options():
     asked = []
     target = replace(H100, rows_are_safe=lambda size, tile: bool(asked.append((size, tile))))
-    variants(FlexOptions((("fwd_BLOCK_N", 32),)), target, resize=True)
+    variants(FlexOptions((("fwd_BLOCK_N", 32),)), target, with_block_sizes=True)
     assert asked == [((128, 128), 32)]
 
 
@@ -147,7 +155,13 @@ def test_flash_and_the_best_without_it_are_returned():
 
 def test_only_what_is_close_to_the_best_is_returned_without_the_default():
     fast, near, slow = (FlexOptions((("fwd_BLOCK_M", m),)) for m in (16, 32, 64))
-    times = {DEFAULT_OPTIONS: 0.98, near: 1.02, fast: 1.0, slow: 1.01 * CLOSE, FLASH: 5.0}
+    times = {
+        DEFAULT_OPTIONS: 0.98,
+        near: 1.02,
+        fast: 1.0,
+        slow: 1.01 * MAX_COMPARED_TIME_RATIO,
+        FLASH: 5.0,
+    }
     assert ranking(times) == [fast, near, FLASH]
     assert ranking(times | {DEFAULT_OPTIONS: 0.5}) == [FLASH]
     assert ranking({FLASH: 1.0}) == [FLASH]
@@ -161,8 +175,8 @@ def test_a_tile_that_is_not_near_the_fastest_gets_no_switches():
         _, asked = run(H100, lambda o: 1.0 if o.kernel[:4] == first.kernel else second_s)
         return asked[1]
 
-    assert all(o.kernel[:4] == first.kernel for o in asked_after(1.01 * NEAR))
-    assert not all(o.kernel[:4] == first.kernel for o in asked_after(0.99 * NEAR))
+    assert all(o.kernel[:4] == first.kernel for o in asked_after(1.01 * MAX_VARIED_TIME_RATIO))
+    assert not all(o.kernel[:4] == first.kernel for o in asked_after(0.99 * MAX_VARIED_TIME_RATIO))
 
 
 def test_the_tiles_include_those_of_torchs_own_search():

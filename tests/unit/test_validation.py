@@ -8,6 +8,7 @@ import pytest
 from maskbench.reading import read_run
 from reports import timing_accuracy, validation
 from reports.__main__ import main
+from reports.generated import generated_part
 from tests.unit.real_run import RUN
 
 
@@ -41,16 +42,16 @@ def scaled(factor):
 
 def test_cells_that_repeat_within_one_percent_are_counted(saved):
     near = [saved(f"near{i}", scaled(1e-3 * (1 + 0.004 * i))) for i in range(3)]
-    assert "| 100 % |" in timing_accuracy.repeatability([cells_of(p) for p in near])
+    assert "| 100 % |" in timing_accuracy.repeatability([cells_of(p) for p in near]).markdown()
     far = [*near, saved("far", scaled(1.02e-3))]
-    text = timing_accuracy.repeatability([cells_of(p) for p in far])
+    text = timing_accuracy.repeatability([cells_of(p) for p in far]).markdown()
     assert "| 95 % | 0 % |" in text
     assert "| cell | far | near0 | near1 | near2 |" in text
 
 
 def test_short_cells_are_judged_in_microseconds(saved):
     runs = [cells_of(saved(f"r{i}", scaled(20e-6 + i * 0.9e-6))) for i in range(2)]
-    assert "| 95 % | 100 % |" in timing_accuracy.repeatability(runs), "4.5 %, but 0.9 us"
+    assert "| 95 % | 100 % |" in timing_accuracy.repeatability(runs).markdown(), "4.5 %, but 0.9 us"
 
 
 def test_times_that_follow_the_clock_repeat_in_cycles(saved):
@@ -63,7 +64,7 @@ def test_times_that_follow_the_clock_repeat_in_cycles(saved):
 
     clocks = (1800.0, 1850.0, 1790.0)
     runs = [cells_of(saved(f"r{i}", at(mhz))) for i, mhz in enumerate(clocks)]
-    text = timing_accuracy.repeatability(runs)
+    text = timing_accuracy.repeatability(runs).markdown()
     assert "| cells with a range within 1 % (below 50 us: 1 us) | 95 % | 0 % |" in text
     assert "| correlation of that clock and time |  | -1.00 |" in text
     assert "time x clock |  | 100 % |" in text
@@ -80,7 +81,7 @@ def test_saved_cycles_are_used_instead_of_time_by_clock(saved):
     def report(*cycles):
         clocks_and_cycles = zip((1800.0, 1850.0, 1790.0), cycles, strict=True)
         runs = [cells_of(saved(f"r{i}", at(*pair))) for i, pair in enumerate(clocks_and_cycles)]
-        return timing_accuracy.repeatability(runs)
+        return timing_accuracy.repeatability(runs).markdown()
 
     text = report(1.8e6, 1.801e6, 1.79e6)
     assert "in cycles |  | 100 % |" in text
@@ -96,12 +97,12 @@ def test_too_few_rounds_miss_the_target(saved):
         bench["stats"]["rounds"] = 64
         bench["extra_info"] |= {"interval": 0.006, "cycles_interval": 0.004, "two_modes": False}
 
-    text = timing_accuracy.rounds(cells_of(saved("r", change)))
+    text = timing_accuracy.rounds(cells_of(saved("r", change))).markdown()
     assert "| all | 0 % | 64 |" in text
     assert "| all, in cycles | 100 % | 64 |" in text
     assert "| the first 1/4 | 0 % | 16 |" in text
     uncounted = cells_of(saved("r", change)).assign(cycles_interval=None)
-    assert "in cycles" not in timing_accuracy.rounds(uncounted)
+    assert "in cycles" not in timing_accuracy.rounds(uncounted).markdown()
 
 
 def fidelity_of(saved, change):
@@ -111,7 +112,7 @@ def fidelity_of(saved, change):
         bench["extra_info"] |= {"watched_cycles": 1.0e6, "cupti_s": median, "events_s": median}
         change(bench["extra_info"], flex)
 
-    return timing_accuracy.fidelity(cells_of(saved("r", cells)))
+    return timing_accuracy.fidelity(cells_of(saved("r", cells))).markdown()
 
 
 def test_fidelity_marks_cells_outside_of_the_bound(saved):
@@ -149,16 +150,20 @@ def test_stage_times_have_a_row_per_run(saved):
     path = saved("cold", lambda bench: None, seconds=seconds, jobs=16)
     count = len(json.loads(path.read_text())["benchmarks"])
     row = f"| cold | {count} | 16 | 1 | 9 | 0 | 0 | 20 | 0 | 30 | {2 * count} |"
-    assert row in validation.stage_times([read_run(path)])
+    assert row in validation.stage_times([read_run(path)]).markdown()
 
 
 def test_the_command_writes_what_it_prints(saved, tmp_path, capsys):
-    runs = [saved(f"r{i}", scaled(1e-3)) for i in range(2)]
-    assert main(["validation", *map(str, runs), "-o", str(tmp_path / "to")]) == 0
-    text = (tmp_path / "to" / "validation.md").read_text()
-    assert text in capsys.readouterr().out
+    runs = [str(saved(f"r{i}", scaled(1e-3))) for i in range(2)]
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- begin: {validation.NAME} -->\n<!-- end: {validation.NAME} -->\n")
+    assert main(["validation", *runs, "-o", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    text = generated_part(page, validation.NAME)
     assert "Not in these runs: Fidelity" in text
     assert "## Repeatability" in text
+    assert main(["validation", *runs, "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.strip() == text
 
 
 def test_repeats_are_of_one_gpu_and_exclude_slower_code(saved):
@@ -167,7 +172,7 @@ def test_repeats_are_of_one_gpu_and_exclude_slower_code(saved):
     run = json.loads(paths[3].read_text())
     run["machine_info"]["gpu_uuid"] = "another"
     paths[3].write_text(json.dumps(run))
-    text = validation.validation_report(paths)
+    text = validation.validation_report(paths).markdown()
     assert f"| 60 or more, 5 | {len(run['benchmarks'])}, 3 |" in text
     assert "| 95 % | 100 % |" in text
 
@@ -187,7 +192,7 @@ def test_repeatability_takes_the_most_processes_and_rounds_the_widest_grid(saved
         path.write_text(json.dumps(run | {"datetime": "2020-01-01T00:00:00+00:00"}))
     text = validation.validation_report(
         [*paths, *(saved(name, change) for name in ("cold", "warm"))]
-    )
+    ).markdown()
     assert f"| 60 or more, 5 | {count // 2}, 3 |" in text
     assert f"for 90 % of the cells. {2 * count} cells." in text
 
@@ -196,5 +201,5 @@ def test_a_run_without_times_is_refused(saved, tmp_path, capsys):
     run = json.loads(RUN.read_text()) | {"benchmarks": []}
     path = tmp_path / "empty.json"
     path.write_text(json.dumps(run))
-    assert main(["validation", str(path), "-o", str(tmp_path)]) == 2
+    assert main(["validation", str(path)]) == 2
     assert "nothing was timed" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.suite.workers import PoolBroken, WorkerPool
 from tests.unit import pool_handlers
 
@@ -72,4 +72,4 @@ def test_a_pool_whose_workers_cannot_start_says_why():
         pytest.raises(PoolBroken, match="no worker can start: ImportError: no such library"),
     ):
         list(workers.run([b"a", b"b", b"c"]))
-    assert Lost("reason") == Lost("reason", alive=False)
+    assert TaskFailure("reason") == TaskFailure("reason", worker_alive=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from maskbench.backends.flex_proofs import BLOCKS, ROWS
+from maskbench.backends.flex_option_checks import BLOCKS_ARE_CONTIGUOUS, ROWS_GUARANTEED_SAFE
 from maskbench.suite.tuning.tiles import (
     DECODE,
     FEW_QUERIES,
@@ -22,8 +22,6 @@ from maskbench.tuned_options import FlexOptions
 
 HOPPER = (9, 0)  # the first GPU with a tensor memory accelerator
 DECODE_QUERIES = 128  # FlexAttention has a kernel for fewer queries
-
-
 SPLITS = (2, 4, 8, 16, 32, 64)  # of the keys among thread blocks, in decoding
 CPU_BLOCK_SIZES = ((64, 64), (64, 128), (128, 256), (256, 256), (32, 512))
 
@@ -70,7 +68,7 @@ class Target:
     blocks_are_contiguous: Callable[[tuple[int, int]], bool]
 
     @property
-    def decodes(self) -> bool:
+    def uses_decode_kernel(self) -> bool:
         """Whether FlexAttention uses its kernel for few queries."""
         return self.device == "cuda" and not self.backward and self.q_len < DECODE_QUERIES
 
@@ -86,12 +84,12 @@ def first_candidates(target: Target) -> list[FlexOptions]:
         sizes = CPU_BLOCK_SIZES if target.has_block_mask else ()
         return [FlexOptions(block_size=size) for size in sizes]
     flash = [FlexOptions((("BACKEND", "FLASH"),))] if _takes_flash(target) else []
-    if target.decodes:
+    if target.uses_decode_kernel:
         return [*flash, *_decode_tiles(), *_tiles_for_few_queries(target)]
-    is_small = target.head_dim > 128 or not target.is_half
+    needs_small_tiles = target.head_dim > 128 or not target.is_half
     if target.backward:
-        return [*flash, *map(_backward_options, backward_tiles(target.head_dim, is_small))]
-    return [*flash, *map(_forward_options, SMALL_FORWARD if is_small else FORWARD)]
+        return [*flash, *map(_backward_options, backward_tiles(target.head_dim, needs_small_tiles))]
+    return [*flash, *map(_forward_options, SMALL_FORWARD if needs_small_tiles else FORWARD)]
 
 
 def _takes_flash(target: Target) -> bool:
@@ -137,15 +135,15 @@ def _tiles_for_few_queries(target: Target) -> list[FlexOptions]:
     return [_forward_options(tile).with_kernel(dict([kernel])) for tile in FEW_QUERIES]
 
 
-def variants(options: FlexOptions, target: Target, *, resize: bool) -> list[FlexOptions]:
-    """The next round: one more switch; if `resize`, also other block masks."""
+def variants(options: FlexOptions, target: Target, *, with_block_sizes: bool) -> list[FlexOptions]:
+    """The next round: the options with one more switch; also with other block sizes, if asked."""
     if target.device == "cpu" or options.uses_flash:
         return []
-    is_decoding = target.decodes and not _forces_many_queries(options)
+    is_decoding = target.uses_decode_kernel and not _forces_many_queries(options)
     changed = [options.with_kernel({name: True}) for name in _switches(options, target)]
     if is_decoding:
         changed += [options.with_kernel({"SPLIT_KV": n}) for n in SPLITS]
-    sizes = _block_sizes(options, target) if resize and target.has_block_mask else []
+    sizes = _block_sizes(options, target) if with_block_sizes and target.has_block_mask else []
     return [*changed, *(options.with_block_size(size) for size in sizes)]
 
 
@@ -156,18 +154,18 @@ def _forces_many_queries(options: FlexOptions) -> bool:
 
 def _switches(options: FlexOptions, target: Target) -> list[str]:
     """The switches that this torch has, the GPU can use, and the mask allows."""
-    found, is_decoding = [], target.decodes and not _forces_many_queries(options)
+    found, is_decoding = [], target.uses_decode_kernel and not _forces_many_queries(options)
     if "PRESCALE_QK" in target.known:
         found.append("PRESCALE_QK")
     if "USE_TMA" in target.known and target.capability >= HOPPER:
         found.append("USE_TMA")
     # In decoding, each split of the keys starts at another tile; the backward has no such test.
-    if ROWS in target.known and not target.backward and not is_decoding:
+    if ROWS_GUARANTEED_SAFE in target.known and not target.backward and not is_decoding:
         tile = options.kernel_options.get("fwd_BLOCK_N", 16)
         if isinstance(tile, int) and target.rows_are_safe(options.block_size, tile):
-            found.append(ROWS)
-    if BLOCKS in target.known and target.blocks_are_contiguous(options.block_size):
-        found.append(BLOCKS)
+            found.append(ROWS_GUARANTEED_SAFE)
+    if BLOCKS_ARE_CONTIGUOUS in target.known and target.blocks_are_contiguous(options.block_size):
+        found.append(BLOCKS_ARE_CONTIGUOUS)
     return [f"{target.prefix}{name}" for name in found]
 
 
@@ -188,10 +186,10 @@ def _block_sizes(options: FlexOptions, target: Target) -> list[tuple[int, int]]:
     ]
 
 
-def combine(base: FlexOptions, helpful: Collection[FlexOptions]) -> FlexOptions:
-    """`base` with the changes of all the variants of it that helped."""
+def combine(base: FlexOptions, improvements: Collection[FlexOptions]) -> FlexOptions:
+    """`base` with the changes of all these variants of it."""
     combined = base
-    for variant in helpful:
+    for variant in improvements:
         combined = combined.with_kernel(variant.kernel_options)
         if variant.block_size != base.block_size:
             combined = combined.with_block_size(variant.block_size)

@@ -1,4 +1,4 @@
-"""A cell that searches FlexAttention's fastest options, keeps them, and times them."""
+"""A cell that searches FlexAttention's fastest options, saves them, and times them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from maskbench.suite.device_name import device_name
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.software import package_version
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.tuned import BACKEND, keep, kept_here, problem_of
-from maskbench.suite.tuning.contest import Contender, Contest, Result
+from maskbench.suite.tuned import BACKEND, existing_file, problem_of, write_found_options
+from maskbench.suite.tuning.final_comparison import (
+    CheckedCandidate,
+    ComparisonResult,
+    FinalComparison,
+)
 from maskbench.suite.tuning.results import LINES
-from maskbench.suite.tuning.searches import Search, Searches, default_is_missing
+from maskbench.suite.tuning.searches import Search, Searches, why_default_failed
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.workload import CheckedInputs, cached_inputs
 from maskbench.tuned_options import (
@@ -39,7 +43,7 @@ def tune(cell: Cell, searches: Searches) -> None:
     workload = cell.workload
     if reason := known_skip_reason(workload, BACKEND, backend_named=True):
         cell.status.skip(Outcome.SKIPPED, reason)
-    if path := kept_here(workload):
+    if path := existing_file(workload):
         reason = f"{path} has what this torch found on this device; delete it to search again"
         cell.status.skip(Outcome.SKIPPED, reason)
     cell.status.run_guarding_oom(lambda: _tune(cell, searches))
@@ -47,7 +51,7 @@ def tune(cell: Cell, searches: Searches) -> None:
 
 def _tune(cell: Cell, searches: Searches) -> None:
     searches.begin(cell.workload)
-    with searches.alone():  # the reference and the warm-up keep the GPU busy
+    with searches.exclusive():  # the reference and the warm-up keep the GPU busy
         with stage_timer("check"):
             checked = cached_inputs(cell.workload)
         if not cell.clock.warm:
@@ -64,46 +68,53 @@ def _search_and_time(cell: Cell, searches: Searches, checked: CheckedInputs) -> 
     start = time.perf_counter()
     with stage_timer("compile ahead"):
         search = searches.finish(cell.workload)
-    if (reason := default_is_missing(search)) is not None:
+    if (reason := why_default_failed(search)) is not None:
         cell.status.skip(Outcome.UNSUPPORTED, f"the default options cannot run: {reason}")
-    contest = Contest(
+    comparison = FinalComparison(
         search.mask, checked, cell.clock, searches.paused, lambda: searches.advance(0)
     )
-    result = _hold(contest, search, searches)
-    entry = _entry(cell, search, contest, result, time.perf_counter() - start)
-    keep(entry)
+    result = _compare(comparison, search, searches)
+    entry = _entry(cell, search, comparison, result, time.perf_counter() - start)
+    write_found_options(entry)
     cell.config.stash[LINES].append(f"{entry.problem}: {describe(entry)}")
-    _time(cell, contest, result.winner)
+    _time(cell, comparison, result.fastest)
 
 
-def _hold(contest: Contest, search: Search, searches: Searches) -> Result:
-    """Prepare the contenders and time them. Workers go on with other problems meanwhile."""
+def _compare(comparison: FinalComparison, search: Search, searches: Searches) -> ComparisonResult:
+    """Compile, check and time the fastest options.
+
+    The workers screen other problems during compilation.
+    """
     torch.compiler.reset()
     with stage_timer("compile"):
-        default = contest.prepare(DEFAULT_OPTIONS)
-        contest.meanwhile()
-        contenders = contest.prepare_all(search.ranking or [])
-        autotuned = _prepare_autotuned(contest, search)
-        contest.meanwhile()
+        default = comparison.compile_and_check(DEFAULT_OPTIONS)
+        comparison.feed_workers()
+        candidates = comparison.compile_and_check_all(search.ranking or [])
+        autotuned = _compile_autotuned(comparison, search)
+        comparison.feed_workers()
     with stage_timer("time"):
-        return contest.final(default, contenders, autotuned)
+        return comparison.time_all(default, candidates, autotuned)
 
 
-def _prepare_autotuned(contest: Contest, search: Search) -> Contender | None:
+def _compile_autotuned(comparison: FinalComparison, search: Search) -> CheckedCandidate | None:
     """torch's own search, which a worker has compiled."""
     if search.autotune_problem is not None:
         return None
     try:
-        return contest.prepare(None)
+        return comparison.compile_and_check(None)
     except Exception as error:  # of torch, Triton or the check
-        if device_is_lost(contest.checked.inputs.q.device.type):
+        if device_is_lost(comparison.checked.inputs.q.device.type):
             raise
         search.autotune_problem = describe_error(error)
         return None
 
 
 def _entry(
-    cell: Cell, search: Search, contest: Contest, result: Result, search_s: float
+    cell: Cell,
+    search: Search,
+    comparison: FinalComparison,
+    result: ComparisonResult,
+    search_s: float,
 ) -> TunedEntry:
     return TunedEntry(
         problem=problem_of(cell.workload),
@@ -121,7 +132,7 @@ def _entry(
         compile_s=search.worker_s,
         dropped=[
             Dropped(dropped.options, dropped.reason[:MAX_TEXT])
-            for dropped in (*search.dropped, *contest.dropped)
+            for dropped in (*search.dropped, *comparison.dropped)
         ],
         screening=[
             Timed(str(options), seconds)
@@ -132,18 +143,18 @@ def _entry(
 
 def describe(entry: TunedEntry) -> str:
     """The result in a few words."""
-    lead = entry.lead_of_max_autotune(entry.found[0] if entry.found else None)
-    faster = f"; torch's max-autotune is {lead:.3f} times as fast as that" if lead else ""
+    speedup = entry.max_autotune_speedup(entry.found[0] if entry.found else None)
+    faster = f"; torch's max-autotune is {speedup:.3f} times as fast as that" if speedup else ""
     if not entry.found:
         return f"the default is best{faster}"
     best = entry.found[0]
     return f"{best.gain:.3f} times as fast as the default with {best.options}{faster}"
 
 
-def _time(cell: Cell, contest: Contest, winner: Contender) -> None:
-    """Time the winner as any other cell."""
-    watched = Unchanged(contest.checked.originals.without_aliases(winner.timed.tensors))
-    call = CheckedCall(winner.call, winner.timed, contest.checked, watched)
-    cell.benchmark.extra_info |= cell.metadata(winner.call, winner.comparison)
-    with contest.paused():
+def _time(cell: Cell, comparison: FinalComparison, fastest: CheckedCandidate) -> None:
+    """Time the fastest candidate as any other cell."""
+    watched = Unchanged(comparison.checked.originals.without_aliases(fastest.timed.tensors))
+    call = CheckedCall(fastest.call, fastest.timed, comparison.checked, watched)
+    cell.benchmark.extra_info |= cell.metadata(fastest.call, fastest.comparison)
+    with comparison.paused():
         cell.benchmark.extra_info |= cell.time(call)

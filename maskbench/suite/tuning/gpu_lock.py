@@ -29,7 +29,7 @@ class GPULock:
         self.lock, self.depth, self.waited_s = Lock(path), 0, 0.0
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Wait until no other process is in this context. It can be nested."""
         start = perf_counter()
         self.lock.wait_alone()  # at once if this process holds it
@@ -50,7 +50,7 @@ class GPULock:
 def worker_lock(path: Path) -> GPULock:
     """The lock of this worker. torch's own search takes it, too, when it measures."""
     lock = GPULock(path)
-    _measure_within(lock.alone)
+    _measure_within(lock.exclusive)
     return lock
 
 

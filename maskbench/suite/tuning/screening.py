@@ -1,8 +1,8 @@
 """Screening: a worker process compiles a candidate and times a few rounds of it.
 
-Compilation fills the on-disk caches, from which the timing process loads what may win. The rounds
-are those of the suite's clock, and one worker at a time runs them. Other workers still make inputs
-and run a first call meanwhile. That can only lengthen a round, so the short rounds count.
+Compilation fills the on-disk caches, from which the timing process loads the fastest options. The
+rounds are those of the suite's clock, and one worker at a time runs them. Other workers make inputs
+and run a first call at the same time. That can only lengthen a round, so the short rounds count.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import torch
 
 from maskbench.attention import Bind, BoundAttention, Unsupported
 from maskbench.backends import flex
-from maskbench.backends.flex_tuned import compile_options
+from maskbench.backends.flex_tuned import compile_with_options
 from maskbench.masks import Mask
 from maskbench.suite.attention_call import bind_and_run
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.tuning.gpu_lock import GPULock, worker_lock
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.suite.workload import Workload, make_inputs
 from maskbench.timing.clock import Clock, make_clock
 from maskbench.tuned_options import FlexOptions
 
 # Wall time of the rounds. A CPU has one worker, and five candidates for a problem.
-SECONDS = {"cuda": 0.04, "cpu": 0.5}
+SCREENING_S = {"cuda": 0.04, "cpu": 0.5}
 MIN_ROUNDS, MAX_ROUNDS = 3, 30
-AGREEMENT = 1.01  # the ratio of the two shortest rounds; else there are more, up to
-MAX_UNSETTLED = 6
+MAX_RATIO_OF_SHORTEST = 1.01  # of the two shortest rounds; if it is larger, more are timed
+MAX_ROUNDS_TO_AGREE = 6
 AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
 
 
@@ -77,13 +77,13 @@ def bind_with(options: FlexOptions | None) -> Bind:
     def bind(mask: Mask, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> BoundAttention:
         if options is None:
             return flex.compile_call(mask, q, k, v, mode=AUTOTUNE_MODE)
-        return compile_options(options, mask, q, k, v)
+        return compile_with_options(options, mask, q, k, v)
 
     return bind
 
 
-def screen(task: ScreeningTask) -> Screened | Lost:
-    """Compile and time a candidate; `Lost` if the GPU cannot be used afterwards."""
+def screen(task: ScreeningTask) -> Screened | TaskFailure:
+    """Compile and time a candidate; `TaskFailure` if the GPU cannot be used afterwards."""
     start, seconds, reason = time.perf_counter(), None, ""
     lock = worker_lock(task.gpu_lock) if task.gpu_lock else None
     waited_before_s = lock.waited_s if lock else 0.0
@@ -94,7 +94,7 @@ def screen(task: ScreeningTask) -> Screened | Lost:
     except Exception as error:  # of torch, Triton, CuTe or CUDA's driver
         reason = describe_error(error)
         if device_is_lost(task.workload.device):
-            return Lost(reason)
+            return TaskFailure(reason)
     if task.workload.device == "cuda":
         torch.cuda.empty_cache()  # the workers share the GPU
     waited_s = lock.waited_s - waited_before_s if lock else 0.0
@@ -108,9 +108,9 @@ def _compile_and_time(task: ScreeningTask, lock: GPULock | None) -> float:
     inputs = make_inputs(mask, workload.shape, workload.dtype, workload.device, needs_gradients)
     torch.compiler.reset()
     _, timed, _ = bind_and_run(bind_with(task.options), mask, inputs)
-    with lock.alone() if lock else nullcontext():
+    with lock.exclusive() if lock else nullcontext():
         clock = _clock(workload.device)
-        return screening_time(timed.run, clock, SECONDS[workload.device])
+        return screening_time(timed.run, clock, SCREENING_S[workload.device])
 
 
 @cache
@@ -130,7 +130,7 @@ def screening_time(call: Callable[[], object], clock: Clock, max_seconds: float)
     start = time.perf_counter()
     while len(seconds) < MAX_ROUNDS:
         is_over = len(seconds) >= MIN_ROUNDS and time.perf_counter() - start > max_seconds
-        if is_over and (_agree(seconds) or len(seconds) >= MAX_UNSETTLED):
+        if is_over and (_agree(seconds) or len(seconds) >= MAX_ROUNDS_TO_AGREE):
             break
         seconds.append(clock.round(call)[0])
     return sorted(seconds)[len(seconds) // 4]
@@ -138,13 +138,13 @@ def screening_time(call: Callable[[], object], clock: Clock, max_seconds: float)
 
 def _agree(seconds: list[float]) -> bool:
     shortest, next_one = sorted(seconds)[:2]
-    return next_one <= AGREEMENT * shortest
+    return next_one <= MAX_RATIO_OF_SHORTEST * shortest
 
 
-def receive_screening(pickled: bytes) -> Screened | Lost:
-    """`screen` on a pickled task; `Lost` if its worker cannot unpickle it."""
+def receive_screening(pickled: bytes) -> Screened | TaskFailure:
+    """`screen` on a pickled task; `TaskFailure` if its worker cannot unpickle it."""
     try:
         task: ScreeningTask = pickle.loads(pickled)
     except Exception as error:  # importing the mask's module may raise any
-        return Lost(f"its worker cannot load it ({error})", alive=True)
+        return TaskFailure(f"its worker cannot load it ({error})", worker_alive=True)
     return screen(task)

@@ -19,7 +19,7 @@ from maskbench.suite.tuning.gpu_lock import GPULock
 from maskbench.suite.tuning.screening import Screened, ScreeningTask, receive_screening
 from maskbench.suite.tuning.search import search
 from maskbench.suite.tuning.target import target_of
-from maskbench.suite.worker_main import Lost
+from maskbench.suite.worker_main import TaskFailure
 from maskbench.suite.workers import POLL_S, WorkerPool
 from maskbench.suite.workload import Workload
 from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions
@@ -27,13 +27,13 @@ from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions
 TASK_TIMEOUT_S = 300
 # torch's own search compiles up to 20 kernels one after the other. So it starts before the other
 # tasks of as many earlier problems.
-AUTOTUNE_LEAD = 6
+AUTOTUNE_PROBLEMS_AHEAD = 6
 LOCK_POLL_S = 0.01
 
 
 @dataclass
 class Search:
-    """The search of one problem, as far as it has come.
+    """The search of one problem and its results so far.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Search:
     times
         The screening time of each option that could run, in seconds.
     dropped
-        The options that could not.
+        The options that could not run, with the reason.
     autotune_problem
         Why torch's own search has no call; None if it has one, "" if it is not finished.
     worker_s
@@ -59,26 +59,28 @@ class Search:
     worker_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.steps = search(target_of(self.workload, self.mask))
-        self.asked = next(self.steps)
-        self.open: set[FlexOptions | None] = set(self.asked)
+        self.generator = search(target_of(self.workload, self.mask))
+        self.requested = next(self.generator)
+        self.pending: set[FlexOptions | None] = set(self.requested)
         if self.has_autotune:
-            self.open.add(None)
+            self.pending.add(None)
         else:
             self.autotune_problem = "torch has no search for a CPU"
 
     @property
     def first_tasks(self) -> list[FlexOptions | None]:
         """What is to be compiled first."""
-        return [*([None] if self.has_autotune else []), *self.asked]
+        return [*([None] if self.has_autotune else []), *self.requested]
 
     @property
     def is_finished(self) -> bool:
-        return self.ranking is not None and not self.open
+        return self.ranking is not None and not self.pending
 
-    def take(self, options: FlexOptions | None, result: Screened | Lost) -> list[FlexOptions]:
-        """Take over a result; return what is to be compiled next."""
-        self.open.discard(options)
+    def receive(
+        self, options: FlexOptions | None, result: Screened | TaskFailure
+    ) -> list[FlexOptions]:
+        """Store a result; return what is to be compiled next."""
+        self.pending.discard(options)
         seconds = result.seconds if isinstance(result, Screened) else None
         self.worker_s += result.worker_s if isinstance(result, Screened) else 0.0
         if options is None:
@@ -87,16 +89,16 @@ class Search:
             self.dropped.append(Dropped(str(options), result.reason))
         else:
             self.times[options] = seconds
-        if self.ranking is not None or not self.open.isdisjoint(self.asked):
+        if self.ranking is not None or not self.pending.isdisjoint(self.requested):
             return []
         try:
-            found = {o: self.times[o] for o in self.asked if o in self.times}
-            self.asked = self.steps.send(found)
+            found = {o: self.times[o] for o in self.requested if o in self.times}
+            self.requested = self.generator.send(found)
         except StopIteration as end:
             self.ranking = end.value
             return []
-        self.open |= set(self.asked)
-        return self.asked
+        self.pending |= set(self.requested)
+        return self.requested
 
 
 class Searches:
@@ -158,25 +160,25 @@ class Searches:
             self.advance(0)
             try:
                 self._start(later)
-            except Exception:  # of the user's mask: the later cell meets it again
+            except Exception:  # of the user's mask: its own cell raises it again
                 continue
         while not found.is_finished:
             self.advance()
         return found
 
     def advance(self, wait_s: float = POLL_S) -> None:
-        """Give tasks to the workers and take over results; wait up to `wait_s` for one."""
+        """Give tasks to the workers and receive results; wait up to `wait_s` for one."""
         while self.queue and self.pool.unfinished < 2 * self.jobs:
             *_, index, task = heapq.heappop(self.queue)
             self.pool.submit(index, task)
         for index, result in self.pool.results(wait_s):
             workload, options = self.tasks[index]
             found = self.started[workload]
-            self._add(workload, found.take(options, result))
+            self._add(workload, found.receive(options, result))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No worker measures within this context. The workers get tasks until it begins.
+    def exclusive(self) -> Iterator[None]:
+        """Within this context no worker measures. The workers get tasks until it begins.
 
         Not within `paused`: a worker that is stopped may hold the lock of the GPU.
         """
@@ -186,7 +188,7 @@ class Searches:
         while waiting.is_alive():
             self.advance(0)
             waiting.join(LOCK_POLL_S)
-        with self.gpu_lock.alone():
+        with self.gpu_lock.exclusive():
             yield
 
     @contextmanager
@@ -212,11 +214,13 @@ class Searches:
             index = len(self.tasks)
             self.tasks.append((workload, option))
             task = pickle.dumps(ScreeningTask(workload, mask, option, lock))
-            place = self.workloads.index(workload) - (AUTOTUNE_LEAD if option is None else 0)
+            place = self.workloads.index(workload) - (
+                AUTOTUNE_PROBLEMS_AHEAD if option is None else 0
+            )
             heapq.heappush(self.queue, (place, option is not None, index, task))
 
 
-def default_is_missing(found: Search) -> str | None:
+def why_default_failed(found: Search) -> str | None:
     """Why the default options could not run in a worker; None if they could."""
     if DEFAULT_OPTIONS in found.times:
         return None

@@ -12,13 +12,13 @@ from maskbench.suite.collection import CELL_KEY
 from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
-from maskbench.suite.tuned import kept_here, require_folder
+from maskbench.suite.tuned import existing_file, require_folder
 from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
 from maskbench.suite.workload import Workload
 
-# Problems. torch's own search of a backward takes as long as several problems take on average.
-AHEAD = 10
+# torch's own search of a backward takes as long as several problems take on average.
+PROBLEMS_AHEAD = 10
 WORKERS_SHARE = 0.75  # of the GPU's free memory; the rest is for the process that times
 WORKER_BYTES = 2**30  # of a CUDA context, the kernels and the buffer that flushes the L2
 TENSORS_FORWARD, TENSORS_BACKWARD = 5, 10  # q, k, v, out, dout, dq, dk, dv and what is in between
@@ -28,8 +28,8 @@ def start_searches(session: pytest.Session) -> Searches:
     """The searches of the session's cells that have no result yet.
 
     A CPU has one worker, because each kernel uses all cores; a GPU's workers leave a core to the
-    process that times, and fit into the GPU's memory. With several GPUs, nobody knows whose the
-    next problem will be, so nothing is compiled ahead.
+    process that times, and fit into the GPU's memory. With several GPUs, it is not known which
+    process gets the next problem, so nothing is compiled ahead.
     """
     config = session.config
     if not benchmarking(config):
@@ -45,14 +45,14 @@ def start_searches(session: pytest.Session) -> Searches:
         for workload, variant in cells
         if workload.phase.is_search
         and not known_skip_reason(workload, variant, True)
-        and not kept_here(workload)
+        and not existing_file(workload)
     ]
     if workloads:
         require_folder(run.device)
     use_one_compile_thread()
     config.pluginmanager.register(ResultReporter(config), "maskbench-tuning")
     jobs = 1 if run.device == "cpu" else max(1, min(run.jobs - 1, workers_that_fit(workloads)))
-    return Searches(workloads, jobs, 0 if config.option.gpus else AHEAD, run.mask_request)
+    return Searches(workloads, jobs, 0 if config.option.gpus else PROBLEMS_AHEAD, run.mask_request)
 
 
 def workers_that_fit(workloads: Sequence[Workload]) -> int:

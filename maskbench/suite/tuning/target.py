@@ -8,14 +8,14 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, FlexKernelOptions
 
 from maskbench.backends import registry
-from maskbench.backends.flex_proofs import blocks_are_contiguous, rows_are_safe
+from maskbench.backends.flex_option_checks import blocks_are_contiguous, rows_are_safe
 from maskbench.masks import Full, Mask
 from maskbench.suite.tuning.candidates import Target
 from maskbench.suite.workload import Workload
 
 
 def target_of(workload: Workload, mask: Mask) -> Target:
-    """The target of a workload. What the mask allows is proved when it is asked for."""
+    """The target of a workload. What the mask allows is computed on first use."""
     backward, device = workload.phase.needs_gradients, workload.device
 
     @cache

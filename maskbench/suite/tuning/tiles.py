@@ -2,9 +2,9 @@
 
 They include all that torch's own search tries (mode "max-autotune" of torch 2.13, in
 torch/_inductor/template_heuristics/triton.py), and torch's defaults for GPUs from Ampere to
-Blackwell. Left out are tiles that were far from the fastest for each mask of a search on an H100
-with a head dimension of 64: forward tiles of 32 keys, backward tiles of 128 queries and 128 keys,
-and backward tiles of other sizes for dq than for dk and dv.
+Blackwell. Tiles that were much slower than the fastest for each mask of a search on an H100 with a
+head dimension of 64 are left out: forward tiles of 32 keys, backward tiles of 128 queries and 128
+keys, and backward tiles whose sizes for dq are not those for dk and dv, mirrored.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ DECODE = tuple(
 FEW_QUERIES = tuple(ForwardTile(m, n, 4, 3) for m in (16, 64) for n in (32, 64, 128))
 
 
-def backward_tiles(head_dim: int, is_small: bool) -> tuple[BackwardTile, ...]:
-    """The tiles for a head dimension; `is_small` for those that leave little shared memory."""
-    if is_small:
+def backward_tiles(head_dim: int, needs_small_tiles: bool) -> tuple[BackwardTile, ...]:
+    """The tiles for a head dimension; `needs_small_tiles` if shared memory is scarce."""
+    if needs_small_tiles:
         return SMALL_BACKWARD
     return (*BACKWARD, *BACKWARD_OF_WIDE_HEADS) if head_dim > 64 else BACKWARD

@@ -35,7 +35,12 @@ function factsOf(cells, i) {
   return facts;
 }
 
-/** The tip: it follows the pointer and the focus, and Escape closes it. */
+const NARROW = 760;  // pixels of the window, as in page.css
+
+/**
+ * The tip: it follows the pointer and the focus, and Escape closes it. In a narrow window, where it
+ * is as wide as the table, it is at the far edge of the window and leaves the next rows visible.
+ */
 class Tip {
   constructor(cells) {
     this.cells = cells;
@@ -61,8 +66,11 @@ class Tip {
     this.element.replaceChildren(el("strong", {}, title), el("dl", {}, rows));
     this.element.hidden = false;
     const { width, height } = this.element.getBoundingClientRect();
-    const below = box.bottom + 6 + height < innerHeight;
-    const top = below ? box.bottom + 6 : Math.max(4, box.top - height - 6);
+    const roomBelow = innerHeight - box.bottom;
+    const below = innerWidth > NARROW ? box.bottom + 6 : innerHeight - height - 4;
+    const above = innerWidth > NARROW ? Math.max(4, box.top - height - 6) : 4;
+    const isBelow = innerWidth > NARROW ? height + 6 < roomBelow : roomBelow >= box.top;
+    const top = isBelow ? below : above;
     const left = Math.min(Math.max(4, box.left), Math.max(4, innerWidth - width - 4));
     this.element.style.top = `${top}px`;
     this.element.style.left = `${left}px`;

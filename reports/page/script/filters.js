@@ -124,7 +124,7 @@ class Filters {
     this.summary.textContent = app.state.backend === "" ? "backends: all"
       : `backends: ${shown.size} of ${app.backendNames.length}`;
     this.backends.classList.toggle("set", app.state.backend !== "");
-    this.backends.hidden = app.view === "run";
+    this.backends.hidden = app.view === "run" || !app.backendNames.length;
     this.form.hidden = app.view === "run";
   }
 }

@@ -1,4 +1,4 @@
-"""The contest: checked, timed in alternation, kept only if the gain is beyond noise."""
+"""The final comparison: checked, timed in alternation, saved only if the gain is significant."""
 
 import itertools
 from contextlib import contextmanager
@@ -9,9 +9,13 @@ import torch
 from maskbench.attention import BoundAttention, Formulation
 from maskbench.masks import Causal
 from maskbench.suite.attention_call import TimedCall
-from maskbench.suite.tuning import contest as contest_module
-from maskbench.suite.tuning.contest import MAX_CONTENDERS, Contender, Contest
-from maskbench.suite.tuning.race import MAX_ROUNDS, MIN_ROUNDS, alternate, gain
+from maskbench.suite.tuning import final_comparison
+from maskbench.suite.tuning.alternating_rounds import MAX_ROUNDS, MIN_ROUNDS, gain, time_alternately
+from maskbench.suite.tuning.final_comparison import (
+    MAX_CANDIDATES,
+    CheckedCandidate,
+    FinalComparison,
+)
 from maskbench.suite.workload import Shape, make_inputs_with_reference
 from maskbench.timing.clock import HostClock
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions
@@ -35,7 +39,7 @@ def checked():
 
 
 @pytest.fixture
-def contest(checked):
+def comparison(checked):
     events = []
 
     @contextmanager
@@ -44,25 +48,27 @@ def contest(checked):
         yield
         events.append("goes on")
 
-    made = Contest(MASK, checked, FakeClock(), paused, lambda: events.append("meanwhile"))
+    made = FinalComparison(
+        MASK, checked, FakeClock(), paused, lambda: events.append("feed_workers")
+    )
     made.events = events
     return made
 
 
-def contender(options, *seconds):
+def candidate(options, *seconds):
     """Its rounds take these times in turn."""
     times = itertools.cycle(seconds)
     call = BoundAttention(Formulation("fake", "fake"), (), lambda: None)
-    return Contender(options, call, TimedCall(lambda: next(times), lambda out: {}, {}), None)
+    return CheckedCandidate(options, call, TimedCall(lambda: next(times), lambda out: {}, {}), None)
 
 
 def test_rounds_alternate_and_end_in_time():
     order = []
     calls = {name: lambda name=name: order.append(name) or 0.1 for name in "abc"}
-    seconds = alternate(calls, FakeClock(), max_seconds=60)
+    seconds = time_alternately(calls, FakeClock(), max_seconds=60)
     assert {len(s) for s in seconds.values()} == {MAX_ROUNDS}
     assert order == ["a", "b", "c"] * MAX_ROUNDS
-    seconds = alternate(calls, FakeClock(), max_seconds=0)
+    seconds = time_alternately(calls, FakeClock(), max_seconds=0)
     assert {len(s) for s in seconds.values()} == {MIN_ROUNDS}
 
 
@@ -75,18 +81,18 @@ def test_the_blocking_kernel_is_sized_for_the_call_with_the_most_host_time():
             return type("DryRun", (), {"host_s": call()})
 
     clock, slow = Sized(), lambda: 3.0
-    alternate({"a": slow, "b": lambda: 1.0}, clock, 0)
+    time_alternately({"a": slow, "b": lambda: 1.0}, clock, 0)
     assert clock.sized[-1] is slow
 
 
-def test_a_gain_is_beyond_noise_only_with_its_interval():
+def test_a_gain_is_significant_only_beyond_its_interval():
     steady = gain([1.1] * 20, [1.0] * 20)
     assert steady == (pytest.approx(1.1), 0)
-    assert steady.is_beyond_noise
-    assert not gain([1.004] * 20, [1.0] * 20).is_beyond_noise
+    assert steady.is_significant
+    assert not gain([1.004] * 20, [1.0] * 20).is_significant
     noisy = gain([1.1, 0.9] * 10 + [1.12], [1.0] * 21)
     assert noisy.value > 1.05
-    assert not noisy.is_beyond_noise
+    assert not noisy.is_significant
 
 
 def test_a_common_drift_of_the_clock_is_no_gain():
@@ -97,35 +103,35 @@ def test_a_common_drift_of_the_clock_is_no_gain():
     assert found.interval < 1e-9
 
 
-def test_the_fastest_is_kept_with_the_fastest_without_flash(contest):
-    default, autotuned = contender(DEFAULT_OPTIONS, 1.0), contender(None, 0.95)
-    finalists = [contender(FLASH, 0.5), contender(A, 0.8), contender(B, 0.9)]
-    result = contest.final(default, finalists, autotuned)
+def test_the_fastest_is_saved_with_the_fastest_without_flash(comparison):
+    default, autotuned = candidate(DEFAULT_OPTIONS, 1.0), candidate(None, 0.95)
+    candidates = [candidate(FLASH, 0.5), candidate(A, 0.8), candidate(B, 0.9)]
+    result = comparison.time_all(default, candidates, autotuned)
     assert [found.options for found in result.found] == [FLASH, A]
     assert [found.gain for found in result.found] == [pytest.approx(2), pytest.approx(1.25)]
-    assert result.winner.options == FLASH
+    assert result.fastest.options == FLASH
     assert result.default_s == 1.0
     assert result.autotune.value == pytest.approx(1 / 0.95)
-    assert contest.events == ["paused", "goes on"]
+    assert comparison.events == ["paused", "goes on"]
 
 
-def test_a_winner_without_flash_is_kept_alone(contest):
-    finalists = [contender(A, 0.8), contender(FLASH, 0.9), contender(B, 0.85)]
-    result = contest.final(contender(DEFAULT_OPTIONS, 1.0), finalists, None)
+def test_the_fastest_without_flash_is_saved_alone(comparison):
+    candidates = [candidate(A, 0.8), candidate(FLASH, 0.9), candidate(B, 0.85)]
+    result = comparison.time_all(candidate(DEFAULT_OPTIONS, 1.0), candidates, None)
     assert [found.options for found in result.found] == [A]
     assert result.autotune is None
 
 
 @pytest.mark.parametrize("seconds", [(1.0,), (0.997,), (0.9, 1.1), (1.2,)])
-def test_the_default_wins_within_noise(contest, seconds):
-    default = contender(DEFAULT_OPTIONS, 1.0)
-    result = contest.final(default, [contender(A, *seconds)], None)
+def test_the_default_is_best_within_noise(comparison, seconds):
+    default = candidate(DEFAULT_OPTIONS, 1.0)
+    result = comparison.time_all(default, [candidate(A, *seconds)], None)
     assert result.found == []
-    assert result.winner == default
+    assert result.fastest == default
 
 
-def test_without_a_contender_the_default_wins(contest):
-    result = contest.final(contender(DEFAULT_OPTIONS, 1.0), [], None)
+def test_without_a_contender_the_default_wins(comparison):
+    result = comparison.time_all(candidate(DEFAULT_OPTIONS, 1.0), [], None)
     assert result.found == []
 
 
@@ -145,32 +151,32 @@ def bind_as(results):
     return bind_with
 
 
-def test_a_wrong_or_failing_candidate_is_dropped_with_its_reason(contest, monkeypatch):
+def test_a_wrong_or_failing_candidate_is_dropped_with_its_reason(comparison, monkeypatch):
     error = RuntimeError("out of resource: shared memory\nRequired: 300000")
-    monkeypatch.setattr(contest_module, "bind_with", bind_as({A: 0.1, B: error, C: float("nan")}))
-    prepared = contest.prepare_all([A, B, FLASH, C])
+    monkeypatch.setattr(final_comparison, "bind_with", bind_as({A: 0.1, B: error, C: float("nan")}))
+    prepared = comparison.compile_and_check_all([A, B, FLASH, C])
     assert [c.options for c in prepared] == [FLASH]
-    reasons = {dropped.options: dropped.reason for dropped in contest.dropped}
+    reasons = {dropped.options: dropped.reason for dropped in comparison.dropped}
     assert reasons[str(A)].startswith("WrongResult: out differs from the reference")
     assert reasons[str(B)] == "RuntimeError: out of resource: shared memory"
     assert "error nan" in reasons[str(C)]
 
 
-def test_a_wrong_default_fails(contest, monkeypatch):
-    monkeypatch.setattr(contest_module, "bind_with", bind_as({DEFAULT_OPTIONS: 0.1}))
+def test_a_wrong_default_fails(comparison, monkeypatch):
+    monkeypatch.setattr(final_comparison, "bind_with", bind_as({DEFAULT_OPTIONS: 0.1}))
     with pytest.raises(Exception, match="out differs from the reference"):
-        contest.prepare(DEFAULT_OPTIONS)
+        comparison.compile_and_check(DEFAULT_OPTIONS)
 
 
-def test_no_more_calls_are_compiled_than_torch_keeps(contest, monkeypatch):
+def test_no_more_calls_are_compiled_than_torch_keeps(comparison, monkeypatch):
     """torch.compile keeps 8: the default, torch's own search and these."""
-    monkeypatch.setattr(contest_module, "bind_with", bind_as({}))
+    monkeypatch.setattr(final_comparison, "bind_with", bind_as({}))
     ranking = [FlexOptions((("fwd_BLOCK_M", m),)) for m in range(20)]
-    assert len(contest.prepare_all(ranking)) == MAX_CONTENDERS
-    assert contest.events == ["meanwhile"] * MAX_CONTENDERS
+    assert len(comparison.compile_and_check_all(ranking)) == MAX_CANDIDATES
+    assert comparison.events == ["feed_workers"] * MAX_CANDIDATES
     ranking = [*ranking, FLASH]
-    assert FLASH in [c.options for c in contest.prepare_all(ranking)]
-    monkeypatch.setattr(contest_module, "bind_with", bind_as(dict.fromkeys(ranking, 0.1)))
-    contest.dropped.clear()
-    contest.prepare_all(ranking)
-    assert len(contest.dropped) <= 6
+    assert FLASH in [c.options for c in comparison.compile_and_check_all(ranking)]
+    monkeypatch.setattr(final_comparison, "bind_with", bind_as(dict.fromkeys(ranking, 0.1)))
+    comparison.dropped.clear()
+    comparison.compile_and_check_all(ranking)
+    assert len(comparison.dropped) <= 6

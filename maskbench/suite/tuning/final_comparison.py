@@ -1,4 +1,4 @@
-"""The contest of the options that screening found: checked, then timed precisely in one process."""
+"""The final comparison: the fastest options are checked, then timed again in one process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from maskbench.reference import Comparison
 from maskbench.suite.attention_call import TimedCall, bind_and_run, check_result
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import describe_error
-from maskbench.suite.tuning.race import Gain, alternate, fastest, gain
+from maskbench.suite.tuning.alternating_rounds import Gain, by_median, gain, time_alternately
 from maskbench.suite.tuning.screening import bind_with
 from maskbench.suite.workload import CheckedInputs
 from maskbench.timing.clock import Clock
 from maskbench.tuned_options import DEFAULT_OPTIONS, Dropped, FlexOptions, Found
 
-MAX_CONTENDERS = 4  # beside the default and torch's own search: torch.compile keeps 8 calls
-MAX_TRIED = 6  # of which some may be wrong
+MAX_CANDIDATES = 4  # beside the default and torch's own search: torch.compile keeps 8 calls
+MAX_COMPILED = 6  # some may fail or be wrong
 FINAL_S = 1.0  # wall time of the rounds
-SETTLE_S = 0.1  # for what paused workers have launched on the GPU
+DRAIN_S = 0.1  # for the kernels that paused workers have launched
 
 
-class Contender(NamedTuple):
+class CheckedCandidate(NamedTuple):
     """Options that were compiled and checked. `options` None is torch's own search."""
 
     options: FlexOptions | None
@@ -39,8 +39,8 @@ class Contender(NamedTuple):
 
 
 @dataclass
-class Contest:
-    """The contest of one problem.
+class FinalComparison:
+    """The final comparison of one problem.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ class Contest:
         The mask, the inputs with their reference, and the warm clock.
     paused
         A context in which nothing else uses the device.
-    meanwhile
-        Called after each preparation: the workers get their next tasks.
+    feed_workers
+        Called after each compilation. It gives the workers their next tasks.
     dropped
         The options that failed here, with the reason.
     """
@@ -58,55 +58,58 @@ class Contest:
     checked: CheckedInputs
     clock: Clock
     paused: Callable[[], AbstractContextManager[None]]
-    meanwhile: Callable[[], None]
+    feed_workers: Callable[[], None]
     dropped: list[Dropped] = field(default_factory=list)
 
-    def prepare(self, options: FlexOptions | None) -> Contender:
+    def compile_and_check(self, options: FlexOptions | None) -> CheckedCandidate:
         """Compile options and check their result. Raises WrongResult, or what torch raises."""
         inputs = self.checked.inputs.aliases()
         call, timed, result = bind_and_run(bind_with(options), self.mask, inputs)
         comparison = check_result(timed, result, self.checked, "its first call")
-        return Contender(options, call, timed, comparison)
+        return CheckedCandidate(options, call, timed, comparison)
 
-    def prepare_all(self, ranking: Sequence[FlexOptions]) -> list[Contender]:
-        """The contenders among the options. Failures go to `dropped`.
+    def compile_and_check_all(self, ranking: Sequence[FlexOptions]) -> list[CheckedCandidate]:
+        """Compile and check up to `MAX_CANDIDATES` options. Those that fail go to `dropped`.
 
-        FlashAttention-4's kernel has a place, then the fastest ones have.
+        FlashAttention-4's kernel is the first, then the fastest options follow.
         """
         flash = [option for option in ranking if option.uses_flash]
-        order = list(dict.fromkeys([*flash[:1], *ranking]))[:MAX_TRIED]
-        found: list[Contender] = []
+        order = list(dict.fromkeys([*flash[:1], *ranking]))[:MAX_COMPILED]
+        found: list[CheckedCandidate] = []
         for options in order:
-            if len(found) == MAX_CONTENDERS:
+            if len(found) == MAX_CANDIDATES:
                 break
-            if contender := self._prepare_or_drop(options):
-                found.append(contender)
-            self.meanwhile()
+            if candidate := self._compile_or_drop(options):
+                found.append(candidate)
+            self.feed_workers()
         return found
 
-    def _prepare_or_drop(self, options: FlexOptions) -> Contender | None:
+    def _compile_or_drop(self, options: FlexOptions) -> CheckedCandidate | None:
         try:
-            return self.prepare(options)
+            return self.compile_and_check(options)
         except Exception as error:  # of torch, Triton, CuTe or the check
             if device_is_lost(self.checked.inputs.q.device.type):
                 raise
             self.dropped.append(Dropped(str(options), describe_error(error)))
             return None
 
-    def final(
-        self, default: Contender, others: Sequence[Contender], autotuned: Contender | None
-    ) -> Result:
-        """Time the contenders against the default while nothing else uses the device."""
-        contenders = [default, *others, *([autotuned] if autotuned else [])]
-        calls = {contender.options: contender.timed.run for contender in contenders}
+    def time_all(
+        self,
+        default: CheckedCandidate,
+        others: Sequence[CheckedCandidate],
+        autotuned: CheckedCandidate | None,
+    ) -> ComparisonResult:
+        """Time the candidates against the default while nothing else uses the device."""
+        candidates = [default, *others, *([autotuned] if autotuned else [])]
+        calls = {candidate.options: candidate.timed.run for candidate in candidates}
         with self.paused():
             if self.checked.inputs.q.is_cuda:
-                time.sleep(SETTLE_S)
+                time.sleep(DRAIN_S)
                 torch.cuda.synchronize()
-            seconds = alternate(calls, self.clock, FINAL_S)
+            seconds = time_alternately(calls, self.clock, FINAL_S)
         default_s = seconds[DEFAULT_OPTIONS]
         gains = {option: gain(default_s, own) for option, own in seconds.items()}
-        better = [o for o in fastest(seconds) if o is not None and gains[o].is_beyond_noise]
+        better = [o for o in by_median(seconds) if o is not None and gains[o].is_significant]
         best = better[:1]
         if best and best[0].uses_flash:  # for an environment without FlashAttention-4
             best += [option for option in better if not option.uses_flash][:1]
@@ -120,19 +123,23 @@ class Contest:
             )
             for option in best
         ]
-        winner = best[0] if best else DEFAULT_OPTIONS
-        return Result(
-            winner=next(c for c in contenders if c.options == winner),
+        chosen = best[0] if best else DEFAULT_OPTIONS
+        return ComparisonResult(
+            fastest=next(c for c in candidates if c.options == chosen),
             found=found,
             default_s=statistics.median(default_s),
             autotune=gains.get(None),
         )
 
 
-class Result(NamedTuple):
-    """The winner (the default if nothing beats it), what is kept, and the default's time."""
+class ComparisonResult(NamedTuple):
+    """The fastest candidate, the options that are saved, and the median times.
 
-    winner: Contender
+    `fastest` is the default if no options are significantly faster. `autotune` is the gain of
+    torch's own search.
+    """
+
+    fastest: CheckedCandidate
     found: list[Found]
     default_s: float
     autotune: Gain | None

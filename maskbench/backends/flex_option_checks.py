@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-ROWS, BLOCKS = "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS"
+ROWS_GUARANTEED_SAFE = "ROWS_GUARANTEED_SAFE"
+BLOCKS_ARE_CONTIGUOUS = "BLOCKS_ARE_CONTIGUOUS"
 SMALLEST_TILE = 16  # of FlexAttention's kernels
 CHUNK_PAIRS = 2**25  # that are evaluated at a time
 
@@ -83,12 +84,12 @@ def disallowed_option(
 ) -> str | None:
     """The first option that the mask does not allow; None if it allows all."""
     for prefix in ("", "fwd_", "bwd_"):
-        if kernel_options.get(f"{prefix}{ROWS}"):
+        if kernel_options.get(f"{prefix}{ROWS_GUARANTEED_SAFE}"):
             tile = kernel_options.get("fwd_BLOCK_N", kernel_options.get("BLOCK_N", SMALLEST_TILE))
             if not isinstance(tile, int) or not rows_are_safe(block_mask, tile):
-                return f"{prefix}{ROWS}"
-        if kernel_options.get(f"{prefix}{BLOCKS}") and not blocks_are_contiguous(
+                return f"{prefix}{ROWS_GUARANTEED_SAFE}"
+        if kernel_options.get(f"{prefix}{BLOCKS_ARE_CONTIGUOUS}") and not blocks_are_contiguous(
             block_mask, backward
         ):
-            return f"{prefix}{BLOCKS}"
+            return f"{prefix}{BLOCKS_ARE_CONTIGUOUS}"
     return None

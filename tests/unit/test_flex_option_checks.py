@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from maskbench.backends.flex_proofs import blocks_are_contiguous, disallowed_option, rows_are_safe
+from maskbench.backends.flex_option_checks import (
+    blocks_are_contiguous,
+    disallowed_option,
+    rows_are_safe,
+)
 from maskbench.masks import Causal, FromMaskMod, Full, LastQueries, Mask, SlidingWindow
 from tests.unit.conformance import MASKS
 
@@ -46,7 +50,7 @@ def test_a_row_that_sees_a_key_is_not_enough():
 
 def test_rows_are_evaluated_in_chunks(monkeypatch):
     mask = SlidingWindow(63, 0, seq_len=1024)
-    monkeypatch.setattr("maskbench.backends.flex_proofs.CHUNK_PAIRS", 1)
+    monkeypatch.setattr("maskbench.backends.flex_option_checks.CHUNK_PAIRS", 1)
     assert not rows_are_safe(mask.block_mask("cpu"), 16)
     assert rows_are_safe(Causal(seq_len=1024).block_mask("cpu"), 16)
 

@@ -1,4 +1,4 @@
-"""The precise comparison of a few calls: their rounds alternate, so the clock changes for all."""
+"""Compares a few calls by alternating rounds, so that a change of the clock affects all of them."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ class Gain(NamedTuple):
     interval: float
 
     @property
-    def is_beyond_noise(self) -> bool:
+    def is_significant(self) -> bool:
+        """Whether the call is faster by more than its interval and `MIN_GAIN`."""
         return self.value * (1 - self.interval) > 1 + MIN_GAIN
 
 
-def alternate(
+def time_alternately(
     calls: Mapping[Key, Callable[[], object]], clock: Clock, max_seconds: float
 ) -> dict[Key, list[float]]:
     """Device times in seconds of all calls, one round of each after the other.
 
-    They end after `MAX_ROUNDS` rounds of each, or after `max_seconds` of wall time, but not before
-    `MIN_ROUNDS`.
+    There are `MAX_ROUNDS` rounds of each, or fewer if they take longer than `max_seconds` of wall
+    time, but at least `MIN_ROUNDS`.
     """
     host_s = {}
     for key, call in calls.items():
         dry_run = clock.size_blocking_kernel(call)
         host_s[key] = dry_run.host_s if dry_run else 0.0
-    clock.size_blocking_kernel(calls[max(host_s, key=host_s.__getitem__)])  # it serves all
+    clock.size_blocking_kernel(calls[max(host_s, key=host_s.__getitem__)])  # one size for all
     seconds: dict[Key, list[float]] = {key: [] for key in calls}
     start = time.perf_counter()
     for done in range(MAX_ROUNDS):
@@ -59,6 +60,6 @@ def gain(default_s: Sequence[float], seconds: Sequence[float]) -> Gain:
     return Gain(statistics.median(ratios), relative_median_ci(ratios))
 
 
-def fastest(seconds: Mapping[Key, Sequence[float]]) -> list[Key]:
-    """The keys in the order of their medians."""
+def by_median(seconds: Mapping[Key, Sequence[float]]) -> list[Key]:
+    """The keys, the shortest median first."""
     return sorted(seconds, key=lambda key: statistics.median(seconds[key]))
