@@ -111,7 +111,9 @@ def test_the_gate_judges_all_runs_of_the_night(tmp_path, status):
     for number in (1, 2, 3):
         (tmp_path / "tonight" / f"x_{number}.json").write_text("" if number == 2 else "{}")
     (tmp_path / "runs" / "old.json").write_text("{}")
-    in_job_folder(tmp_path, nightly_step("gate", "Gate")["run"], {".venv/bin/python": f"exit {status}"})
+    in_job_folder(
+        tmp_path, nightly_step("gate", "Gate")["run"], {".venv/bin/python": f"exit {status}"}
+    )
     arguments = (tmp_path / "arguments").read_text()
     assert arguments == (
         "-m reports gate tonight/x_1.json tonight/x_3.json --history runs"
