@@ -50,12 +50,14 @@ def cells_table(run: SavedRun) -> pd.DataFrame:
     """One row per cell of a run: its fields in `maskbench.schema`, and the run they are from.
 
     `incomplete` says why that run ended early and what it lacks; it is empty if the run is whole.
+    `shared_device` is whether another run used the device at the same time.
     """
     origin = {"device": run.device, "torch": run.torch, "saved": run.saved, "file": str(run.path)}
     origin["incomplete"] = run.incomplete or ""
     rows = [
         {
             **origin,
+            "shared_device": run.suite.shared_device,
             **cell,
             "direction": cell["direction"].value,
             "outcome": cell["outcome"].value,
