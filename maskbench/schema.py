@@ -141,6 +141,7 @@ class Suite(Struct, kw_only=True):
     untimed: list[UntimedCell]
     seconds: dict[str, Seconds] | None = None  # by stage, and "total"
     jobs: Count | None = None  # compiling processes
+    shared_device: bool = False  # another run used it at the same time
     launch_us: float | None = None  # launch overhead that was subtracted
     slower: Text | None = None  # how the code was made slower on purpose
     planned: Count | None = None  # cells that the run was to have

@@ -82,14 +82,16 @@ def run_notes(cells: pd.DataFrame) -> list[str]:
 
 
 def noise_note(cells: pd.DataFrame) -> str | None:
-    """How many of the timed attention cells are noisy; None if none is."""
+    """How many of the timed attention cells are noisy, and whether another run was beside them;
+    None if none is and there was none."""
     timed = cells[cells["is_timed"] & cells["direction"].isin(DIRECTIONS)]
-    if not (number := int(is_noisy(timed).sum())):
-        return None
-    return (
-        f"{number} of {len(timed)} cells are noisy (95 % interval over ±{NOISY_ABOVE:.0%}): "
-        "is the machine busy?"
-    )
+    notes = []
+    if number := int(is_noisy(timed).sum()):
+        noisy = f"{number} of {len(timed)} cells are noisy"
+        notes.append(f"{noisy} (95 % interval over ±{NOISY_ABOVE:.0%}): is the machine busy?")
+    if timed["shared_device"].any():
+        notes.append("Another run used the device at the same time.")
+    return " ".join(notes) or None
 
 
 def ranking_report(shapes: list[pd.DataFrame]) -> str:

@@ -83,6 +83,9 @@ def display_table(cells: pd.DataFrame) -> pd.DataFrame:
     for column, (title, form) in SHARE_COLUMNS.items():
         if column in cells:
             shown[title] = [form.format(v) if math.isfinite(v) else "" for v in cells[column]]
+    if "detectable" in cells:  # of few nights on a CPU it can be any number
+        is_large = (cells["detectable"] >= 1).to_numpy()
+        shown["detectable"] = np.where(is_large, "over 100%", shown["detectable"])
     if "n" in cells:
         shown["runs"] = [f"{n:.0f}" if n > 0 else "" for n in cells["n"]]
     shown["reason"] = cells["reason"].fillna("")

@@ -16,10 +16,12 @@ from maskbench.suite.cell import known_skip_reason
 from maskbench.suite.collection import CELL_KEY, CellKey, cell_keys
 from maskbench.suite.options import RunConfig
 from maskbench.suite.precompile import compile_task, is_compiled
+from maskbench.suite.tuned import kept_here
 
 # Measured: 308 CPU cells took 206 s, 154 s of it with compiled kernels; 748 cells on an H100
 # 551 s and 297 s.
 CELL_S = {"cpu": 0.5, "cuda": 0.4}
+SEARCH_S = {"cpu": 20.0, "cuda": 15.0}  # of `-m tune`; 6 problems on an H100 took 80 s
 COMPILE_S = {"cpu": 2.0, "cuda": 25.0}  # for one cell in one worker
 
 Status = tuple[str, str, "str | tuple[str, dict[str, bool]]"]  # category, letter, word
@@ -51,6 +53,7 @@ class ProgressReporter:
         self.bar: tqdm[NoReturn] | None = None
         self.pending: dict[str, CellKey] = {}  # node id -> key, in the order of the run
         self.replayed: set[str] = set()  # node ids of cells that an earlier process has finished
+        self.untimed: set[str] = set()  # node ids of cells that are known to be skipped
         self.total = 0
         self.current: str | None = None  # node id of the cell that runs now
         self.start = 0.0
@@ -63,22 +66,33 @@ class ProgressReporter:
         keys = cell_keys(item for item in items if not self.is_finished(item))
         if not keys:
             return None
-        named = self.run.backends_named
-        to_time = [key for key in keys if not known_skip_reason(*key, named)]
+        to_time = [key for key in keys if not self._is_skipped(key)]
         tasks = [task for key in to_time if (task := compile_task(*key))]
         to_compile = [task for task in tasks if not is_compiled(task)]
         device, jobs = self.run.device, self.run.jobs
-        seconds = CELL_S[device] * len(to_time) + COMPILE_S[device] * len(to_compile) / jobs
+        seconds = (
+            sum(map(self._usual_seconds, to_time)) + COMPILE_S[device] * len(to_compile) / jobs
+        )
         line = f"maskbench: {len(to_time)} cells to time"
         if len(keys) > len(to_time):
-            line += f" ({len(keys) - len(to_time)} more cannot run here)"
+            line += f" ({len(keys) - len(to_time)} more will be skipped)"
         return f"{line}; {format_duration(seconds)}"
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         cells = [item for item in session.items if CELL_KEY in item.stash]
         self.pending = {item.nodeid: item.stash[CELL_KEY] for item in cells}
         self.replayed = {item.nodeid for item in cells if self.is_finished(item)}
+        self.untimed = {item.nodeid for item in cells if self._is_skipped(item.stash[CELL_KEY])}
         self.total = len(cells)
+
+    def _is_skipped(self, key: CellKey) -> bool:
+        """Whether a cell is known to be skipped, a search because its result is kept."""
+        if known_skip_reason(*key, self.run.backends_named):
+            return True
+        return key.workload.phase.is_search and kept_here(key.workload) is not None
+
+    def _usual_seconds(self, key: CellKey) -> float:
+        return (SEARCH_S if key.workload.phase.is_search else CELL_S)[self.run.device]
 
     @property
     def done(self) -> int:
@@ -86,9 +100,10 @@ class ProgressReporter:
 
     def time_left(self) -> float:
         """Seconds for the pending cells, by the mean of their variant so far, else of all."""
-        to_run = [key for name, key in self.pending.items() if name not in self.replayed]
+        done = self.replayed | self.untimed
+        to_run = [key for name, key in self.pending.items() if name not in done]
         if not self.seconds:
-            return CELL_S[self.run.device] * len(to_run)
+            return sum(map(self._usual_seconds, to_run))
         mean = fmean(s for variant in self.seconds.values() for s in variant)
         by_variant = {variant: fmean(s) for variant, s in self.seconds.items()}
         return sum(by_variant.get(key.variant, mean) for key in to_run)
@@ -121,7 +136,7 @@ class ProgressReporter:
             self.counts["timed"] += 1
         if report.nodeid in self.pending and (report.when == "call" or not report.passed):
             self.finished = self.pending.pop(report.nodeid)
-            if report.nodeid not in self.replayed:
+            if report.nodeid not in self.replayed and report.nodeid not in self.untimed:
                 self.seconds[self.finished.variant].append(perf_counter() - self.start)
 
     @pytest.hookimpl(wrapper=True)

@@ -63,12 +63,11 @@ def draw(cells: pd.DataFrame, seq_len: int) -> Figure:
     shown = [] if is_wall_time else dict.fromkeys(measure for _, measure in columns)
     notes = [MEANINGS[measure] for measure in shown]
     notes += explained_marks(line for entry in drawn for line in entry.lines)
-    notes += [
-        "a = b: a tie, as the 95 % confidence intervals overlap (band: their colors)",
-        "×: times FlexAttention's, by the same measure",
-    ]
+    notes.append("a = b: a tie, as the 95 % confidence intervals overlap (band: their colors)")
+    if any(best["over_flex"].notna().any() for best in found.values()):
+        notes.append("×: times FlexAttention's, by the same measure")
     if any(best["is_noisy"].any() for best in found.values()):
-        notes.append(f"grey: the interval of the fastest is over ±{NOISY_ABOVE:.0%}")
+        notes.append(f"pale grey, with ±: the interval of the fastest is over ±{NOISY_ABOVE:.0%}")
     title = title_with_setup(cells, f"Fastest exact backends at S = {seq_len}")
     names = dict.fromkeys(LABELS, "wall time") if is_wall_time else LABELS
     labels = [f"{PHASE_ABBREVIATIONS[d]} {names[measure]}" for d, measure in columns]

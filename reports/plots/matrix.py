@@ -95,6 +95,7 @@ def draw(cells: pd.DataFrame) -> Figure:
         for x in range(len(backends)):
             cell(y, x)
     title = f"How each mask is computed, or why not (blue: timed forward and backward){note}"
-    notes = [f"{number}  {text}" for text, number in forms.numbers.items()]
+    notes = ["orange: timed in one direction"] if (directions == 1).any() else []
+    notes += [f"{number}  {text}" for text, number in forms.numbers.items()]
     notes += without_times(cells, backends)
     return grid.draw(masks, backends, cell, title_with_setup(cells, title), notes)

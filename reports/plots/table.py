@@ -46,13 +46,14 @@ def draw(cells: pd.DataFrame, seq_len: int, direction: str) -> Figure | None:
         return grid.Entry([reasons.mark(reason)])
 
     drawn = [cell(y, x) for y in range(len(masks)) for x in range(len(backends))]
+    over_flex = ", and below it ×: times FlexAttention's (blue: FlexAttention is faster)"
     notes = [
-        "ms, and below it ×: times FlexAttention's (blue: FlexAttention is faster). Bold: the "
-        "fastest, and those whose 95 % confidence intervals overlap its.",
+        f"ms{over_flex if ranked['over_flex'].notna().any() else ''}. Bold: the fastest, and those "
+        "whose 95 % confidence intervals overlap its.",
         *explained_marks(line for entry in drawn for line in entry.lines),
     ]
     if ranked["is_noisy"].any():
-        notes.append(f"grey, with ±: the interval is over ±{NOISY_ABOVE:.0%}")
+        notes.append(f"pale grey, with ±: the interval is over ±{NOISY_ABOVE:.0%}")
     notes += [*reasons.notes(), *without_times(cells, backends)]
     time = "Device time" if Measure.CALLED in measures(cells) else "Wall time"
     title = title_with_setup(cells, f"{time}, {direction}, S = {seq_len}")

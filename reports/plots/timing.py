@@ -116,9 +116,11 @@ def _draw_bars(axes: Axes, cells: pd.DataFrame, backends: list[str], direction: 
     axes.set_title(direction, loc="left")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x * 1e3:g}")
     is_cut = timed["median_s"].gt(longest).any()
-    peak = ", dotted: at the peak of the device" if np.isfinite(peak_s) else ""
-    cut = f", hatched: cut at {MAX_RATIO}×" if is_cut else ""
-    axes.set_xlabel(f"ms, median (×: times FlexAttention's, dashed{peak}{cut})")
+    explained = ["×: times FlexAttention's, dashed"] if flex else []
+    explained += ["dotted: at the peak of the device"] if np.isfinite(peak_s) else []
+    explained += [f"hatched: cut at {MAX_RATIO}×"] if is_cut else []
+    in_brackets = f" ({', '.join(explained)})" if explained else ""
+    axes.set_xlabel(f"ms, median{in_brackets}")
 
 
 def bar_text(cell: pd.Series, flex_s: float | None) -> str:

@@ -158,6 +158,19 @@ def test_a_comment_has_the_five_largest_changes_even_within_the_noise(save_run, 
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_a_change_that_no_night_can_find_is_in_words(save_run, tmp_path):
+    """Two nights on a CPU say little of the noise between nights."""
+    for night in range(2):
+        for run in range(3):
+            path = save_run(night + run / 96, "cpu", noise=0.02, name=f"{night}_{run}.json")
+    new = [save_run(5 + run / 96, "new", noise=0.02, name=f"{run}.json") for run in range(3)]
+    _, verdict = run_gate(new, path.parent, tmp_path)
+    assert max(cell["detectable"] or 0 for cell in verdict["cells"]) > 1
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "| over 100% |" in text
+    assert not re.search(r"\d{4}\.\d%", text)
+
+
 @pytest.mark.parametrize(
     ("factor", "message", "color"),
     [(1, "no regression", "#0072B2"), (1.2, "regression", "#D55E00")],

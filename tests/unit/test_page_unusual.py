@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import itertools
 import json
 import time
 
@@ -12,7 +13,7 @@ from playwright.sync_api import expect
 
 from maskbench.tuned_options import write_entry
 from reports.__main__ import main
-from tests.unit.browser import NARROW, follow, opened, texts
+from tests.unit.browser import NARROW, WIDE, follow, opened, texts
 from tests.unit.real_run import RUN, TEXT, all_cells, few_cells, saved_as
 from tests.unit.seeded_runs import CELL, other_gpu, save_night, save_nights
 from tests.unit.tuned_entries import entry, found
@@ -190,6 +191,87 @@ def test_a_trend_has_its_step_its_torch_and_what_was_accepted(browser, save_run,
         assert page.locator(".chart canvas").count() == 1
         page.click("tbody tr:nth-child(2) a")
         expect(page.locator("tbody tr:nth-child(2)")).to_have_class("wins")
+
+
+RECORD_TEXTS = """() => {
+    window.drawn = [];
+    const draw = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const at = this.getTransform(), width = this.measureText(text).width;
+        const shift = { center: width / 2, right: width, end: width }[this.textAlign] ?? 0;
+        if (!at.b) window.drawn.push({ text, left: at.e + x - shift, width, y: at.f + y });
+        draw.call(this, text, x, y);
+    };
+}"""
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_labels_of_a_trend_do_not_collide(viewport, browser, save_run, tmp_path):
+    """Each night has a torch of its own, and one that slows a cell is named before others."""
+    nights = [f"2.15.0.dev202611{day:02}+cu130" for day in range(10, 22)]
+    for day, torch in enumerate(nights):
+        scale = [(CELL, 1.4)] if day >= 7 else ()
+        folder = save_nights(save_run, [day], torch=torch, scale=scale)
+    page_file = page_of(tmp_path, next(iter(folder.iterdir())), history=folder)
+    with opened(browser, page_file, viewport=viewport) as page:
+        page.evaluate(RECORD_TEXTS)
+        follow(page, "#view=trends")
+        expect(page.locator(".chart canvas")).to_have_count(1)
+        page.wait_for_function("drawn.length > 3")
+        drawn = page.evaluate("drawn")
+        window = page.evaluate("document.querySelector('.chart').clientWidth * devicePixelRatio")
+    assert nights[7][:24] in {one["text"] for one in drawn}
+    rows = sorted(drawn, key=lambda one: (one["y"], one["left"]))
+    for one, other in itertools.pairwise(rows):
+        if one["y"] == other["y"]:
+            assert one["left"] + one["width"] < other["left"], (one, other)
+    assert all(one["left"] >= 0 and one["left"] + one["width"] <= window for one in drawn)
+
+
+def test_rows_stay_low_in_a_narrow_window(browser, save_run, tmp_path):
+    """The table of changes scrolls sideways: its columns are not a letter wide."""
+
+    def long_name(run):
+        few_cells(run)
+        for cell in all_cells(run):
+            cell["mask"] = "bidirectional_dilated_sliding_window"
+
+    runs = [
+        save_run(day, scale=scale, noise=0, change=long_name)
+        for day, scale in ((0, ()), (1, [("flex", 1.5)]))
+    ]
+    page_file = page_of(tmp_path, *runs, history=runs[0].parent)
+    with opened(browser, page_file, viewport=NARROW) as page:
+        for address in ("#view=changes", "#view=trends"):
+            follow(page, address)
+            rows = page.locator("tbody tr")
+            assert rows.count() > 1
+            assert max(row.bounding_box()["height"] for row in rows.all()) < 100, address
+
+
+def test_names_of_masks_break_at_underscores(browser, tmp_path):
+    def renamed(run):
+        for cell in all_cells(run):
+            cell["mask"] = cell["mask"].replace("causal_padding", "neighborhood_3d")
+
+    page_file = page_of(tmp_path, saved_as(tmp_path / "run.json", renamed))
+    with opened(browser, page_file, viewport=NARROW) as page:
+        lines = page.evaluate("""() => {
+            const found = {},
+                links = [...document.querySelectorAll("table.fastest tbody th a")],
+                link = links.find((one) => one.textContent === "neighborhood_3d");
+            for (const node of link.childNodes) {
+                for (let i = 0; i < (node.length ?? 0); i++) {
+                    const range = document.createRange();
+                    range.setStart(node, i);
+                    range.setEnd(node, i + 1);
+                    const top = Math.round(range.getBoundingClientRect().top);
+                    found[top] = (found[top] ?? "") + node.data[i];
+                }
+            }
+            return Object.values(found);
+        }""")
+    assert lines in (["neighborhood_", "3d"], ["neighborhood_3d"])
 
 
 def test_a_mask_has_the_options_that_were_found(browser, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from maskbench.backends.registry import BACKENDS
 from masks import PATTERNS
 from reports.__main__ import main
 from reports.drawing import attention_cells, load_by_shape, overview_figures
-from reports.plots import break_even, fastest, grid, mask, style, table, timing
+from reports.plots import break_even, fastest, grid, mask, matrix, style, table, timing
 from reports.plots.changes import without_common_end
 from reports.plots.labels import balanced, wrapped
 from reports.plots.lengths import length_to_show
@@ -191,7 +191,7 @@ def test_ties_and_noise_are_shown(newer: pd.DataFrame) -> None:
     attention.loc[here, ["median_s", "interval"]] = [0.1, 0.2]
     shown = [text.get_text() for text in texts(fastest.draw(attention, 512))]
     assert any("±20%" in text and " =" in text for text in shown)
-    assert "grey: the interval of the fastest is over ±5%" in shown
+    assert "pale grey, with ±: the interval of the fastest is over ±5%" in shown
     greyed = [t for t in texts(fastest.draw(attention, 512)) if "±20%" in t.get_text()]
     assert {text.get_color() for text in greyed} == {grid.NOISY_TEXT_COLOR}
 
@@ -239,6 +239,28 @@ def test_on_a_cpu_times_are_wall_times() -> None:
     figure = table.draw(attention, 512, "forward")
     assert figure is not None
     assert "Wall time, forward, S = 512" in {text.get_text() for text in texts(figure)}
+
+
+def test_colors_and_signs_are_explained_where_they_are_shown() -> None:
+    """On a CPU FlexAttention has a forward only."""
+    [(cells, _)] = load_by_shape([RUN], Path(), None)
+    attention = attention_cells(cells)
+    drawn = {
+        "forward": table.draw(attention, 512, "forward"),
+        "backward": table.draw(attention, 512, "backward"),
+        "fastest": fastest.draw(attention[attention["direction"] == "backward"], 512),
+        "timing": timing.draw(attention[attention["mask"] == "causal"]),
+        "matrix": matrix.draw(attention),
+    }
+    shown = {
+        name: [t.get_text() for t in texts(figure)] for name, figure in drawn.items() if figure
+    }
+    assert any("FlexAttention's" in text for text in shown["forward"])
+    assert not any("FlexAttention's" in text for text in shown["backward"] + shown["fastest"])
+    assert [text for text in shown["timing"] if text.startswith("ms")][-1] == "ms, median"
+    assert "orange: timed in one direction" in shown["matrix"]
+    without = matrix.draw(attention[attention["backend"] != "flex"])
+    assert not any("orange" in text.get_text() for text in texts(without))
 
 
 def test_the_length_that_is_shown_is_not_throttled(h100: pd.DataFrame) -> None:

@@ -38,6 +38,27 @@ def test_the_time_left_is_estimated_from_cells_of_the_same_backend():
     assert progress.time_left() == 3.0 + 3.0 + 0.5
 
 
+def progress_of(pending, skipped=()):
+    terminal = SimpleNamespace(config=SimpleNamespace(get_verbosity=lambda: 0), isatty=False)
+    progress = ProgressReporter(terminal, parse_config(options()), lambda item: False)
+    progress.pending = {str(i): key for i, key in enumerate(pending)}
+    progress.untimed = {str(i) for i in skipped}
+    return progress
+
+
+def test_a_search_takes_longer_than_a_cell():
+    searches = [CellKey(workload(Phase.TUNE_FORWARD), "flex_tuned")] * 3
+    assert progress_of(searches).time_left() == 3 * 20
+
+
+def test_cells_that_will_be_skipped_take_no_time():
+    keys = [CellKey(workload(), name) for name in ("sdpa", "sdpa", "sdpa_cudnn")]
+    progress = progress_of(keys, skipped=[2])
+    assert progress.time_left() == 2 * 0.5
+    progress.seconds["sdpa"] = [4.0]
+    assert progress.time_left() == 2 * 4.0
+
+
 @pytest.mark.parametrize(
     ("cell", "variant", "skipped"),
     [

@@ -21,6 +21,7 @@ from reports.ranking import (
     winners,
 )
 from reports.runs import cells_table, load
+from tests.unit.real_run import saved_as
 
 SHAPE = {"batch": 1, "heads": 4, "kv_heads": 4, "head_dim": 64, "v_head_dim": 64}
 
@@ -151,6 +152,19 @@ def test_the_share_of_the_peak_is_that_of_the_nearer_limit():
     found = peak_shares(pd.DataFrame(rows))
     assert list(found["peak_share"]) == pytest.approx([0.5, 0.8, np.nan, 0.1], nan_ok=True)
     assert list(found["peak_limit"]) == ["compute", "memory", "", "compute"]
+
+
+def test_no_cell_is_above_the_peak_of_computing(tmp_path):
+    """The matrix product of a process was slow, because the machine was busy at that moment."""
+
+    def busy(run):
+        for i, bench in enumerate(run["benchmarks"]):
+            bench["extra_info"] |= {"gemm_tflops": 0.02, "copy_gb_per_s": 1e6, "tflops": 0.01}
+            bench["extra_info"] |= {"tflops": 0.16} if i == 3 else {}
+
+    cells = load([saved_as(tmp_path / "run.json", busy)])
+    shares = peak_shares(cells[cells["is_timed"]])["peak_share"]
+    assert sorted(set(shares)) == pytest.approx([0.01 / 0.16, 1.0])
 
 
 def test_an_older_run_has_no_peak():

@@ -13,6 +13,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.drawing import attention_cells, load_by_shape
+from reports.page.data import page_data
 from reports.ranking_table import ranking_table, run_notes
 from reports.tables import TableFormat, table_text
 from tests.unit.real_run import RUN, few_cells, saved_as
@@ -117,6 +118,23 @@ def test_a_newer_run_has_the_share_of_the_peak_and_graphs(tmp_path):
     [noise] = run_notes(cells)
     assert "cells are noisy" in noise
     assert table["time on the device"].str.startswith("~").any()
+
+
+def test_a_run_that_shared_its_device_says_so(tmp_path, capsys):
+    """The intervals do not always show it: beside another run a cell can be steadily slow."""
+
+    def shared(run):
+        run["maskbench"]["shared_device"] = True
+        for bench in run["benchmarks"]:
+            bench["extra_info"]["interval"] = 0.001
+
+    run = saved_as(tmp_path / "run.json", shared)
+    for command in ("ranking", "plots"):
+        more = [] if command == "ranking" else ["-k", "causal-flex-s512", "-o", str(tmp_path)]
+        assert main([command, str(run), *more]) == 0
+        assert "Another run used the device at the same time." in capsys.readouterr().out
+    (notes,) = [setup["notes"] for setup in page_data([run])["setups"]]
+    assert notes == ["Another run used the device at the same time."]
 
 
 def test_the_ranking_is_written_between_the_markers_of_a_page(run, tmp_path, capsys):

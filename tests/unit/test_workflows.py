@@ -1,17 +1,24 @@
 """The workflows: least permissions, pinned actions, folders of the job, no text that is run."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+
+from reports import writers
+from reports.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
 MAY_WRITE = {"comment": ["pull-requests"], "pages": ["pages", "id-token"]}
 SCRIPTS = [*WORKFLOWS, ROOT / "Makefile", ROOT / ".ci" / "run"]
+NIGHTLY = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
 
 
 def steps(path):
@@ -19,11 +26,11 @@ def steps(path):
     return [step for job in jobs for step in job["steps"]]
 
 
-def script_of(name):
-    """The script of a step of the nightly workflow."""
-    found = steps(ROOT / ".github" / "workflows" / "nightly.yml")
-    (script,) = [step["run"] for step in found if step.get("name") == name]
-    return script
+def nightly_step(job, name):
+    """A step of the nightly workflow: that of this name, or the one that uses this action."""
+    found = NIGHTLY["jobs"][job]["steps"]
+    (step,) = [s for s in found if s.get("name") == name or s.get("uses", "").startswith(name)]
+    return step
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -44,6 +51,21 @@ def test_actions_are_pinned_by_commit_with_the_version_beside_it(path):
     assert lines
     for line in lines:
         assert re.search(r"uses: [\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$", line), line
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_run_on_node_24(path):
+    """GitHub's runners have no Node 20 any more. These are the first releases without it."""
+    first = {
+        "checkout": 5,
+        "setup-python": 6,
+        "upload-artifact": 6,
+        "download-artifact": 7,
+        "upload-pages-artifact": 5,  # which uses an upload-artifact
+        "deploy-pages": 5,
+    }
+    for action, major in re.findall(r"uses: actions/([\w-]+)@\w+  # v(\d+)", path.read_text()):
+        assert int(major) >= first[action], action
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -75,7 +97,8 @@ def in_job_folder(tmp_path, script, programs, **variables):
         path.write_text(f'#!/bin/sh\necho "$@" >> arguments\n{body}\n')
         path.chmod(0o755)
     files = {"GITHUB_STEP_SUMMARY": "summary", "GITHUB_OUTPUT": "output", "RUNS": "runs"}
-    environment = {**os.environ, "ACCEPTANCES": "accepted.json", **files, **variables}
+    environment = {**os.environ, "ACCEPTANCES": "accepted.json", "STORES": "true"}
+    environment |= {**files, **variables}
     environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
     command = ["bash", "-e", "-o", "pipefail", "-c", script]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
@@ -88,7 +111,9 @@ def test_the_gate_judges_all_runs_of_the_night(tmp_path, status):
     for number in (1, 2, 3):
         (tmp_path / "tonight" / f"x_{number}.json").write_text("" if number == 2 else "{}")
     (tmp_path / "runs" / "old.json").write_text("{}")
-    in_job_folder(tmp_path, script_of("Gate"), {".venv/bin/python": f"exit {status}"})
+    in_job_folder(
+        tmp_path, nightly_step("gate", "Gate")["run"], {".venv/bin/python": f"exit {status}"}
+    )
     arguments = (tmp_path / "arguments").read_text()
     assert arguments == (
         "-m reports gate tonight/x_1.json tonight/x_3.json --history runs"
@@ -99,20 +124,26 @@ def test_the_gate_judges_all_runs_of_the_night(tmp_path, status):
 
 def test_a_night_without_runs_fails(tmp_path):
     (tmp_path / "tonight").mkdir()
-    in_job_folder(tmp_path, script_of("Gate"), {})
+    in_job_folder(tmp_path, nightly_step("gate", "Gate")["run"], {})
     assert (tmp_path / "output").read_text() == "status=2\n"
     assert "saved a file" in (tmp_path / "summary").read_text()
 
 
-@pytest.mark.parametrize("earlier", ["", "77"])
-def test_a_pull_request_gets_one_comment(tmp_path, earlier):
+@pytest.mark.parametrize("author", ["github-actions[bot]", "somebody", None])
+def test_a_pull_request_gets_one_comment(tmp_path, author):
+    """The job's own comment is renewed. Others can write the marker, and edit what they wrote."""
+    if shutil.which("jq") is None:
+        pytest.skip("no jq, whose language gh's --jq is")
     (tmp_path / "verdict").mkdir()
     (tmp_path / "verdict" / "comment.md").write_text("<!-- maskbench -->\ntext\n")
-    gh = f'case "$*" in *--paginate*) echo "{earlier}";; esac'
+    comments = [{"id": 76, "body": "text", "user": {"login": "github-actions[bot]"}}]
+    if author:
+        comments.append({"id": 77, "body": "<!-- maskbench -->\nold", "user": {"login": author}})
+    (tmp_path / "comments.json").write_text(json.dumps(comments))
     in_job_folder(
         tmp_path,
-        script_of("Comment on the pull request, or renew the comment"),
-        {"bin/gh": gh},
+        nightly_step("comment", "Comment on the pull request, or renew the comment")["run"],
+        {"bin/gh": 'case "$*" in *--paginate*) jq -r "$5" comments.json;; esac'},
         GITHUB_REPOSITORY="a/b",
         GITHUB_SERVER_URL="https://example.org",
         GITHUB_RUN_ID="7",
@@ -121,7 +152,7 @@ def test_a_pull_request_gets_one_comment(tmp_path, earlier):
     last = (tmp_path / "arguments").read_text().splitlines()[-1]
     assert last == (
         "api -X PATCH repos/a/b/issues/comments/77 -F body=@comment.md"
-        if earlier
+        if author == "github-actions[bot]"
         else "api -X POST repos/a/b/issues/5/comments -F body=@comment.md"
     )
     text = (tmp_path / "comment.md").read_text()
@@ -137,23 +168,73 @@ def test_the_page_has_the_runs_of_the_night_the_history_and_the_badge(tmp_path, 
         (tmp_path / "tonight" / f"x_{number}.json").write_text("" if number == 2 else "{}")
     if stored:
         (tmp_path / "runs" / "old.json").write_text("{}")
-    (tmp_path / "verdict" / "badge.json").write_text("{}")
-    in_job_folder(tmp_path, script_of("Page"), {".venv/bin/python": ""})
+    (tmp_path / "verdict" / "badge.json").write_text('{"message": "no regression"}')
+    in_job_folder(tmp_path, nightly_step("gate", "Page")["run"], {".venv/bin/python": ""})
     history = " --history runs" if stored else ""
     assert (tmp_path / "arguments").read_text() == (
         f"-m reports page tonight/x_1.json{history} --acceptances accepted.json -o site\n"
     )
-    assert (tmp_path / "site" / "badge.json").exists()
+    assert json.loads((tmp_path / "site" / "badge.json").read_text())["message"] == "no regression"
+    assert (tmp_path / "output").read_text() == "page=true\n"
+
+
+def test_a_night_without_a_verdict_has_a_badge_that_says_so(tmp_path):
+    """The first night, and one that the gate refuses. A badge without its file is an error."""
+    for folder in ("tonight", "site"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tonight" / "x_1.json").write_text("{}")
+    in_job_folder(tmp_path, nightly_step("gate", "Page")["run"], {".venv/bin/python": ""})
+    badge = json.loads((tmp_path / "site" / "badge.json").read_text())
+    assert badge["message"] == "no verdict"
+    assert badge.keys() == writers.badge(Verdict(pd.DataFrame(), "", 0)).keys()
+
+
+def test_a_gate_without_a_verdict_says_where_the_reason_is(tmp_path):
+    for folder in ("tonight", "runs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x_1.json").write_text("{}")
+    script = nightly_step("gate", "Gate")["run"]
+    in_job_folder(tmp_path, script, {".venv/bin/python": "exit 2"})
+    assert "no verdict" in (tmp_path / "summary").read_text()
+
+
+def test_a_job_without_runs_has_no_page_to_publish(tmp_path):
+    (tmp_path / "tonight").mkdir()
+    in_job_folder(tmp_path, nightly_step("gate", "Page")["run"], {})
+    assert not (tmp_path / "output").exists()
+    assert NIGHTLY["jobs"]["gate"]["outputs"]["page"] == "${{ steps.page.outputs.page }}"
+    assert nightly_step("gate", "Page")["id"] == "page"
 
 
 def test_pages_are_published_only_where_they_are_switched_on():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
-    condition = workflow["jobs"]["pages"]["if"]
+    condition = NIGHTLY["jobs"]["pages"]["if"]
     assert "vars.MASKBENCH_PAGES == 'true'" in condition
-    assert "!inputs.pull_request" in condition
+    assert "needs.gate.outputs.page == 'true'" in condition
 
 
-def test_a_pull_request_is_not_stored():
-    found = steps(ROOT / ".github" / "workflows" / "nightly.yml")
-    (store,) = [step for step in found if step.get("name") == "Store the runs"]
-    assert "!inputs.pull_request" in store["if"]
+def test_a_pull_request_or_another_branch_is_neither_stored_nor_published(tmp_path):
+    stores = NIGHTLY["jobs"]["gate"]["env"]["STORES"]
+    assert "!inputs.pull_request" in stores
+    assert "github.ref_name == github.event.repository.default_branch" in stores
+    assert "github.event_name == 'schedule'" in stores  # such an event has no repository
+    assert "env.STORES == 'true'" in nightly_step("gate", "Store the runs")["if"]
+    for folder in ("tonight", "site"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tonight" / "x_1.json").write_text("{}")
+    script = nightly_step("gate", "Page")["run"]
+    in_job_folder(tmp_path, script, {".venv/bin/python": ""}, STORES="false")
+    assert (tmp_path / "output").read_text() == "page=false\n"
+
+
+def test_a_failed_job_is_commented_on():
+    """A job that fails before its runs has no artifact, and that must not end the comment."""
+    assert nightly_step("comment", "actions/download-artifact")["continue-on-error"] is True
+
+
+def test_a_waiting_night_is_not_replaced_by_a_pull_request():
+    """Of a group's jobs that wait, GitHub keeps the newest only."""
+    assert "inputs.pull_request" in NIGHTLY["concurrency"]["group"]
+
+
+def test_a_failure_within_a_pipe_ends_a_step():
+    assert NIGHTLY["defaults"]["run"]["shell"] == "bash"  # with pipefail; without it, bash -e

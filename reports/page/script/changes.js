@@ -13,7 +13,7 @@ function changesView(app) {
   const row = (i) => el("tr", {},
     el("td", { class: "status" }, rows.status[i]),
     el("th", { scope: "row" }, el("a", { href: app.link({ view: "", mask: rows.mask[i], s: String(rows.s[i]), direction: rows.direction[i] }) }, breakable(rows.mask[i]))),
-    el("td", { class: "name" }, app.styles.swatch(rows.backend[i]), breakable(rows.backend[i])),
+    el("td", { class: "name" }, app.styles.swatch(rows.backend[i]), backendName(rows.backend[i])),
     el("td", { class: "name" }, rows.direction[i]),
     el("td", { class: "number" }, rows.s[i].toLocaleString("en-US")),
     el("td", { class: "number" }, rows.before[i] === null ? "–" : short(rows.before[i] * 1e3)),

@@ -69,7 +69,7 @@ function winnerEntry(app, mask, direction, s, isFirst, seen) {
   const tied = ranked.filter((one) => one.isWinner);
   const names = tied.slice(0, MAX_TIED).map((one, n) => {
     const name = cells.backend[one.i];
-    return el("span", { class: "winner" }, n ? "= " : null, app.styles.swatch(name), breakable(name));
+    return el("span", { class: "winner" }, n ? "= " : null, app.styles.swatch(name), backendName(name));
   });
   if (tied.length > MAX_TIED) names.push(el("span", { class: "winner" }, `= ${tied.length - MAX_TIED} more`));
   const value = valueText(cells, tied[0], state.unit);

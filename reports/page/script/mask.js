@@ -75,7 +75,7 @@ function timing(app, direction, s) {
   const timed = ranked.map((one, n) => {
     const name = cells.backend[one.i];
     return el("tr", { class: one.isWinner ? "wins" : null, "data-cell": one.i, tabindex: "0" },
-      el("th", { scope: "row" }, app.styles.swatch(name), breakable(name)),
+      el("th", { scope: "row" }, app.styles.swatch(name), backendName(name)),
       el("td", { class: "bar" }, bar(app.styles.color(name), values[n], one.interval, longest)),
       el("td", { class: "number" }, valueText(cells, one, state.unit)),
       el("td", { class: "number" }, one.overFlex === null ? "–" : `${one.overFlex.toFixed(2)}×`),
@@ -87,7 +87,7 @@ function timing(app, direction, s) {
     const why = cells.outcome[i] === "timed" ? `not timed ${MEASURE_LABELS[state.by]}${cells.graphReason[i] ? `: ${cells.graphReason[i]}` : ""}`
       : `${cells.outcome[i]}: ${cells.reason[i]}`;
     return el("tr", { class: "untimed", "data-cell": i, tabindex: "0" },
-      el("th", { scope: "row" }, app.styles.swatch(name), breakable(name)),
+      el("th", { scope: "row" }, app.styles.swatch(name), backendName(name)),
       el("td", { colspan: 4, class: "how" }, why, commandButton(app, i)));
   });
   if (!problem.length) return el("p", {}, "No cell of the chosen backends in this run.");
@@ -141,7 +141,7 @@ function sweep(app, direction, lengths) {
   if (lengths.length < 2 || !lines.length) return { element: null };
   const host = el("div", { class: "chart", role: "img", "aria-label": `${unit.title} over S, ${direction}. The table below has the numbers.` });
   const legend = el("p", { class: "legend" }, lines.map((line) =>
-    el("span", {}, app.styles.swatch(line.label), breakable(line.label))));
+    el("span", {}, app.styles.swatch(line.label), backendName(line.label))));
   const table = el("details", {}, el("summary", {}, `the numbers of the chart, ${unit.label}`),
     el("div", { class: "scroll" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "backend"),

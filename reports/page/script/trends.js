@@ -1,6 +1,7 @@
 // The history: each cell over the runs, with steps, versions of torch and accepted changes.
 
 const MAX_TRENDS = 200;
+const DATE_WIDTH = 80;  // pixels of an axis that a date needs
 
 function trendsView(app) {
   const { trends } = app.data;
@@ -13,7 +14,7 @@ function trendsView(app) {
   const row = (i) => el("tr", { class: i === chosen ? "wins" : null },
     el("td", { class: "status" }, rows.status[i]),
     el("th", { scope: "row" }, el("a", { href: app.link({ trend: rows.name[i] }), "aria-current": i === chosen ? "true" : null }, breakable(rows.mask[i]))),
-    el("td", { class: "name" }, app.styles.swatch(rows.backend[i]), breakable(rows.backend[i])),
+    el("td", { class: "name" }, app.styles.swatch(rows.backend[i]), backendName(rows.backend[i])),
     el("td", { class: "name" }, rows.direction[i]),
     el("td", { class: "number" }, rows.s[i].toLocaleString("en-US")),
     el("td", { class: "number" }, short(rows.median[i] * 1e3)),
@@ -51,7 +52,7 @@ function drawTrend(app, host, reading, rows, chosen) {
   const places = at.map((_, n) => n);
   drawChart(host, {
     x: places, isLogX: false, isLogY: true, yTitle: "time (ms)",
-    ticks: places.filter((n) => n % Math.ceil(places.length / 8) === 0),
+    ticks: everyNth(places, Math.max(1, Math.floor((host.clientWidth - 60) / DATE_WIDTH))),
     xText: (n) => trends.runs.saved[at[n]]?.slice(0, 10) ?? "",
     lines: [
       { label: "at one clock", color, y: w.map((value) => value * 1e3), width: 2 },
@@ -63,6 +64,21 @@ function drawTrend(app, host, reading, rows, chosen) {
         : `${runs.file[at[n]]}, ${trends.runs.saved[at[n]]} UTC, torch ${runs.torch[at[n]]}: ${short(s[n] * 1e3)} ms, at one clock ${short(w[n] * 1e3)} ms`;
     },
   });
+}
+
+/** At most `most` of the places, at equal distances. */
+const everyNth = (places, most) => places.filter((n) => n % Math.ceil(places.length / most) === 0);
+
+/** Labels at the top of a chart that have room beside each other; those at steps come first. */
+function drawLabels(u, labels) {
+  const { ctx } = u, ratio = uPlot.pxRatio, end = u.bbox.left + u.bbox.width, drawn = [];
+  for (const { text, x } of labels.sort((a, b) => b.isStep - a.isStep)) {
+    const { width } = ctx.measureText(text), left = Math.min(x, end - width);
+    const room = width + 6 * ratio;
+    if (drawn.some((other) => left < other.left + other.room && other.left < left + room)) continue;
+    drawn.push({ left, room });
+    ctx.fillText(text, left, u.bbox.top + 11 * ratio);
+  }
 }
 
 /** A band at each step, a dashed line where torch changes, and a dotted one at accepted changes. */
@@ -87,11 +103,13 @@ function drawVersions(u, at, steps, torch, saved, accepted) {
     ctx.stroke();
     return x;
   };
+  const labels = [];
   at.forEach((run, n) => {
     if (n && torch[run] === torch[at[n - 1]]) return;
     const x = n ? line(n, [5, 4]) : u.valToPos(0, "x", true);
-    ctx.fillText(torch[run].slice(0, 24), x + 3 * ratio, u.bbox.top + 11 * ratio);
+    labels.push({ text: torch[run].slice(0, 24), x: x + 3 * ratio, isStep: steps.includes(n) });
   });
+  drawLabels(u, labels);
   for (const { since } of accepted) {
     const n = at.findIndex((run) => saved[run] >= since);
     if (n >= 0) line(n, [1, 3]);

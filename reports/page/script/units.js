@@ -64,8 +64,12 @@ function valueText(cells, one, unit) {
   return `${noisy}${short(value)}${marksOf(cells.flags[one.i])}`;
 }
 
-/** A name of a mask or backend, with room for line breaks after "_" if it is long. */
+/** A name with room for line breaks after each "_". */
 function breakable(name) {
-  if (name.length <= 20) return name;
   return name.split("_").flatMap((part, i) => (i ? ["_", el("wbr"), part] : [part]));
+}
+
+/** The name of a backend, which only breaks if it is long. */
+function backendName(name) {
+  return name.length <= 20 ? name : breakable(name);
 }
