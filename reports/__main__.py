@@ -18,7 +18,7 @@ from reports.kernel_options import kernel_options, options
 from reports.output_files import write_whole
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
-from reports.terminal import allow_all_characters, complain, say, table_printer
+from reports.terminal import TablePrinter, allow_all_characters, complain, say, table_printer
 from reports.tracking import accept, compare, gate, gate_accuracy, history, releases
 
 
@@ -60,6 +60,22 @@ def published(runs: list[Path], document: Path) -> int:
 
     path = replace_generated(document, NAME, published_report(runs))
     say(f"between the markers of {path}: what was published, and these runs")
+    return 0
+
+
+def tuned_gains(runs: list[Path], document: Path, form: str | None, printer: TablePrinter) -> int:
+    """Write how much faster flex_tuned is than flex, and the fastest other backend than flex_tuned,
+    into a document, between its markers. With --format, print it instead."""
+    from reports.generated import replace_generated
+    from reports.tuned_gains import load_by_setup
+    from reports.tuned_gains_table import NAME, gains_report, print_gains
+
+    shapes = load_by_setup(runs)
+    if form:
+        print_gains(shapes, printer)
+        return 0
+    path = replace_generated(document, NAME, gains_report(shapes))
+    say(f"between the markers of {path}: the gains of flex_tuned")
     return 0
 
 
@@ -210,6 +226,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=lambda o: releases(o.runs, o.o))
     command = add(kernel_options, document=Path("docs/kernel-options.md"))
     command.set_defaults(run=lambda o: kernel_options(o.o))
+    text = " Files of the same GPU and torch are read as the parts of one run."
+    command = add(tuned_gains, text, document=Path("docs/kernel-options.md"))
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    text = "print the table in this format, and write no document"
+    command.add_argument("--format", choices=[form.value for form in TableFormat], help=text)
+    command.set_defaults(run=lambda o: tuned_gains(o.runs, o.o, o.format, o.printer))
     command = add(options, has_output=False)
     command.add_argument("mask", metavar="MASK", help="the name of the mask, as in node ids")
     command.set_defaults(run=lambda o: options(o.mask))
@@ -222,7 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     matplotlib.use("Agg")  # needs no display
     try:
-        with table_printer(TableFormat(getattr(options, "format", "text"))) as options.printer:
+        form = getattr(options, "format", None) or TableFormat.TEXT
+        with table_printer(TableFormat(form)) as options.printer:
             status: int = options.run(options)
         return status
     except UnreadableRun as error:
