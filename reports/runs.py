@@ -102,7 +102,7 @@ def load(paths: list[Path]) -> pd.DataFrame:
 def most_frequent_reason(cells: Iterable[Mapping[Any, Any]]) -> str:
     """Why most of the untimed cells have no time, as the end of a message; empty without any."""
     untimed = (cell for cell in cells if cell["outcome"] != Outcome.TIMED)
-    reasons = Counter(f"{cell['outcome']}: {cell['reason']}" for cell in untimed)
+    reasons = Counter(f"{cell['outcome']}: {cell['reason'].rstrip('.')}" for cell in untimed)
     if not reasons:
         return ""
     (reason, number), *_ = reasons.most_common(1)

@@ -164,5 +164,4 @@ def untimed_note(cells: pd.DataFrame) -> str | None:
     if untimed.empty:
         return None
     reason = most_frequent_reason(untimed.to_dict("records"))
-    note = f"{TUNED} has no time for {len(untimed)} of {len(of_tuned)} problems{reason}"
-    return note if note.endswith(".") else f"{note}."
+    return f"{TUNED} has no time for {len(untimed)} of {len(of_tuned)} problems{reason}."
