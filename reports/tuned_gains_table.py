@@ -6,6 +6,7 @@ import pandas as pd
 
 from reports.markdown import markdown_table, markdown_text, percent
 from reports.plots.labels import milliseconds
+from reports.ranges import range_text
 from reports.runs import DIRECTIONS, shape_of
 from reports.terminal import TablePrinter, say
 from reports.tuned_gains import FLEX, SLOWER_ABOVE, TUNED, compare_tuned, slower_cells, untimed_note
@@ -77,7 +78,7 @@ def gain_sentence(gains: pd.DataFrame) -> str | None:
         return None
     kinds = compared["options"].value_counts()
     replayed = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
-    return f"the gain is {range_text(compared['gain'])} (options: {replayed})."
+    return f"the gain is {range_text(compared['gain'], '{:.2f}'.format)} (options: {replayed})."
 
 
 def peer_sentence(gains: pd.DataFrame) -> str | None:
@@ -90,7 +91,7 @@ def peer_sentence(gains: pd.DataFrame) -> str | None:
     return (
         f"{TUNED} is ahead of the fastest peer in {ahead} of {len(compared)}, tied with it in "
         f"{tied} and behind it in {behind}. Its time over that of the peer is "
-        f"{range_text(compared['over_peer'])}."
+        f"{range_text(compared['over_peer'], '{:.2f}'.format)}."
     )
 
 
@@ -101,18 +102,8 @@ def noise_sentence(gains: pd.DataFrame) -> str | None:
         return None
     return (
         f"With the default options {TUNED} runs the same kernel as {FLEX}, so these gains are "
-        f"noise: {range_text(same['gain'], digits=3)}."
+        f"noise: {range_text(same['gain'], '{:.3f}'.format)}."
     )
-
-
-def range_text(values: pd.Series, digits: int = 2) -> str:
-    """Such as "1.12 in the median of 24, from 1.00 to 1.35"; "1.12" for one value."""
-    median, low, high = (
-        f"{value:.{digits}f}" for value in (values.median(), values.min(), values.max())
-    )
-    if len(values) == 1:
-        return median
-    return f"{median} in the median of {len(values)}, from {low} to {high}"
 
 
 def verdict_lines(gains: pd.DataFrame) -> list[str]:
