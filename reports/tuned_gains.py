@@ -18,7 +18,7 @@ from reports.runs import DIRECTIONS, most_frequent_reason
 TUNED, FLEX = "flex_tuned", "flex"
 SLOWER_ABOVE = 0.01  # a cell that takes longer by more is named
 DEFAULT_FORMULATIONS = ("no_mask", "block_mask:{}x{}".format(*DEFAULT_OPTIONS.block_size))
-FOUND_ELSEWHERE = re.compile(r"(?:the found ones do not work here, )?found (?:with|on) .+")
+FOUND_ELSEWHERE = re.compile(r"the found ones do not work here.*|found (?:with|on) .+")
 SEARCH = (
     "search the options with `python -m pytest -m tune tests/test_tune.py`, then time "
     f"`--backends {FLEX},{TUNED}`, or all backends"
@@ -146,8 +146,11 @@ def options_kind(formulation: str | None) -> str:
 
 
 def found_elsewhere(form: str) -> str:
-    """Where the options were found, if not with this torch and GPU: "found with torch 2.10.0"."""
-    note = FOUND_ELSEWHERE.fullmatch(form.partition("; ")[2])
+    """What the form says if the options are not of this torch and GPU, or cannot be used here.
+
+    Such as "found with torch 2.10.0".
+    """
+    note = FOUND_ELSEWHERE.search(form.partition("; ")[2])
     return note[0] if note else ""
 
 

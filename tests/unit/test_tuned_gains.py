@@ -138,16 +138,23 @@ def test_the_kind_of_options_is_read_from_what_flex_tuned_saves(mask, options, k
     assert found_elsewhere(saved.text) == ""
 
 
-def test_options_of_another_torch_or_gpu_are_said_to_be(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("note", "shown"),
+    [
+        ("found with torch 2.8.0 on A100", "found with torch 2.8.0 on A100"),
+        ("default is best, found on A100", "found on A100"),
+        ("the found ones do not work here", "the found ones do not work here"),
+        ("the found ones do not work here, found on A100",) * 2,
+        ("default is best", ""),
+    ],
+)
+def test_options_of_another_torch_or_gpu_are_said_to_be(note, shown, tmp_path):
     call = BoundAttention(Formulation(DEFAULT, FORM), (), lambda: None)
-    noted = flex_tuned._with_note(call, flex_tuned.origin_of(entry(torch="2.8.0"), "A100"))
-    form = noted.formulation.text
-    assert found_elsewhere(form) == "found with torch 2.8.0 on gpu"
-    failed = f"{FORM}; the found ones do not work here, found on gpu"
-    assert found_elsewhere(failed) == "the found ones do not work here, found on gpu"
-    [cells] = load_by_setup([saved_as(tmp_path / "run.json", with_tuned(form=form))])
-    (options,) = gains_table(compare_tuned(cells))["options"]
-    assert options == "own, found with torch 2.8.0 on gpu"
+    form = flex_tuned._with_note(call, note).formulation.text
+    assert found_elsewhere(form) == shown
+    row = one(tmp_path, form=form, formulation=DEFAULT)
+    (options,) = gains_table(row.to_frame().T)["options"]
+    assert options == ", ".join(filter(None, ("default", shown)))
 
 
 # --- slower cells ---
