@@ -21,6 +21,7 @@ from reports.documents import (
     options,
     published,
     releases,
+    tuned_gains,
     validation,
 )
 from reports.drawing import matrix, plots, ranking
@@ -175,6 +176,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=lambda o: releases(o.runs, o.document, o.printer))
     command = add_document(kernel_options)
     command.set_defaults(run=lambda o: kernel_options(o.document, o.printer))
+    text = " Files of the same GPU and torch are read as the parts of one run."
+    command = add_document(tuned_gains, text)
+    command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    command.set_defaults(run=lambda o: tuned_gains(o.runs, o.document, o.printer))
     command = add(options, has_folder=False)
     command.add_argument("mask", metavar="MASK", help="a mask, as in --masks or in node ids")
     command.set_defaults(run=lambda o: options(o.mask))

@@ -92,7 +92,7 @@ def load_run(path: Path) -> Run:
 def as_run(saved: SavedRun) -> Run:
     """A saved file as a run that can be compared. Raises UnreadableRun if nothing was timed."""
     if not saved.timed:
-        reason = most_frequent_reason([saved])
+        reason = most_frequent_reason(saved.cells)
         raise UnreadableRun(f"{saved.path}: nothing was timed in that run{reason}")
     info, software = saved.machine_info, saved.commit_info
     versions = {name: getattr(software, name) for name in SOFTWARE_KEYS if name != "driver"}

@@ -79,6 +79,15 @@ def kernel_options(document: Path | None, printer: TablePrinter) -> int:
     return print_or_write(kernel_options_report(load_entries()), NAME, document, printer)
 
 
+def tuned_gains(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
+    """Print how much faster flex_tuned is than flex, and the fastest other backend than
+    flex_tuned."""
+    from reports.tuned_gains import load_by_setup
+    from reports.tuned_gains_table import NAME, gains_report
+
+    return print_or_write(gains_report(load_by_setup(runs)), NAME, document, printer)
+
+
 def options(mask: str) -> int:
     """Print the fastest options of FlexAttention for a mask, as code to paste."""
     from reports.kernel_options import load_entries, saved_name, snippet

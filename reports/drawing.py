@@ -159,10 +159,12 @@ def ranking(
     from reports.generated import replace_generated
     from reports.ranking_table import (
         NAME,
+        explanation,
         ranking_data,
         ranking_report,
         ranking_table,
         run_notes,
+        setup_text,
     )
 
     shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
@@ -173,7 +175,8 @@ def ranking(
     if printer.form.is_for_programs:
         printer.write(ranking_data(pd.concat(shapes)))
     for cells in shapes:
-        say("\n".join([shape_of(cells.iloc[0]), *run_notes(cells)]))
+        say("\n".join([setup_text(cells), *run_notes(cells)]))
         if not printer.form.is_for_programs:
             printer.write(ranking_table(cells))
+    say(explanation(shapes))
     return 0

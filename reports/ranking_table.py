@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports.markdown import markdown_table, markdown_text
+from reports.markdown import markdown_table, markdown_text, percent
 from reports.plots.labels import milliseconds
+from reports.ranges import range_text
 from reports.ranking import (
     NOISY_ABOVE,
     PROBLEM,
@@ -40,8 +41,9 @@ def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
     """A row for each mask, direction and length of one shape, for readers.
 
     Each measure that was taken has two columns: the backends that are tied, and the time of the
-    fastest. "~" is before a time whose interval is wide. The last column is the share of the peak
-    of the fastest on the device, if a peak was measured.
+    fastest. "~" is before a time whose interval is wide. If a peak was measured, the last columns
+    are the time that the fastest on the device would take at the peak, and the share of the peak
+    that it reaches.
     """
     found = {measure: winners(cells, measure) for measure in measures(cells)}
     device = found[Measure.DEVICE].set_index(KEY)
@@ -52,6 +54,7 @@ def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
         columns[f"fastest{name}"] = best["backends"].map(" = ".join)
         columns[f"time{name}"] = best.apply(time_text, axis=1)
     if device["peak_share"].notna().any():
+        columns["time at the peak"] = device.apply(peak_time_text, axis=1)
         columns["share of the peak"] = device.apply(share_text, axis=1)
     table = pd.DataFrame(columns).reindex(device.index).fillna("").reset_index()
     result: pd.DataFrame = table.rename(columns={"seq_len": "S"})
@@ -62,23 +65,45 @@ def time_text(row: pd.Series) -> str:
     return f"{'~' if row['is_noisy'] else ''}{milliseconds(row['seconds'])}"
 
 
+def peak_time_text(row: pd.Series) -> str:
+    """The device time that the fastest would have at the peak; "" if no peak was measured."""
+    return milliseconds(row["seconds"] * row["peak_share"]) if row["peak_share"] > 0 else ""
+
+
 def share_text(row: pd.Series) -> str:
     if not row["peak_share"] > 0:
         return "not measured"
-    return f"{row['peak_share']:.0%} of {row['peak_limit']}"
+    return f"{percent(row['peak_share'])} of the {row['peak_limit']} peak"
+
+
+def setup_text(cells: pd.DataFrame) -> str:
+    """The shape, device and version of torch of the cells, as a sentence."""
+    first = cells.iloc[0]
+    return f"{shape_of(first)}, {first['device']}, torch {first['torch']}."
 
 
 def run_notes(cells: pd.DataFrame) -> list[str]:
-    """A sentence for each measurement that the run lacks, and one if cells are noisy."""
+    """How near the fastest are to the peak, what the run lacks, and how many cells are noisy."""
     device, graph = winners(cells, Measure.DEVICE), winners(cells, Measure.GRAPH)
     sentences = []
-    if device["peak_share"].isna().all():
-        sentences.append("The share of the peak was not measured in this run.")
+    sentences.append(peak_note(device))
     if graph.empty:
         sentences.append("CUDA graphs were not timed in this run.")
     if noise := noise_note(cells):
         sentences.append(noise)
     return sentences
+
+
+def peak_note(fastest: pd.DataFrame) -> str:
+    """The share of the peak that the fastest on the device reach in each direction."""
+    parts = []
+    for direction in DIRECTIONS:
+        shares = fastest["peak_share"][fastest["direction"] == direction].dropna()
+        if len(shares):
+            parts.append(f"{direction} {range_text(shares, percent)}")
+    if not parts:
+        return "The share of the peak was not measured in this run."
+    return f"The fastest on the device reach this share of the peak: {'; '.join(parts)}."
 
 
 def noise_note(cells: pd.DataFrame) -> str | None:
@@ -94,18 +119,24 @@ def noise_note(cells: pd.DataFrame) -> str | None:
     return " ".join(notes) or None
 
 
+def explanation(shapes: list[pd.DataFrame]) -> str:
+    """What the tables of these cells mean."""
+    text = "Backends whose 95 % confidence intervals overlap are tied (=)."
+    if any(peak_shares(cells)["peak_share"].notna().any() for cells in shapes):
+        text += (
+            " The compute peak is the FLOP/s of a large matrix product, the memory peak the bytes "
+            "per second of a large copy, both measured in the same process. The time at the peak "
+            "is the longer of two: that of the FLOPs of the attended pairs at the compute peak, "
+            "and that of the fewest bytes that the call can move at the memory peak. The share of "
+            "the peak is this time over that of the fastest on the device."
+        )
+    return text
+
+
 def ranking_report(shapes: list[pd.DataFrame]) -> str:
     """The tables of all shapes as Markdown, each with its shape, device and torch above it."""
     parts = []
     for cells in shapes:
-        first = cells.iloc[0]
-        setup = f"{shape_of(first)}, {first['device']}, torch {first['torch']}."
-        parts.append(markdown_text(" ".join([setup, *run_notes(cells)])))
+        parts.append(markdown_text(" ".join([setup_text(cells), *run_notes(cells)])))
         parts.append(markdown_table(ranking_table(cells)))
-    explanation = "Backends whose 95 % confidence intervals overlap are tied (=)."
-    if any(peak_shares(cells)["peak_share"].notna().any() for cells in shapes):
-        explanation += (
-            " The share of the peak is that of the fastest on the device: of the rate of a large "
-            "matrix product (compute) or of a large copy (memory), measured in the same process."
-        )
-    return "\n\n".join([*parts, explanation])
+    return "\n\n".join([*parts, markdown_text(explanation(shapes))])

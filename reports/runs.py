@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +85,7 @@ def load(paths: list[Path]) -> pd.DataFrame:
     if not any(run.timed for run in runs):
         raise UnreadableRun(
             f"{', '.join(map(str, paths))}: has no benchmarks: nothing was timed in that run"
-            f"{most_frequent_reason(runs)}"
+            f"{most_frequent_reason(cell for run in runs for cell in run.cells)}"
         )
     table = pd.concat([cells_table(run) for run in runs if run.cells], ignore_index=True)
     for name in ("device", "torch"):
@@ -113,10 +115,10 @@ def with_proven_peaks(cells: pd.DataFrame) -> pd.DataFrame:
     return proven
 
 
-def most_frequent_reason(runs: list[SavedRun]) -> str:
-    """Why most cells were not timed, as the end of a message; empty if there are none."""
-    untimed = (cell for run in runs for cell in run.cells if cell["outcome"] is not Outcome.TIMED)
-    reasons = Counter(f"{cell['outcome']}: {cell['reason']}" for cell in untimed)
+def most_frequent_reason(cells: Iterable[Mapping[Any, Any]]) -> str:
+    """Why most of the untimed cells have no time, as the end of a message; empty without any."""
+    untimed = (cell for cell in cells if cell["outcome"] != Outcome.TIMED)
+    reasons = Counter(f"{cell['outcome']}: {cell['reason'].rstrip('.')}" for cell in untimed)
     if not reasons:
         return ""
     (reason, number), *_ = reasons.most_common(1)

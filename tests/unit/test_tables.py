@@ -112,10 +112,12 @@ def test_a_newer_run_has_the_share_of_the_peak_and_graphs(tmp_path):
         *("fastest on the device", "time on the device"),
         *("fastest with CUDA graphs", "time with CUDA graphs"),
         *("fastest as called from Python", "time as called from Python"),
-        "share of the peak",
+        *("time at the peak", "share of the peak"),
     ]
-    assert table["share of the peak"].str.fullmatch(r"\d+% of (compute|memory)").all()
-    [noise] = run_notes(cells)
+    assert table["share of the peak"].str.fullmatch(r"\d+ % of the (compute|memory) peak").all()
+    [peak, noise] = run_notes(cells)
+    assert "reach this share of the peak: forward" in peak
+    assert "; backward" in peak
     assert "cells are noisy" in noise
     assert table["time on the device"].str.startswith("~").any()
 
@@ -135,6 +137,29 @@ def test_a_run_that_shared_its_device_says_so(tmp_path, capsys):
         assert "Another run used the device at the same time." in capsys.readouterr().out
     (notes,) = [setup["notes"] for setup in page_data([run])["setups"]]
     assert notes == ["Another run used the device at the same time."]
+
+
+def test_several_shapes_have_what_the_fastest_leave_of_the_peak(capsys):
+    runs = ["accuracy_h100/cuda_graphs.json.gz", "masks_h100/decode_b16.json.gz"]
+    assert main(["ranking", *(f"reports/runs/{run}" for run in runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [line.rpartition(": ")[2] for line in lines if "this share of the peak" in line]
+    assert found == [
+        "forward 101 % in the median of 2, from 98 % to 104 %.",
+        "forward 99 % in the median of 2, from 96 % to 102 %.",
+        "forward 42 %; backward 34 %.",
+    ]
+    (row,) = (line for line in lines if "window   forward" in line)
+    assert row.endswith("0.0223 ms 42 % of the memory peak")
+    assert "NVIDIA H100 80GB HBM3, torch 2.11.0+cu130." in lines[0]
+    assert "The time at the peak is the longer of two" in lines[-1]
+
+
+def test_a_run_without_peaks_does_not_explain_them(run, capsys):
+    assert main(["ranking", run]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip().endswith("are tied (=).")
+    assert "time at the peak" not in printed
 
 
 def test_the_ranking_is_written_between_the_markers_of_a_page(run, tmp_path, capsys):
