@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from maskbench.records import Outcome, Phase
@@ -111,6 +112,20 @@ class TimedCell(Cell, kw_only=True):
     cupti_s: Seconds | UnsetType = UNSET
     watched_cycles: Number | UnsetType = UNSET
     watched_launch_s: SignedSeconds | UnsetType = UNSET
+
+
+def require_readable(fields: dict[str, object]) -> None:
+    """Check the `extra_info` of a timed cell as a reader will.
+
+    Raises
+    ------
+    ValueError
+        If the reports would refuse the file for one of the fields.
+    """
+    try:
+        msgspec.convert(fields, TimedCell)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"a measured field is invalid: {error}") from error
 
 
 class Stats(Struct):

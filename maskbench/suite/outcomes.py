@@ -16,6 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.stats import Metadata
 
 from maskbench.records import Outcome
+from maskbench.schema import require_readable
 from maskbench.suite.collection import CELL_KEY, CellKey, is_benchmark
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import MAX_REASON, describe_error
@@ -141,6 +142,14 @@ class OutcomeCollector:
         if isinstance(value, BenchmarkFixture) and self.current:
             self.current.fixture = value
         return value
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        """Fail a cell that would make the saved run unreadable."""
+        yield
+        benchmark = self.current.benchmark if self.current else None
+        if benchmark and "mask" in benchmark.extra_info:  # a user's own benchmark may save anything
+            require_readable(benchmark.extra_info)
 
     # First, so that it sees the report as all other plugins leave it: xfail, for example.
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -8,9 +8,11 @@ an event, makes the call, records an event and stamps again.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +43,22 @@ class DryRun(NamedTuple):
     wall_s: float
     host_s: float
     peak_bytes: int
+
+
+@contextmanager
+def garbage_collection_disabled() -> Iterator[None]:
+    """Python frees no reference cycles within this context.
+
+    Cycles can hold gigabytes of tensors of earlier calls. When they were freed between two readings
+    of the allocated memory, a run saved a negative peak.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -165,22 +183,24 @@ class DeviceClock:
     def size_blocking_kernel(self, call: Callable[[], object]) -> DryRun:
         """Run `call` a few times; make the blocking kernel outlast the host's time for it."""
         torch.cuda.synchronize(self.device)
-        allocated = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
         host_times_s: list[float] = []
-        start = time.perf_counter()
-        while len(host_times_s) < DRY_RUNS and time.perf_counter() - start < SINGLE_DRY_RUN_S:
-            host_start = time.perf_counter()
-            call()
-            host_times_s.append(time.perf_counter() - host_start)
-            # So that a next call that synchronizes does not wait for this one.
-            torch.cuda.synchronize(self.device)
-        wall_s = (time.perf_counter() - start) / len(host_times_s)
+        with garbage_collection_disabled():
+            allocated = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            start = time.perf_counter()
+            while len(host_times_s) < DRY_RUNS and time.perf_counter() - start < SINGLE_DRY_RUN_S:
+                host_start = time.perf_counter()
+                call()
+                host_times_s.append(time.perf_counter() - host_start)
+                # So that a next call that synchronizes does not wait for this one.
+                torch.cuda.synchronize(self.device)
+            wall_s = (time.perf_counter() - start) / len(host_times_s)
+            peak_bytes = torch.cuda.max_memory_allocated(self.device) - allocated
         host_s = statistics.median(host_times_s)
         enqueue_s = HOST_TIME_MARGIN * host_s + STAMP_LAUNCH_S
         self.blocking_kernel_s = enqueue_s + WALL_TIME_MARGIN * wall_s
         self.late_rounds = 0
-        return DryRun(wall_s, host_s, torch.cuda.max_memory_allocated(self.device) - allocated)
+        return DryRun(wall_s, host_s, peak_bytes)
 
     def record_late_round(self) -> None:
         """Count a round in which the device waited for the host; lengthen the blocking kernel.

@@ -1,5 +1,6 @@
 """DeviceClock on the fake GPU: the order of a round, and what is subtracted."""
 
+import gc
 import time
 
 import pytest
@@ -75,6 +76,14 @@ def test_long_call_has_a_longer_blocking_kernel(fake_gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: time.sleep(0.1))
     clock.size_blocking_kernel(lambda: None)
     assert short_s < 1e-3 < clock.blocking_kernel_s < 0.01
+
+
+def test_old_tensors_are_not_freed_between_readings_of_the_memory(fake_gpu):
+    """The garbage collector freed gigabytes between two readings: a saved peak was negative."""
+    clock, enabled = DeviceClock(CPU), []
+    clock.size_blocking_kernel(lambda: enabled.append(gc.isenabled()))
+    assert set(enabled) == {False}
+    assert gc.isenabled()
 
 
 def test_saved_fields_of_a_device_clock(fake_gpu, pytestconfig):

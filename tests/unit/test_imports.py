@@ -48,7 +48,7 @@ MAY_IMPORT = {
         *("maskbench.backends", "maskbench.backends.registry"),
         *("maskbench.attention", "maskbench.masks", "maskbench.records", "masks"),
         *("maskbench.journal", "maskbench.supervision", "maskbench.whole_files"),
-        "maskbench.tuned_options",
+        *("maskbench.tuned_options", "maskbench.schema"),
     },
     "maskbench.plugin": {
         *("maskbench.suite", "maskbench.supervision", "maskbench.timing", "maskbench.reference"),

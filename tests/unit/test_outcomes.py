@@ -7,6 +7,7 @@ import pytest
 
 from maskbench.suite import targets
 from maskbench.suite.error_text import describe_error
+from maskbench.timing import runner
 from tests.unit.pytest_process import run_inline, strict_json
 from tests.unit.saving_plugin import GRID, SIZE, FailingCells, Reruns
 
@@ -219,6 +220,19 @@ def test_a_failed_cell_is_saved_as_such_whichever_phase_failed(rerun, tmp_path):
     table = run.text.partition("Name (time")[2]
     assert "full-dense" in table
     assert f"causal-dense-{SIZE}]   " not in table
+
+
+def test_a_cell_with_a_field_that_no_report_could_read_fails(tmp_path, monkeypatch):
+    """One such cell made a run of 15 minutes unreadable."""
+    measure = runner.measure
+    monkeypatch.setattr(
+        runner, "measure", lambda *arguments: {**measure(*arguments), "peak_memory_bytes": -1}
+    )
+    run = run_cells(tmp_path / "run.json")
+    assert (run.status, len(run.timed), len(run.untimed)) == (1, 0, 4)
+    (reason,) = {cell["reason"] for cell in run.untimed.values()}
+    assert reason.startswith("ValueError: a measured field is invalid: Expected `int` >= 0 - at")
+    assert "peak_memory_bytes" in reason
 
 
 @pytest.mark.parametrize("ending", CELL_ENDS)
