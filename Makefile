@@ -15,7 +15,7 @@ TORCHES ?= torch==2.9.1 torch==2.11.0 torch==2.12.1 torch==2.13.0
 RUNS ?= .benchmarks/releases
 GRID ?=
 # What `make page` shows: these runs, and the trends over the runs in this folder.
-PAGE_RUNS ?= reports/runs/h100/grid*.json.gz reports/runs/masks_h100/d128.json.gz
+PAGE_RUNS ?= reports/runs/h100/grid.json.gz reports/runs/h100/grid_d128_s4096.json.gz reports/runs/h100/grid_d128_s16384.json.gz
 PAGE_HISTORY ?= reports/runs/releases_h100
 CHROMIUM ?= chromium-headless-shell
 export TORCH

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,13 @@ import pandas as pd
 
 from maskbench.reading import read_run
 from maskbench.records import UnreadableRun
-from maskbench.tuned_options import DEFAULT_OPTIONS
 from reports.drawing import attention_cells, load_by_shape
 from reports.ranking import PROBLEM, Measure, column, rank_cells
 from reports.runs import DIRECTIONS, most_frequent_reason
+from reports.tuned_forms import TUNED, found_elsewhere, options_kind
 
-TUNED, FLEX = "flex_tuned", "flex"
+FLEX = "flex"
 SLOWER_ABOVE = 0.01  # a cell that takes longer by more is named
-DEFAULT_FORMULATIONS = ("no_mask", "block_mask:{}x{}".format(*DEFAULT_OPTIONS.block_size))
-FOUND_ELSEWHERE = re.compile(r"the found ones do not work here.*|found (?:with|on) .+")
 SEARCH = (
     "search the options with `python -m pytest -m tune tests/test_tune.py`, then time "
     f"`--backends {FLEX},{TUNED}`, or all backends"
@@ -130,28 +127,6 @@ def standings(tuned: pd.DataFrame, peer: pd.DataFrame) -> pd.Series:
     standing = pd.Series(by_time, tuned.index).mask(overlap, "tie")
     result: pd.Series = standing.where(peer["seconds"].notna(), "")
     return result
-
-
-def options_kind(formulation: str | None) -> str:
-    """Which options a cell of `flex_tuned` was timed with.
-
-    "FLASH" is FlashAttention-4's kernel. "own" stands for options of FlexAttention's own kernels.
-    "default" stands for FlexAttention's default options.
-    """
-    block_mask, *options = str(formulation).split(",")
-    if "BACKEND=FLASH" in options:
-        return "FLASH"
-    is_default = not options and block_mask in DEFAULT_FORMULATIONS
-    return "default" if is_default else "own"
-
-
-def found_elsewhere(form: str) -> str:
-    """What the form says if the options are not of this torch and GPU, or cannot be used here.
-
-    Such as "found with torch 2.10.0".
-    """
-    note = FOUND_ELSEWHERE.search(form.partition("; ")[2])
-    return note[0] if note else ""
 
 
 def slower_cells(gains: pd.DataFrame) -> pd.DataFrame:

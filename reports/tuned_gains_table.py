@@ -9,7 +9,8 @@ from reports.plots.labels import milliseconds
 from reports.ranges import range_text
 from reports.report import Heading, Part, Report
 from reports.runs import DIRECTIONS, shape_of
-from reports.tuned_gains import FLEX, SLOWER_ABOVE, TUNED, compare_tuned, slower_cells, untimed_note
+from reports.tuned_forms import TUNED
+from reports.tuned_gains import FLEX, SLOWER_ABOVE, compare_tuned, slower_cells, untimed_note
 
 NAME = "reports tuned_gains"  # of the markers in a document
 NOT_TIMED = "not timed"
@@ -115,7 +116,23 @@ def verdict_lines(gains: pd.DataFrame) -> list[str]:
     if slower.empty:
         return [f"No cell of {TUNED} is slower {limit} (cells compared: {number})."]
     lines = [slower_line(row) for _, row in slower.iterrows()]
-    return [f"Slower {limit}: {len(slower)} of {number} cells of {TUNED}.", *lines]
+    verdict = f"Slower {limit}: {len(slower)} of {number} cells of {TUNED}."
+    return [" ".join(filter(None, (verdict, cycles_sentence(gains)))), *lines]
+
+
+def cycles_sentence(gains: pd.DataFrame) -> str | None:
+    """How many cells are slower in SM cycles, which do not depend on the clock; None without any.
+
+    A difference in time alone is one of the clock: the cells run one after the other.
+    """
+    over_flex = 1 / gains["gain_in_cycles"].dropna()
+    if over_flex.empty:
+        return None
+    slower = int((over_flex > 1 + SLOWER_ABOVE).sum())
+    return (
+        f"In SM cycles, which do not depend on the clock, {slower} of {len(over_flex)} are; the "
+        f"largest ratio is {over_flex.max():.3f}."
+    )
 
 
 def slower_line(row: pd.Series) -> str:

@@ -11,8 +11,14 @@ from reports.plots.limits import MAX_ROWS, first, spread_out
 from reports.plots.style import sorted_backends
 from reports.plots.table import Footnotes, without_times
 from reports.runs import shape_of
+from reports.tuned_forms import TUNED, options_kind
 
 BOTH_TIMED_COLOR, ONE_TIMED_COLOR = "#CFE5F3", "#FBE3B6"
+TUNED_FORMS = {
+    "own": "kernel_options found by a search",
+    "FLASH": "BACKEND=FLASH, found by a search",
+    "default": "default options, the fastest of a search",
+}
 COLORS = (grid.NO_TIME_COLOR, ONE_TIMED_COLOR, BOTH_TIMED_COLOR)  # by number of directions timed
 
 
@@ -40,6 +46,14 @@ def entry(cells: pd.DataFrame) -> str:
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return "; ".join(f"{PHASE_ABBREVIATIONS[d]} {text}" for d, text in texts.items())
+
+
+def in_short(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells with short forms of `flex_tuned`: its options differ from mask to mask."""
+    is_tuned = cells["is_timed"] & (cells["backend"] == TUNED)
+    kinds = cells["formulation"].map(options_kind).map(TUNED_FORMS)
+    shorter: pd.DataFrame = cells.assign(form=cells["form"].mask(is_tuned, kinds))
+    return shorter
 
 
 def entries(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
@@ -81,7 +95,7 @@ def draw(cells: pd.DataFrame) -> Figure:
     """
     masks, note = first(list(cells["mask"].unique()), MAX_ROWS, "masks")
     cells = cells[cells["mask"].isin(masks)]
-    texts, forms = entries(cells), Footnotes()
+    texts, forms = entries(in_short(cells)), Footnotes()
     timed = cells[cells["is_timed"]]
     backends = sorted_backends(timed["backend"])
     directions = timed.groupby(["mask", "backend"])["direction"].nunique()

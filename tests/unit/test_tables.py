@@ -90,7 +90,7 @@ def test_a_format_that_does_not_exist_is_refused(run, capsys):
 
 
 def test_the_ranking_has_both_answers_and_what_was_not_measured(capsys):
-    assert main(["ranking", "reports/runs/h100/grid.json.gz", "-k", "causal-"]) == 0
+    assert main(["ranking", "reports/runs/validation/grid_cold.json.gz", "-k", "causal-"]) == 0
     printed = capsys.readouterr().out
     assert "fastest on the device" in printed
     assert "fastest as called from Python" in printed

@@ -15,13 +15,10 @@ from maskbench.masks import Causal, Full
 from maskbench.records import UnreadableRun
 from reports.__main__ import main
 from reports.generated import generated_part
-from reports.tuned_gains import (
-    compare_tuned,
-    found_elsewhere,
-    load_by_setup,
-    options_kind,
-    slower_cells,
-)
+from reports.plots import matrix
+from reports.plots.matrix import in_short
+from reports.tuned_forms import TUNED, found_elsewhere, options_kind
+from reports.tuned_gains import compare_tuned, load_by_setup, slower_cells
 from reports.tuned_gains_table import NAME, gains_report, gains_table, verdict_lines
 from tests.unit.real_run import all_cells, few_cells, saved_as
 from tests.unit.tuned_entries import entry, found
@@ -127,12 +124,12 @@ def test_each_gpu_torch_and_shape_is_a_table_of_its_own(tmp_path):
     ],
 )
 def test_the_kind_of_options_is_read_from_what_flex_tuned_saves(mask, options, kind, monkeypatch):
-    def compile_options(options, mask, q, k, v):
+    def compile_with_options(options, mask, q, k, v):
         block_mask = None if isinstance(mask, Full) else mask.block_mask("cpu", options.block_size)
         formulation = flex._formulation(block_mask, options.kernel_options)
         return BoundAttention(formulation, (), lambda: None)
 
-    monkeypatch.setattr(flex_tuned, "compile_options", compile_options)
+    monkeypatch.setattr(flex_tuned, "compile_with_options", compile_with_options)
     saved = flex_tuned.replay(entry(*options), "gpu")(mask, None, None, None).formulation
     assert options_kind(saved.id) == kind
     assert found_elsewhere(saved.text) == ""
@@ -175,7 +172,8 @@ def test_slower_cells_are_named_with_their_figures(tmp_path):
         load_by_setup([saved_as(tmp_path / "run.json", with_tuned(THREE, change=change))])
     )
     lines = report.markdown().splitlines()
-    assert "Slower than flex by more than 1 %: 1 of 3 cells of flex_tuned." in lines
+    verdict = "Slower than flex by more than 1 %: 1 of 3 cells of flex_tuned. In SM cycles, which do "
+    assert f"{verdict}not depend on the clock, 0 of 3 are; the largest ratio is 1.000." in lines
     assert lines[-1].startswith(
         "- global_local_sliding_window forward, S = 512, options own: 1.020 ± 0.005 times the time "
         "of flex, 1.000 times its SM cycles (CPU, 2 threads: B1 H4 D64 float32, torch"
@@ -207,6 +205,14 @@ def test_without_a_peer_the_gain_is_shown(tmp_path):
     assert row["flex_tuned over the peer"] == ""
     assert "1.250 ± 0.006" in row["gain"]
     assert "ahead" not in gains_report([cells]).markdown()
+
+
+def test_the_matrix_names_the_kind_of_options_in_its_picture_only(tmp_path):
+    [cells] = load_by_setup([saved_as(tmp_path / "run.json", with_tuned(1.25, FLASH))])
+    of_tuned = in_short(cells)["backend"] == TUNED
+    assert set(in_short(cells)["form"][of_tuned]) == {"BACKEND=FLASH, found by a search"}
+    assert list(in_short(cells)["form"][~of_tuned]) == list(cells["form"][~of_tuned])
+    assert "BACKEND=FLASH, found by a search" not in matrix.text(cells)
 
 
 # --- the summary ---
