@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskbench.backends.registry import BACKENDS
 from masks import PATTERNS
 from reports.__main__ import main
 from reports.page.build import LIBRARY, LICENSE, SCRIPTS, STYLES, asset, page_html
@@ -278,3 +279,9 @@ def test_parameters_are_read_from_names():
 def test_package_data_has_all_files():
     text = Path(ROOT / "pyproject.toml").read_text()
     assert '"reports.page" = ["*.j2", "*.css", "script/*.js", "vendor/*"]' in text
+
+
+def test_the_page_draws_the_marker_of_each_backend():
+    """Two backends had the same dash, because the page had no outline of their markers."""
+    outlines = re.findall(r'^  "?([^\s":]+)"?: "M', asset("script/markers.js"), re.M)
+    assert {spec.marker for spec in BACKENDS.values()} <= set(outlines)

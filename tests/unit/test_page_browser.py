@@ -88,7 +88,7 @@ def test_the_winners_are_those_of_the_ranking(page, measure):
         parts = dict(part.split("=") for part in entry["href"].lstrip("#").split("&"))
         shown[parts["mask"], parts["direction"], int(parts["s"])] = entry["names"]
     expected = winners(attention_cells(load([GRID])), measure)
-    assert len(shown) == len(expected) == 72
+    assert len(shown) == len(expected) == 138
     for _, row in expected.iterrows():
         first = shown[row["mask"], row["direction"], row["seq_len"]]
         tied = list(row["backends"])
@@ -106,7 +106,7 @@ def first_entry(page):
 def test_filters_change_what_is_shown_and_the_address(page):
     page.select_option("#filter-direction", "backward")
     page.select_option("#filter-s", "4096")
-    assert page.locator("a.entry").count() == 12
+    assert page.locator("a.entry").count() == 23
     page.select_option("#filter-unit", "tflops")
     assert "TF/s" in first_entry(page)
     page.click("summary:has-text('backends')")
@@ -121,7 +121,7 @@ def test_filters_change_what_is_shown_and_the_address(page):
     address = page.evaluate("location.hash")
     assert address == "#backend=xformers%2Btorch_varlen&direction=backward&s=4096&unit=tflops"
     page.click("text=Reset")
-    assert page.locator("a.entry").count() == 72
+    assert page.locator("a.entry").count() == 138
 
 
 @pytest.mark.parametrize("unit", ["ms", "tflops", "cycles", "flex"])
@@ -213,8 +213,8 @@ def test_in_a_narrow_window_a_tip_leaves_the_next_rows_visible(browser, grid):
 
 
 def test_the_backends_menu_has_backends_only(browser, tmp_path):
-    runs = ["grid", "costs_forward", "costs_backward"]
-    paths = [str(GRID.with_name(f"{name}.json.gz")) for name in runs]
+    paths = [str(GRID.with_name(f"costs_{name}.json.gz")) for name in ("forward", "backward")]
+    paths.append("reports/runs/validation/grid_cold.json.gz")
     assert main(["page", *paths, "-o", str(tmp_path)]) == 0
     with opened(browser, tmp_path / "index.html", "#view=cells") as page:
         page.click("summary:has-text('backends')")

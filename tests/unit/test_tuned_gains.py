@@ -172,7 +172,9 @@ def test_slower_cells_are_named_with_their_figures(tmp_path):
         load_by_setup([saved_as(tmp_path / "run.json", with_tuned(THREE, change=change))])
     )
     lines = report.markdown().splitlines()
-    verdict = "Slower than flex by more than 1 %: 1 of 3 cells of flex_tuned. In SM cycles, which do "
+    verdict = (
+        "Slower than flex by more than 1 %: 1 of 3 cells of flex_tuned. In SM cycles, which do "
+    )
     assert f"{verdict}not depend on the clock, 0 of 3 are; the largest ratio is 1.000." in lines
     assert lines[-1].startswith(
         "- global_local_sliding_window forward, S = 512, options own: 1.020 ± 0.005 times the time "
