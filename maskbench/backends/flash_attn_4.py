@@ -114,8 +114,8 @@ def native_mask_mod(mask: Mask, q: Tensor) -> NativeMaskMod | None:
     Times on an H100 (B8 H16 D64 float16, ms forward / backward), merged calls and then mask_mod.
     S = 4096: global+local 0.60 / 1.42 and 0.61 / 1.17, prefixes in documents 0.46 / 0.97 and
     0.27 / 0.62. S = 16384: global+local 2.14 / 5.42 and 2.60 / 4.98, with D128 (B2 H32)
-    1.69 / 5.79 and 1.58 / 4.73. Prefix LM 0.75 / 1.93 and 0.81 / 1.79, so calls are merged
-    unless gradients are required.
+    1.69 / 5.79 and 1.58 / 4.73. Since calls are merged with two weights, that 2.14 is 2.52. Prefix
+    LM 0.75 / 1.93 and 0.81 / 1.79, so calls are merged unless gradients are required.
 
     Sinks, images, shared prefixes and causal blocks use the general form. FlexAttention, which runs
     the same kernels with a mask_mod, was faster than merged calls (H100, B2 H16 S4096 D128
