@@ -114,8 +114,8 @@ class TimedCell(Cell, kw_only=True):
     watched_launch_s: SignedSeconds | UnsetType = UNSET
 
 
-def require_readable(fields: dict[str, object]) -> None:
-    """Check the `extra_info` of a timed cell as a reader will.
+def require_readable(fields: object) -> None:
+    """Check the `extra_info` of a timed cell, as the file will have it, as a reader will.
 
     Raises
     ------

@@ -184,15 +184,16 @@ class BlockSparse(Mask):
     def mask_mod(self, device: DeviceLike) -> MaskMod:
         # A lookup by query and key would be a tile of loads, which Triton pipelines: it needed
         # 245 KB of shared memory, more than an H100 has. A word has the bits of 64 key blocks, and
-        # is looked up by the query alone. An integer among the indices ends the trace of the
-        # compiled create_block_mask (torch 2.13), so the word is chosen first.
+        # is looked up by the query alone. Each word of a row has a tensor of its own: an integer
+        # among the indices ends the trace of the compiled create_block_mask (torch 2.13).
         words, block = self._words(device), self.block
+        of_columns = [words[..., i].contiguous() for i in range(words.shape[-1])]
 
         def mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             row, column = _block_of(q, block), _block_of(k, block)
-            word = words[..., 0][b, h, row]
-            for i in range(1, words.shape[-1]):
-                word = torch.where(column >= i * WORD_BITS, words[..., i][b, h, row], word)
+            word = of_columns[0][b, h, row]
+            for i, later in enumerate(of_columns[1:], start=1):
+                word = torch.where(column >= i * WORD_BITS, later[b, h, row], word)
             return (word >> (column % WORD_BITS)) & 1 != 0
 
         return mod

@@ -21,6 +21,7 @@ from maskbench.suite.collection import CELL_KEY, CellKey, is_benchmark
 from maskbench.suite.device_errors import device_is_lost
 from maskbench.suite.error_text import MAX_REASON, describe_error
 from maskbench.suite.replay import REPLAYED_CELL
+from maskbench.whole_files import plain
 
 CELL_RECORD = pytest.StashKey[dict[str, object]]()  # of an item: the saved fields of its cell
 NOT_RUN = pytest.StashKey[bool]()  # of an item that is skipped because another process runs it
@@ -149,7 +150,7 @@ class OutcomeCollector:
         yield
         benchmark = self.current.benchmark if self.current else None
         if benchmark and "mask" in benchmark.extra_info:  # a user's own benchmark may save anything
-            require_readable(benchmark.extra_info)
+            require_readable(plain(benchmark.extra_info))
 
     # First, so that it sees the report as all other plugins leave it: xfail, for example.
     @pytest.hookimpl(wrapper=True, tryfirst=True)

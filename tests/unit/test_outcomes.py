@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from maskbench.suite import targets
@@ -233,6 +234,17 @@ def test_a_cell_with_a_field_that_no_report_could_read_fails(tmp_path, monkeypat
     (reason,) = {cell["reason"] for cell in run.untimed.values()}
     assert reason.startswith("ValueError: a measured field is invalid: Expected `int` >= 0 - at")
     assert "peak_memory_bytes" in reason
+
+
+def test_numbers_of_numpy_are_readable(tmp_path, monkeypatch):
+    """They are written as plain numbers, and NaN as null."""
+    measure = runner.measure
+    fields = {"cycles": np.float64(1e6), "two_modes": np.bool_(False), "call_clock_mhz": np.nan}
+    monkeypatch.setattr(runner, "measure", lambda *given: {**measure(*given), **fields})
+    run = run_cells(tmp_path / "run.json")
+    assert (run.status, len(run.timed)) == (0, 4)
+    (cell, *_) = run.timed.values()
+    assert {name: cell[name] for name in fields} == {**fields, "call_clock_mhz": None}
 
 
 @pytest.mark.parametrize("ending", CELL_ENDS)
