@@ -15,6 +15,7 @@ from reports.runs import DIRECTIONS, most_frequent_reason
 from reports.tuned_forms import TUNED, found_elsewhere, options_kind
 
 FLEX = "flex"
+FLASH_PEER = "flex_flash"  # the backend that always uses BACKEND="FLASH"
 SLOWER_ABOVE = 0.01  # a cell that takes longer by more is named
 SEARCH = (
     "search the options with `python -m pytest -m tune tests/test_tune.py`, then time "
@@ -72,7 +73,9 @@ def compare_tuned(cells: pd.DataFrame) -> pd.DataFrame:
         - `gain_in_cycles`: the same in SM cycles; NaN if they were not measured
         - `gain_interval`: the half-width of the 95 % confidence interval of `gain`, relative to it
         - `over_peer`: `tuned_s` / `peer_s`
-        - `standing`: "ahead", "tie" or "behind", of `standings`; "" without a peer
+        - `standing`: "ahead", "tie" or "behind", of `standings`; "" without a peer; "same kernel"
+          if both call FlashAttention-4's kernel through FlexAttention: the times then differ only
+          with the SM clock
 
     Notes
     -----
@@ -101,7 +104,14 @@ def compare_tuned(cells: pd.DataFrame) -> pd.DataFrame:
         over_peer=tuned["seconds"] / peer["seconds"],
         standing=standings(tuned, peer),
     )
+    gains.loc[_is_same_kernel(gains), "standing"] = "same kernel"
     return gains
+
+
+def _is_same_kernel(gains: pd.DataFrame) -> pd.Series:
+    """Where `flex_tuned` and the peer call the same kernel with the same block mask."""
+    same: pd.Series = (gains["options"] == "FLASH") & (gains["fastest_peer"] == FLASH_PEER)
+    return same
 
 
 def _of_same_problems(cells: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def ratio_text(ratio: float, interval: float) -> str:
 
 
 def standing_text(row: pd.Series) -> str:
-    """Such as "1.31", "0.87 (ahead)" or "1.00 (tie)"."""
+    """Such as "1.31", "0.87 (ahead)", "1.00 (tie)" or "1.00 (same kernel)"."""
     if not row["over_peer"] > 0:
         return ""
     word = f" ({row['standing']})" if row["standing"] != "behind" else ""
@@ -88,10 +88,13 @@ def peer_sentence(gains: pd.DataFrame) -> str | None:
     if compared.empty:
         return None
     counts = compared["standing"].value_counts()
-    ahead, tied, behind = (counts.get(word, 0) for word in ("ahead", "tie", "behind"))
+    ahead, tied, behind, same = (
+        counts.get(word, 0) for word in ("ahead", "tie", "behind", "same kernel")
+    )
+    same_text = f" and calls the same kernel in {same}" if same else ""
     return (
         f"{TUNED} is ahead of the fastest peer in {ahead} of {len(compared)}, tied with it in "
-        f"{tied} and behind it in {behind}. Its time over that of the peer is "
+        f"{tied}, behind it in {behind}{same_text}. Its time over that of the peer is "
         f"{range_text(compared['over_peer'], '{:.2f}'.format)}."
     )
 

@@ -23,7 +23,7 @@ def saved_texts():
     for path in (*RUNS.rglob("*.json"), *RUNS.rglob("*.json.gz")):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         if b'"formulation":' not in data:
-            texts |= set(re.findall(r'"form": ("(?:[^"\\]|\\.)*")', data.decode()))
+            texts |= set(re.findall(r'"form":\s*("(?:[^"\\]|\\.)*")', data.decode()))
     return {json.loads(text) for text in texts}
 
 

@@ -84,6 +84,17 @@ def test_overlapping_intervals_are_a_tie(peer_ms, standing, tmp_path):
     assert (row["fastest_peer"], row["standing"]) == ("sdpa", standing)
 
 
+def test_the_same_kernel_is_neither_ahead_nor_behind(tmp_path):
+    def change(run):
+        bench = of(run, "sdpa")
+        bench["extra_info"]["backend"] = "flex_flash"
+        bench["fullname"] = bench["fullname"].replace("sdpa", "flex_flash")
+        bench["stats"]["median"] = 1e-4  # the fastest
+
+    row = one(tmp_path, 1.25, FLASH, change=change)
+    assert (row["fastest_peer"], row["standing"]) == ("flex_flash", "same kernel")
+
+
 def test_cycles_are_compared_where_they_were_measured(tmp_path):
     def change(run):
         of(run, "flex")["extra_info"]["cycles"] = 3e6
@@ -226,7 +237,7 @@ def test_each_direction_has_the_median_and_range_of_its_gains(tmp_path):
     ).markdown()
     assert (
         "- Forward: the gain is 1.25 in the median of 3, from 0.98 to 4.00 (options: own 3). "
-        "flex_tuned is ahead of the fastest peer in 1 of 3, tied with it in 0 and behind it in 2. "
+        "flex_tuned is ahead of the fastest peer in 1 of 3, tied with it in 0, behind it in 2. "
         "Its time over that of the peer is 2.76 in the median of 3, from 0.83 to 3.32.\n"
     ) in report
     assert "Backward" not in report

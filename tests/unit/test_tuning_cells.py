@@ -148,7 +148,7 @@ def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
     status, text = run_inline(*FEW)
     assert status == 2
     assert set(entries(store)) == {"causal"}
-    assert "maskbench: 2 cells to time (2 more cannot run here)" in text
+    assert "maskbench: 2 cells to time (2 more will be skipped)" in text
     line = "maskbench: 1 of 2 cells were not run (2 more cannot run here): KeyboardInterrupt"
     assert line in text
 
