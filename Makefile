@@ -27,7 +27,7 @@ help:
 	@echo "make setup     make .venv and install requirements.txt"
 	@echo "make bench     time every mask on this machine's GPU, else its CPU, and draw the results"
 	@echo "               (CPU: about 8 min; H100 with all backends: about 15 min)"
-	@echo "make test      the fast tests (about 4 min on 2 cores)"
+	@echo "make test      the fast tests (about 7 min on 2 cores)"
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make lint      ruff, mypy and the directions of imports"
 	@echo "make releases  one grid under each torch of TORCHES, three processes each, and its trends"
@@ -53,7 +53,7 @@ bench: setup
 
 # pytest.ini deselects the slow tests.
 test: setup
-	@echo "make test usually takes about 4 min on 2 cores"
+	@echo "make test usually takes about 7 min on 2 cores"
 	$(RUN) pytest --benchmark-skip
 
 test-all: setup
