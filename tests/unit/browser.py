@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from reports.__main__ import main
+
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
@@ -55,3 +57,10 @@ def follow(page, address):
 
 def texts(page, selector):
     return page.eval_on_selector_all(selector, "all => all.map(one => one.innerText.trim())")
+
+
+def page_of(tmp_path, *runs, history=None):
+    """The page of these runs, as `python -m reports page` writes it."""
+    more = ["--history", str(history)] if history else []
+    assert main(["page", *map(str, runs), *more, "-o", str(tmp_path / "out")]) == 0
+    return tmp_path / "out" / "index.html"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from tests.unit.real_run import all_cells, few_cells
+from reports.tuned_gains import compare_tuned, load_by_setup
+from tests.unit.real_run import all_cells, few_cells, saved_as
 
 OWN = "block_mask:128x128,fwd_BLOCK_M=64"
 FLASH = "block_mask:128x128,BACKEND=FLASH"
@@ -46,3 +47,25 @@ def with_tuned(
             change(run)
 
     return edit
+
+
+def only_gain(tmp_path, *arguments, **named):
+    """The row of `compare_tuned` of a run with one problem."""
+    [cells] = load_by_setup([saved_as(tmp_path / "run.json", with_tuned(*arguments, **named))])
+    [(_, row)] = compare_tuned(cells).iterrows()
+    return row
+
+
+def forward_cell(run, backend, mask="causal"):
+    """The forward cell of a backend and mask."""
+    wanted = {"backend": backend, "mask": mask, "direction": "forward"}
+    (bench,) = (b for b in run["benchmarks"] if wanted.items() <= b["extra_info"].items())
+    return bench
+
+
+def with_batch_of_two(run):
+    """Change the batch size of all cells to 2."""
+    for cell in all_cells(run):
+        cell["batch"] = 2
+    for cell in [*run["benchmarks"], *run["maskbench"]["untimed"]]:
+        cell["fullname"] = cell["fullname"].replace("-b1h", "-b2h")
