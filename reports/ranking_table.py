@@ -52,7 +52,9 @@ def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
         best = best.set_index(KEY)
         name = f" {measure}" if Measure.CALLED in found else ""  # on a CPU it is wall time
         columns[f"fastest{name}"] = best["backends"].map(" = ".join)
-        columns[f"time{name}"] = best.apply(time_text, axis=1)
+        columns[f"time{name}"] = best.apply(
+            lambda row: time_text(row["seconds"], row["is_noisy"]), axis=1
+        )
     if device["peak_share"].notna().any():
         columns["time at the peak"] = device.apply(peak_time_text, axis=1)
         columns["share of the peak"] = device.apply(share_text, axis=1)
@@ -61,8 +63,9 @@ def ranking_table(cells: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
-def time_text(row: pd.Series) -> str:
-    return f"{'~' if row['is_noisy'] else ''}{milliseconds(row['seconds'])}"
+def time_text(seconds: float, is_noisy: bool) -> str:
+    """The time in milliseconds, with "~" before it if its interval is wide."""
+    return f"{'~' if is_noisy else ''}{milliseconds(seconds)}"
 
 
 def peak_time_text(row: pd.Series) -> str:

@@ -73,9 +73,7 @@ def compare_tuned(cells: pd.DataFrame) -> pd.DataFrame:
         - `gain_in_cycles`: the same in SM cycles; NaN if they were not measured
         - `gain_interval`: the half-width of the 95 % confidence interval of `gain`, relative to it
         - `over_peer`: `tuned_s` / `peer_s`
-        - `standing`: "ahead", "tie" or "behind", of `standings`; "" without a peer; "same kernel"
-          if both call FlashAttention-4's kernel through FlexAttention: the times then differ only
-          with the SM clock
+        - `standing`: of `standings`
 
     Notes
     -----
@@ -104,14 +102,7 @@ def compare_tuned(cells: pd.DataFrame) -> pd.DataFrame:
         over_peer=tuned["seconds"] / peer["seconds"],
         standing=standings(tuned, peer),
     )
-    gains.loc[_is_same_kernel(gains), "standing"] = "same kernel"
     return gains
-
-
-def _is_same_kernel(gains: pd.DataFrame) -> pd.Series:
-    """Where `flex_tuned` and the peer call the same kernel with the same block mask."""
-    same: pd.Series = (gains["options"] == "FLASH") & (gains["fastest_peer"] == FLASH_PEER)
-    return same
 
 
 def _of_same_problems(cells: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +115,8 @@ def _of_same_problems(cells: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
 def standings(tuned: pd.DataFrame, peer: pd.DataFrame) -> pd.Series:
     """Whether `flex_tuned` is "ahead" of the peer, "behind", or in a "tie"; "" without a peer.
 
-    It is a tie if the 95 % confidence intervals of the two times overlap.
+    It is a tie if the 95 % confidence intervals of the two times overlap. It is "same kernel" if
+    both call FlashAttention-4's kernel through FlexAttention: then only the SM clock differs.
     """
     lowest, highest = (
         pd.concat(
@@ -134,7 +126,9 @@ def standings(tuned: pd.DataFrame, peer: pd.DataFrame) -> pd.Series:
     )
     overlap = lowest.max(axis=1) <= highest.min(axis=1)
     by_time = np.where(tuned["seconds"] < peer["seconds"], "ahead", "behind")
-    standing = pd.Series(by_time, tuned.index).mask(overlap, "tie")
+    # The peer then always uses the kernel that `flex_tuned` replays.
+    is_same = (tuned["formulation"].map(options_kind) == "FLASH") & (peer["backend"] == FLASH_PEER)
+    standing = pd.Series(by_time, tuned.index).mask(overlap, "tie").mask(is_same, "same kernel")
     result: pd.Series = standing.where(peer["seconds"].notna(), "")
     return result
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from reports.markdown import percent
-from reports.plots.labels import milliseconds
 from reports.ranges import range_text
+from reports.ranking_table import time_text
 from reports.report import Heading, Part, Report
 from reports.runs import DIRECTIONS, shape_of
 from reports.tuned_forms import TUNED
@@ -26,18 +26,18 @@ def gains_row(row: pd.Series) -> dict[str, object]:
     """The texts of a mask, direction and length."""
     return {
         **{"mask": row["mask"], "direction": row["direction"], "S": row["seq_len"]},
-        FLEX: time_text(row["flex_s"], row["flex_is_noisy"]),
-        TUNED: time_text(row["tuned_s"], row["tuned_is_noisy"]),
+        FLEX: known_time_text(row["flex_s"], row["flex_is_noisy"]),
+        TUNED: known_time_text(row["tuned_s"], row["tuned_is_noisy"]),
         "options": ", ".join(filter(None, (row["options"], row["found_elsewhere"]))),
         "gain": ratio_text(row["gain"], row["gain_interval"]),
         "fastest peer": row["fastest_peer"] or NOT_TIMED,
-        "time of the peer": time_text(row["peer_s"], row["peer_is_noisy"]),
+        "time of the peer": known_time_text(row["peer_s"], row["peer_is_noisy"]),
         f"{TUNED} over the peer": standing_text(row),
     }
 
 
-def time_text(seconds: float, is_noisy: bool) -> str:
-    return f"{'~' if is_noisy else ''}{milliseconds(seconds)}" if seconds > 0 else NOT_TIMED
+def known_time_text(seconds: float, is_noisy: bool) -> str:
+    return time_text(seconds, is_noisy) if seconds > 0 else NOT_TIMED
 
 
 def ratio_text(ratio: float, interval: float) -> str:
