@@ -29,7 +29,7 @@ from maskbench.suite.device_errors import device_is_lost, out_of_memory
 from maskbench.suite.mask_mod_variants import VARIANTS
 from maskbench.suite.stages import STAGE_SECONDS, stage_timer
 from maskbench.suite.tuned import BACKEND as TUNED
-from maskbench.suite.tuned import bind_tuned, missing_options_reason
+from maskbench.suite.tuned import bind_tuned, existing_file, missing_options_reason
 from maskbench.suite.unchanged import Unchanged
 from maskbench.suite.work import bytes_moved, flops, mask_work
 from maskbench.suite.workload import CheckedInputs, Workload, cached_inputs
@@ -133,6 +133,13 @@ def known_skip_reason(workload: Workload, variant: str, backend_named: bool) -> 
     if variant == TUNED and not workload.phase.is_search:
         return missing_options_reason(workload, backend_named)
     return TOO_LARGE if scores_too_large(workload, variant) and not backend_named else None
+
+
+def will_be_skipped(workload: Workload, variant: str, backend_named: bool) -> bool:
+    """Whether a cell is known to be skipped; a search also if its result exists."""
+    if known_skip_reason(workload, variant, backend_named):
+        return True
+    return workload.phase.is_search and existing_file(workload) is not None
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from typing import NoReturn
 import pytest
 from tqdm import tqdm
 
-from maskbench.suite.cell import known_skip_reason
+from maskbench.suite.cell import will_be_skipped
 from maskbench.suite.collection import CELL_KEY, CellKey, cell_keys
 from maskbench.suite.options import RunConfig
 from maskbench.suite.precompile import compile_task, is_compiled
-from maskbench.suite.tuned import existing_file
 
 # Measured: 308 CPU cells took 206 s, 154 s of it with compiled kernels; 748 cells on an H100
 # 551 s and 297 s.
@@ -86,10 +85,7 @@ class ProgressReporter:
         self.total = len(cells)
 
     def _is_skipped(self, key: CellKey) -> bool:
-        """Whether a cell is known to be skipped, a search because its result is kept."""
-        if known_skip_reason(*key, self.run.backends_named):
-            return True
-        return key.workload.phase.is_search and existing_file(key.workload) is not None
+        return will_be_skipped(*key, self.run.backends_named)
 
     def _usual_seconds(self, key: CellKey) -> float:
         return (SEARCH_S if key.workload.phase.is_search else CELL_S)[self.run.device]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from maskbench.suite.cell import known_skip_reason
+from maskbench.suite.cell import will_be_skipped
 from maskbench.suite.collection import CELL_KEY
 from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
-from maskbench.suite.tuned import existing_file, require_folder
+from maskbench.suite.tuned import require_folder
 from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
 from maskbench.suite.workload import Workload
@@ -43,9 +43,7 @@ def start_searches(session: pytest.Session) -> Searches:
     workloads = [
         workload
         for workload, variant in cells
-        if workload.phase.is_search
-        and not known_skip_reason(workload, variant, True)
-        and not existing_file(workload)
+        if workload.phase.is_search and not will_be_skipped(workload, variant, True)
     ]
     if workloads:
         require_folder(run.device)
