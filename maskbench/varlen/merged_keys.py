@@ -49,12 +49,15 @@ class FarKeys:
         int64: which of the B * S tokens are its keys. A token may occur several times.
     has_keys
         bool: whether each of its queries has keys. None means that all have.
+    has_fewer_keys
+        Whether each of its queries has at most as many keys here as in the first call.
     """
 
     op: AttentionOp
     queries: Tensor | None
     keys: Tensor
     has_keys: Tensor | None
+    has_fewer_keys: bool
 
     def rows(self, tensor: Tensor) -> Tensor:
         """The rows of `queries` of a tensor [B * Q, ...]."""
@@ -100,6 +103,7 @@ def far_segments(
     seq_len: int,
     batch: int,
     device: torch.device,
+    has_fewer_keys: bool,
 ) -> FarKeys:
     """The call for runs of queries: (number of queries, the keys of each), in order."""
     lengths = [length for length, _ in segments] * batch
@@ -111,6 +115,7 @@ def far_segments(
         None,
         in_each_element(keys, seq_len, batch, device),
         has_keys.to(device),
+        has_fewer_keys,
     )
 
 
@@ -144,7 +149,7 @@ def global_local(
     whole = library.packed([len(tokens)] * batch, [n] * batch, FULL)
     plan = MergePlan(
         near=library.batched(n, n, (mask.window, mask.window)),
-        far=far_segments(library, segments, n, batch, device),
+        far=far_segments(library, segments, n, batch, device, len(tokens) <= mask.window + 1),
         whole=GlobalRows(whole, in_each_element(tokens, n, batch, device)),
     )
     return plan.attend
@@ -167,7 +172,7 @@ def sink_window(
         raise Unsupported("every sink lies in every query's window")
     plan = MergePlan(
         near=library.batched(queries, n, (left, 0)),
-        far=far_segments(library, segments, n, batch, device),
+        far=far_segments(library, segments, n, batch, device, sinks <= left + 1),
     )
     return plan.attend
 
@@ -189,6 +194,7 @@ def causal_images(
         in_each_element(queries, mask.seq_len, batch, device),
         in_each_element(keys, mask.seq_len, batch, device),
         None,
+        all(last - first <= first + 1 for first, last in images),
     )
     return MergePlan(library.batched(mask.seq_len, mask.seq_len, CAUSAL), far).attend
 
@@ -209,7 +215,7 @@ class MergedKeys(torch.autograd.Function):
         if far.has_keys is not None:
             far_lse = far_lse.masked_fill(~far.has_keys, -torch.inf)
         near = near_out.flatten(0, 1), packed_lse(near_lse)
-        out, lse = merge_rows(near, (far_out, far_lse), far.queries)
+        out, lse = merge_rows(near, (far_out, far_lse), far.queries, far.has_fewer_keys)
         whole_saved: tuple[Tensor, ...] = ()
         if whole is not None:
             whole_q = flat_q[whole.tokens]
@@ -249,27 +255,37 @@ class MergedKeys(torch.autograd.Function):
         return dq.view_as(q), dk.view_as(k), dv.view_as(v), None
 
 
-def merge_rows(near: ForwardResult, far: ForwardResult, rows: Tensor | None) -> ForwardResult:
-    """Merge two results over disjoint keys. `far` is for the queries `rows` alone, if given.
+def merge_rows(
+    first: ForwardResult, second: ForwardResult, rows: Tensor | None, second_has_fewer_keys: bool
+) -> ForwardResult:
+    """Merge two results over disjoint keys. `second` is for the queries `rows` alone, if given.
 
     The outputs are [tokens, heads, head_dim], the log-sum-exps [heads, tokens]. The tensors of
-    `near` are overwritten if `rows` are given.
+    `first` are overwritten if `rows` are given. `second_has_fewer_keys` is whether each query has
+    at most as many keys in `second` as in `first`.
     """
-    (near_out, near_lse), (far_out, far_lse) = near, far
+    (first_out, first_lse), (second_out, second_lse) = first, second
     if rows is not None:
-        near_out, near_lse = near_out[rows], near_lse[:, rows]
-    # Two weights. One and its difference to 1 lose a small weight in half precision: if few near
-    # keys join thousands of far ones, the error was five times that of dense attention.
-    near_weight, far_weight = (
-        torch.sigmoid(difference).T.to(near_out.dtype, memory_format=torch.contiguous_format)
-        for difference in (near_lse - far_lse, far_lse - near_lse)
-    )
-    out = torch.addcmul(near_out * near_weight[..., None], far_out, far_weight[..., None])
-    lse = torch.logaddexp(near_lse, far_lse)
+        first_out, first_lse = first_out[rows], first_lse[:, rows]
+
+    def weight(difference: Tensor) -> Tensor:
+        share = torch.sigmoid(difference).T
+        return share.to(first_out.dtype, memory_format=torch.contiguous_format)[..., None]
+
+    second_weight = weight(second_lse - first_lse)
+    if second_has_fewer_keys:
+        # One kernel, which reads and writes less. Its other weight is the difference to 1. In half
+        # precision that is exact enough only for the average over more keys, whose values are
+        # smaller: the reverse had five times the error of dense attention.
+        out = torch.lerp(first_out, second_out, second_weight)
+    else:
+        first_weight = weight(first_lse - second_lse)
+        out = torch.addcmul(first_out * first_weight, second_out, second_weight)
+    lse = torch.logaddexp(first_lse, second_lse)
     if rows is None:
         return out, lse
-    near[0][rows], near[1][:, rows] = out, lse
-    return near
+    first[0][rows], first[1][:, rows] = out, lse
+    return first
 
 
 def add_rows(total: Tensor, rows: Tensor | None, part: Tensor) -> None:

@@ -23,13 +23,15 @@ class SharedPrefixPlan:
     """Calls on tokens in the order: the prefixes of all elements, then all responses.
 
     `prefix` has the prefixes' queries and `far` those of the responses, both with the prefixes'
-    keys. `near` has the responses' queries and keys.
+    keys. `near` has the responses' queries and keys. `near_has_fewer_keys` is whether no response
+    is longer than the prefix.
     """
 
     tokens: int  # of all prefixes
     prefix: AttentionOp
     far: AttentionOp
     near: AttentionOp
+    near_has_fewer_keys: bool
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Differentiable attention."""
@@ -50,6 +52,7 @@ def shared_prefix(
         prefix=library.packed(prefixes, prefixes, FULL),
         far=library.packed(after, prefixes, FULL),
         near=library.packed(lengths, lengths, CAUSAL),
+        near_has_fewer_keys=max(responses) <= prefix,
     )
     return plan.attend
 
@@ -69,7 +72,7 @@ class SharedPrefixCalls(torch.autograd.Function):
         n = plan.tokens
         out, lse = plan.prefix.forward(q[:n], k[:n], v[:n])
         near, far = plan.near.forward(q[n:], k[n:], v[n:]), plan.far.forward(q[n:], k[:n], v[:n])
-        merged_out, merged_lse = merge_rows(near, far, None)
+        merged_out, merged_lse = merge_rows(far, near, None, plan.near_has_fewer_keys)
         out = torch.cat([out, merged_out])
         ctx.save_for_backward(q, k, v, out, lse, merged_lse)
         ctx.plan = plan
