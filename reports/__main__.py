@@ -18,6 +18,7 @@ from reports.documents import (
     decode,
     gate_accuracy,
     kernel_options,
+    mask_mod_variants,
     options,
     published,
     releases,
@@ -129,6 +130,11 @@ def make_parser() -> argparse.ArgumentParser:
     command = add_document(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.document, o.printer))
+    command = add_document(mask_mod_variants, parts + default)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    command.set_defaults(
+        run=lambda o: mask_mod_variants(o.runs or [newest()], o.document, o.printer)
+    )
     command = add_document(accuracy, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: accuracy(o.runs, o.document, o.printer))

@@ -44,6 +44,13 @@ def validation(runs: list[Path], document: Path | None, printer: TablePrinter) -
     return print_or_write(validation_report(runs), NAME, document, printer)
 
 
+def mask_mod_variants(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
+    """Print the times of a mask whose mask_mod is written in several ways."""
+    from reports.mask_mod_variants import NAME, mask_mod_variants_report
+
+    return print_or_write(mask_mod_variants_report(runs), NAME, document, printer)
+
+
 def accuracy(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
     """Print the errors of each backend against float64, and what the soaks found."""
     from reports.accuracy import NAME, accuracy_report
