@@ -141,7 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = add_document(decode, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: decode(o.runs, o.document, o.printer))
-    command = add_document(published, " Each file is a run.")
+    command = add_document(published, parts)
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: published(o.runs, o.document, o.printer))
     command = add(compare)

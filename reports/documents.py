@@ -66,7 +66,7 @@ def decode(runs: list[Path], document: Path | None, printer: TablePrinter) -> in
 
 
 def published(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
-    """Print published throughputs beside those of runs."""
+    """Print published throughputs and speed-ups beside those of runs."""
     from reports.published import NAME, published_report
 
     return print_or_write(published_report(runs), NAME, document, printer)
