@@ -21,11 +21,12 @@ from reports.documents import (
     mask_mod_variants,
     options,
     published,
+    ranking,
     releases,
     tuned_gains,
     validation,
 )
-from reports.drawing import matrix, plots, ranking
+from reports.drawing import matrix, plots
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
 from reports.terminal import allow_all_characters, complain, say, table_printer
@@ -88,8 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     def add_format(command: argparse.ArgumentParser) -> None:
         text = (
-            "how tables are printed (default: %(default)s); with csv and json, only one table is "
-            "on stdout"
+            "how the report is printed (default: %(default)s); with csv and json, only one table "
+            "is on stdout, with markdown the whole report"
         )
         command.add_argument(
             "--format", choices=[form.value for form in TableFormat], default="text", help=text

@@ -36,6 +36,18 @@ def print_or_write(report: Report, name: str, document: Path | None, printer: Ta
     return 0
 
 
+def ranking(
+    runs: list[Path], document: Path | None, part_of_name: str | None, printer: TablePrinter
+) -> int:
+    """Print the fastest backends of each mask, on the device and as called from Python, with ties
+    and the share of the peak."""
+    from reports.drawing import attention_cells, load_by_shape
+    from reports.ranking_table import NAME, ranking_report
+
+    shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
+    return print_or_write(ranking_report(shapes), NAME, document, printer)
+
+
 def validation(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
     """Print how exact the times of runs are: fidelity, repeatability, rounds and lengths, with
     the targets."""
