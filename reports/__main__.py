@@ -18,13 +18,15 @@ from reports.documents import (
     decode,
     gate_accuracy,
     kernel_options,
+    mask_mod_variants,
     options,
     published,
+    ranking,
     releases,
     tuned_gains,
     validation,
 )
-from reports.drawing import matrix, plots, ranking
+from reports.drawing import matrix, plots
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
 from reports.terminal import allow_all_characters, complain, say, table_printer
@@ -87,8 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     def add_format(command: argparse.ArgumentParser) -> None:
         text = (
-            "how tables are printed (default: %(default)s); with csv and json, only one table is "
-            "on stdout"
+            "how the report is printed (default: %(default)s); with csv and json, only one table "
+            "is on stdout, with markdown the whole report"
         )
         command.add_argument(
             "--format", choices=[form.value for form in TableFormat], default="text", help=text
@@ -129,13 +131,18 @@ def make_parser() -> argparse.ArgumentParser:
     command = add_document(validation, " Each file is a run." + default)
     command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     command.set_defaults(run=lambda o: validation(o.runs or [newest()], o.document, o.printer))
+    command = add_document(mask_mod_variants, parts + default)
+    command.add_argument("runs", metavar="RUN", nargs="*", type=Path)
+    command.set_defaults(
+        run=lambda o: mask_mod_variants(o.runs or [newest()], o.document, o.printer)
+    )
     command = add_document(accuracy, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: accuracy(o.runs, o.document, o.printer))
     command = add_document(decode, " Each file is a run.")
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: decode(o.runs, o.document, o.printer))
-    command = add_document(published, " Each file is a run.")
+    command = add_document(published, parts)
     command.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     command.set_defaults(run=lambda o: published(o.runs, o.document, o.printer))
     command = add(compare)

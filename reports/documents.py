@@ -36,12 +36,31 @@ def print_or_write(report: Report, name: str, document: Path | None, printer: Ta
     return 0
 
 
+def ranking(
+    runs: list[Path], document: Path | None, part_of_name: str | None, printer: TablePrinter
+) -> int:
+    """Print the fastest backends of each mask, on the device and as called from Python, with ties
+    and the share of the peak."""
+    from reports.drawing import attention_cells, load_by_shape
+    from reports.ranking_table import NAME, ranking_report
+
+    shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
+    return print_or_write(ranking_report(shapes), NAME, document, printer)
+
+
 def validation(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
     """Print how exact the times of runs are: fidelity, repeatability, rounds and lengths, with
     the targets."""
     from reports.validation import NAME, validation_report
 
     return print_or_write(validation_report(runs), NAME, document, printer)
+
+
+def mask_mod_variants(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
+    """Print the times of a mask whose mask_mod is written in several ways."""
+    from reports.mask_mod_variants import NAME, mask_mod_variants_report
+
+    return print_or_write(mask_mod_variants_report(runs), NAME, document, printer)
 
 
 def accuracy(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
@@ -59,7 +78,7 @@ def decode(runs: list[Path], document: Path | None, printer: TablePrinter) -> in
 
 
 def published(runs: list[Path], document: Path | None, printer: TablePrinter) -> int:
-    """Print published throughputs beside those of runs."""
+    """Print published throughputs and speed-ups beside those of runs."""
     from reports.published import NAME, published_report
 
     return print_or_write(published_report(runs), NAME, document, printer)

@@ -1,4 +1,4 @@
-"""The commands that show one run: plots, matrix and ranking."""
+"""The commands that draw one run: plots and matrix."""
 
 from __future__ import annotations
 
@@ -148,35 +148,4 @@ def matrix(runs: list[Path], folder: Path, part_of_name: str | None, printer: Ta
     if len(shapes) > MAX_PICTURES:
         advice = "-k TEXT shows the cells with that text in their names"
         say(f"note: {len(shapes) - MAX_PICTURES} shapes are left out; {advice}")
-    return 0
-
-
-def ranking(
-    runs: list[Path], document: Path | None, part_of_name: str | None, printer: TablePrinter
-) -> int:
-    """Print the fastest backends of each mask, on the device and as called from Python, with ties
-    and the share of the peak."""
-    from reports.generated import replace_generated
-    from reports.ranking_table import (
-        NAME,
-        explanation,
-        ranking_data,
-        ranking_report,
-        ranking_table,
-        run_notes,
-        setup_text,
-    )
-
-    shapes = [attention_cells(cells) for cells, _ in load_by_shape(runs, Path(), part_of_name)]
-    if document:
-        path = replace_generated(document, NAME, ranking_report(shapes))
-        say(f"between the markers of {path}: the fastest backends")
-        return 0
-    if printer.form.is_for_programs:
-        printer.write(ranking_data(pd.concat(shapes)))
-    for cells in shapes:
-        say("\n".join([setup_text(cells), *run_notes(cells)]))
-        if not printer.form.is_for_programs:
-            printer.write(ranking_table(cells))
-    say(explanation(shapes))
     return 0

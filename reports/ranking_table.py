@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports.markdown import markdown_table, markdown_text, percent
+from reports.markdown import markdown_text, percent
 from reports.plots.labels import milliseconds
 from reports.ranges import range_text
 from reports.ranking import (
@@ -16,6 +16,7 @@ from reports.ranking import (
     peak_shares,
     winners,
 )
+from reports.report import Paragraph, Part, Report
 from reports.runs import DIRECTIONS, shape_of
 
 NAME = "reports ranking"  # of the markers in a document
@@ -136,10 +137,11 @@ def explanation(shapes: list[pd.DataFrame]) -> str:
     return text
 
 
-def ranking_report(shapes: list[pd.DataFrame]) -> str:
-    """The tables of all shapes as Markdown, each with its shape, device and torch above it."""
-    parts = []
+def ranking_report(shapes: list[pd.DataFrame]) -> Report:
+    """The tables of all shapes, each with its shape, device and torch above it."""
+    parts: list[Part] = []
     for cells in shapes:
-        parts.append(markdown_text(" ".join([setup_text(cells), *run_notes(cells)])))
-        parts.append(markdown_table(ranking_table(cells)))
-    return "\n\n".join([*parts, markdown_text(explanation(shapes))])
+        sentences = [setup_text(cells), *run_notes(cells)]
+        parts.append(Paragraph("\n".join(sentences), markdown_text(" ".join(sentences))))
+        parts.append(ranking_table(cells))
+    return Report([*parts, explanation(shapes)], {"ranking": ranking_data(pd.concat(shapes))})

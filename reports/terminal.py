@@ -37,10 +37,9 @@ class TablePrinter:
     def __init__(self, form: TableFormat = TableFormat.TEXT) -> None:
         self.form, self.stream = form, sys.stdout
 
-    def write(self, shown: pd.DataFrame, data: pd.DataFrame | None = None) -> None:
-        """Print a table. For programs `data` is printed, if it is given: numbers, not texts."""
-        is_data = data is not None and self.form.is_for_programs
-        say(table_text(data if is_data and data is not None else shown, self.form), self.stream)
+    def write(self, table: pd.DataFrame) -> None:
+        """Print a table."""
+        say(table_text(table, self.form), self.stream)
 
 
 @contextmanager

@@ -74,22 +74,6 @@ def long_sequences(cells: pd.DataFrame) -> Report | None:
     return Report([Paragraph(text.replace("`", ""), text), table], data)
 
 
-def mask_mod_variants(cells: pd.DataFrame) -> Report | None:
-    """Times of one mask with different mask_mod functions."""
-    found = cells[cells["direction"].str.startswith("spelling_")]
-    if found.empty:
-        return None
-    wide = found.pivot_table(
-        index=["mask", "backend"], columns="direction", values="median_s", sort=False
-    )
-    table = wide.mul(1e3).map("{:.3f}".format).reset_index()
-    table = table.rename(columns=lambda name: name.replace("spelling_", "ms, "))
-    data = found[["mask", "backend", "seq_len", "median_s"]].assign(
-        direction=found["direction"].str.removeprefix("spelling_")
-    )
-    return Report([table.rename(columns={"backend": "mask_mod"})], {"mask_mod variants": data})
-
-
 def groups_of_same_cells(runs: list[Run]) -> list[list[Run]]:
     """Runs that timed the same cells with the same timer; each group oldest first."""
     groups: dict[tuple[object, ...], list[Run]] = {}
@@ -134,7 +118,6 @@ def validation_report(paths: list[Path]) -> Report:
         "Rounds": rounds(cells[cells["run"].isin([str(run.path) for run in widest])]),
         "Where the time of a run goes": stage_times(usual),
         "Long sequences": long_sequences(cells),
-        "How a mask_mod is written": mask_mod_variants(cells),
     }
     devices = sorted(set(cells["device"] + ", torch " + cells["torch"]))
     missing = [title for title, section in sections.items() if section is None]

@@ -178,21 +178,27 @@ def verdict_json(verdict: Verdict, command: str) -> dict[str, Any]:
 def write_verdict(
     verdict: Verdict, command: str, title: str, folder: Path, printer: TablePrinter
 ) -> None:
-    """Print the table, and write summary.md and verdict.json into `folder`.
+    """Print the table, or in Markdown the summary. Write summary.md and verdict.json into `folder`.
 
     For the gate, write comment.md and badge.json, too.
     """
-    write_whole(folder / "summary.md", summary(verdict, title))
+    markdown = summary(verdict, title)
+    write_whole(folder / "summary.md", markdown)
     if command == "gate":
         write_whole(folder / "badge.json", json.dumps(badge(verdict)))
         write_whole(folder / "comment.md", comment(verdict, title))
     text = json.dumps(verdict_json(verdict, command), indent=1, allow_nan=False)
     write_whole(folder / "verdict.json", text)
-    rows = display_table(ranked(verdict.cells))
-    limit = PRINTED_ROWS if printer.form is TableFormat.TEXT else len(rows)
-    printer.write(rows.head(limit), verdict_data(verdict))
-    if len(rows) > limit:
-        say(f"... and {len(rows) - limit} more rows, in {folder / 'summary.md'}")
+    if printer.form is TableFormat.MARKDOWN:
+        say(markdown.rstrip(), printer.stream)
+    elif printer.form.is_for_programs:
+        printer.write(verdict_data(verdict))
+    else:
+        rows = display_table(ranked(verdict.cells))
+        printer.write(rows.head(PRINTED_ROWS))
+        if len(rows) > PRINTED_ROWS:
+            more = len(rows) - PRINTED_ROWS
+            say(f"... and {more} more rows, in {folder / 'summary.md'}")
     for note in verdict.notes:
         say(f"note: {plain_text(note)}")
     say(f"{plain_text(title)}: {verdict.conclusion} ({counted(verdict)})")

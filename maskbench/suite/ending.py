@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 from pytest_benchmark.stats import Metadata
 
-from maskbench.suite.cell import known_skip_reason
+from maskbench.suite.cell import will_be_skipped
 from maskbench.suite.collection import CellKey
 from maskbench.suite.error_text import describe_error
 from maskbench.timing.statistics import NOISY_ABOVE
@@ -81,8 +81,8 @@ def not_run_line(
         Why the session ended early.
     """
     keys = [cell_keys[name] for name in not_run if name in cell_keys]
-    skipped = sum(known_skip_reason(*key, backends_named) is not None for key in keys)
-    more = f" ({skipped} more cannot run here)" if skipped else ""
+    skipped = sum(will_be_skipped(*key, backends_named) for key in keys)
+    more = f" ({skipped} more would be skipped)" if skipped else ""
     missing = len(not_run) - skipped
     return f"maskbench: {missing} of {planned - skipped} cells were not run{more}: {interrupted}"
 

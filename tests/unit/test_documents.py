@@ -16,6 +16,8 @@ COMMANDS = {
     "accuracy": ["accuracy_h100/soak.json.gz"],
     "decode": ["masks_h100/decode_b16.json.gz"],
     "kernel_options": [],
+    "mask_mod_variants": ["repeats/2026-11-26_71a9_1.json.gz"],
+    "ranking": ["masks_h100/published.json.gz"],
     "published": ["masks_h100/published.json.gz"],
     "releases": [
         f"releases_h100/{torch}_{n}.json.gz" for torch in ("2.11.0", "2.12.1") for n in (1, 2)

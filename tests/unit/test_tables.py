@@ -52,9 +52,10 @@ def test_markdown_escapes_and_text_is_aligned():
     assert table_text(TABLE, TableFormat.TEXT) == TABLE.to_string(index=False)
 
 
-@pytest.mark.parametrize("form", ["csv", "json", "markdown"])
-@pytest.mark.parametrize("command", ["compare", "gate", "history", "matrix", "ranking"])
-def test_only_the_table_is_on_stdout(command, form, run, tmp_path, capsys):
+COMMANDS = ["compare", "gate", "history", "matrix", "ranking"]
+
+
+def run_command(command, run, form, tmp_path):
     folder = str(tmp_path / "runs")
     arguments = {
         "compare": [run, run],
@@ -63,20 +64,43 @@ def test_only_the_table_is_on_stdout(command, form, run, tmp_path, capsys):
     }.get(command, [run])
     output = [] if command == "ranking" else ["-o", str(tmp_path / "out")]
     main([command, *arguments, *output, "--format", form])
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_the_table_is_on_stdout(command, form, run, tmp_path, capsys):
+    run_command(command, run, form, tmp_path)
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
-    if form == "json":
-        rows = json.loads(printed.out)
-    elif form == "csv":
-        rows = list(csv.DictReader(io.StringIO(printed.out)))
-    else:
-        lines = printed.out.strip().split("\n")
-        assert all(line.startswith("| ") for line in lines)
-        rows = lines[2:]
+    is_json = form == "json"
+    rows = json.loads(printed.out) if is_json else [*csv.DictReader(io.StringIO(printed.out))]
     assert rows
-    if form != "markdown":
-        assert "mask" in rows[0]
+    assert "mask" in rows[0]
     assert printed.err.strip()
+
+
+@pytest.mark.parametrize("command", ["compare", "gate", "history"])
+def test_markdown_is_the_whole_summary(command, run, tmp_path, capsys):
+    run_command(command, run, "markdown", tmp_path)
+    printed = capsys.readouterr()
+    assert printed.out.strip() == (tmp_path / "out" / "summary.md").read_text().strip()
+    assert "summary.md" in printed.err
+
+
+def test_the_matrix_in_markdown_is_a_table(run, tmp_path, capsys):
+    run_command("matrix", run, "markdown", tmp_path)
+    printed = capsys.readouterr()
+    lines = printed.out.strip().split("\n")
+    assert len(lines) > 2
+    assert all(line.startswith("| ") for line in lines)
+    assert "matrix.png" in printed.err
+
+
+def test_the_ranking_in_markdown_has_its_paragraphs(run, tmp_path, capsys):
+    run_command("ranking", run, "markdown", tmp_path)
+    first, *_, last = capsys.readouterr().out.strip().split("\n\n")
+    assert first.startswith("B1 H4 D64 float32, ")
+    assert last.endswith("are tied (=).")
 
 
 def test_a_format_that_does_not_exist_is_refused(run, capsys):

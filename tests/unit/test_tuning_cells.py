@@ -136,20 +136,35 @@ def test_a_folder_that_cannot_be_written_ends_the_session_at_once(store):
     assert InlinePool.screened == []
 
 
-def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
+def interrupt_at(monkeypatch, mask):
+    """Let the search for this class of masks be interrupted."""
     compile_and_check = final_comparison.FinalComparison.compile_and_check
 
-    def interrupt_the_second(self, options):
-        if type(self.mask).__name__ == "Full":
+    def interrupt(self, options):
+        if type(self.mask).__name__ == mask:
             raise KeyboardInterrupt
         return compile_and_check(self, options)
 
-    monkeypatch.setattr(final_comparison.FinalComparison, "compile_and_check", interrupt_the_second)
+    monkeypatch.setattr(final_comparison.FinalComparison, "compile_and_check", interrupt)
+
+
+def test_an_interrupt_keeps_what_was_found(store, monkeypatch):
+    interrupt_at(monkeypatch, "Full")
     status, text = run_inline(*FEW)
     assert status == 2
     assert set(entries(store)) == {"causal"}
     assert "maskbench: 2 cells to time (2 more will be skipped)" in text
-    line = "maskbench: 1 of 2 cells were not run (2 more cannot run here): KeyboardInterrupt"
+    line = "maskbench: 1 of 2 cells were not run (2 more would be skipped): KeyboardInterrupt"
+    assert line in text
+
+
+def test_a_search_whose_result_exists_is_not_missing_after_an_interrupt(store, monkeypatch):
+    pytest_inline(*FEW)
+    next(path for path in entry_paths(store) if "causal" in path.name).unlink()
+    interrupt_at(monkeypatch, "Causal")
+    _, text = run_inline(*FEW)
+    assert "maskbench: 1 cells to time (3 more will be skipped)" in text
+    line = "maskbench: 1 of 1 cells were not run (3 more would be skipped): KeyboardInterrupt"
     assert line in text
 
 
