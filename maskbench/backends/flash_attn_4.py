@@ -109,32 +109,33 @@ def packed(
 
 
 def native_mask_mod(mask: Mask, q: Tensor) -> NativeMaskMod | None:
-    """The mask_mod where it is faster than merged calls; else None.
+    """The mask_mod where it is faster than composed calls; else None.
 
-    Times on an H100 (B8 H16 D64 float16, ms forward / backward), merged calls and then mask_mod.
-    S = 4096: global+local 0.60 / 1.42 and 0.61 / 1.17, prefixes in documents 0.46 / 0.97 and
-    0.27 / 0.62. S = 16384: global+local 2.14 / 5.42 and 2.60 / 4.98, with D128 (B2 H32)
-    1.69 / 5.79 and 1.58 / 4.73. Since calls are merged with two weights, that 2.14 is 2.52. Prefix
-    LM 0.75 / 1.93 and 0.81 / 1.79, so calls are merged unless gradients are required.
+    Times on an H100 (torch 2.11, B8 H16 D64 float16, ms forward / backward), composed calls and
+    then mask_mod. S = 4096: global+local 0.62 / 1.42 and 0.61 / 1.17, sinks 0.64 / 1.27 and
+    0.44 / 0.98, images 0.99 / 2.19 and 0.69 / 1.54, shared prefix 0.66 / 1.43 and 0.51 / 1.27,
+    causal blocks 0.80 / 2.25 and 0.78 / 1.75, prefixes in documents 0.46 / 0.97 and 0.27 / 0.62,
+    prefix LM 0.75 / 1.93 and 0.81 / 1.79. S = 16384: global+local 2.17 / 5.43 and 2.35 / 5.00,
+    sinks 2.38 / 5.22 and 1.86 / 4.31, images 9.51 / 23.2 and 9.04 / 22.1 (forward the same SM
+    cycles), shared prefix 5.65 / 14.1 and 5.77 / 13.9, causal blocks 9.31 / 27.3 and 10.5 / 24.0.
 
-    Sinks, images, shared prefixes and causal blocks use the general form. FlexAttention, which runs
-    the same kernels with a mask_mod, was faster than merged calls (H100, B2 H16 S4096 D128
-    bfloat16: sinks 0.16 / 0.51 and 0.34 / 0.62, images 0.25 / 0.73 and 0.45 / 1.05, shared prefix
-    0.17 / 0.54 and 0.32 / 0.70, causal blocks 0.28 / 0.81 and 0.63 / 1.03). D64 was not timed.
+    With B2 H16 D128 bfloat16 the mask_mod took at most 0.6 % more cycles, and up to 48 % fewer.
     """
-    merged_is_faster = not q.requires_grad and q.shape[-1] <= 64 and mask.seq_len > 4096
+    composed_is_faster = not q.requires_grad and q.shape[-1] <= 64 and mask.seq_len > 4096
     match mask:
         case LocalAttention2D(width, radius):
             return local_2d_mask_mod(width, radius)
         case GlobalLocalSlidingWindow(window, tokens) if (
-            mask.global_stride and not merged_is_faster
+            mask.global_stride and not composed_is_faster
         ):
             return strided_global_mask_mod(window, mask.global_stride, tokens[-1])
         case Documents(_, PrefixLM()):
             return key_ranges(mask, q.device)
         case PrefixLM() if q.requires_grad:
             return key_ranges(mask, q.device)
-        case SinkSlidingWindow() | ImageInCausal() | SharedPrefix() | BlockCausal():
+        case SinkSlidingWindow() | ImageInCausal():
+            return general_mask_mod(mask, q.device)
+        case SharedPrefix() | BlockCausal() if not composed_is_faster:
             return general_mask_mod(mask, q.device)
     return None
 

@@ -4,12 +4,15 @@ This checks on any machine how each module calls its library: the order of argum
 lengths, layouts and return values. The libraries themselves run on CUDA, in test_correctness.py.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
 from maskbench.attention import Unsupported
 from maskbench.legacy_formulations import legacy_formulation
 from maskbench.masks import (
+    BlockCausal,
     BlockDiffusion,
     Causal,
     DilatedSlidingWindow,
@@ -21,6 +24,7 @@ from maskbench.masks import (
     Neighborhood,
     PrefixLM,
     PrefixTree,
+    SharedPrefix,
     SlidingWindow,
 )
 from tests.unit.conformance import LOWERED, MASKS, assert_sentence
@@ -86,6 +90,15 @@ def test_native_mask_mods_compute_the_masks(mask, backward, library, bind):
 
 @pytest.mark.parametrize("library", ["flash_attn_4"])
 @pytest.mark.parametrize(
+    "build",
+    [
+        partial(GlobalLocalSlidingWindow, 256, (0, 512, 1024)),
+        partial(BlockCausal, 2048),
+        lambda seq_len: SharedPrefix(seq_len // 2, (seq_len // 2,)),
+    ],
+    ids=["global_local", "block_causal", "shared_prefix"],
+)
+@pytest.mark.parametrize(
     ("seq_len", "head_dim", "training", "native"),
     [
         (8192, 64, False, False),
@@ -94,10 +107,10 @@ def test_native_mask_mods_compute_the_masks(mask, backward, library, bind):
         (8192, 128, False, True),
     ],
 )
-def test_global_local_is_merged_where_that_is_faster(
-    seq_len, head_dim, training, native, library, module
+def test_calls_are_composed_where_that_is_faster(
+    build, seq_len, head_dim, training, native, library, module
 ):
-    mask = GlobalLocalSlidingWindow(256, (0, 512, 1024), seq_len=seq_len)
+    mask = build(seq_len=seq_len)
     q = torch.zeros(1, 1, seq_len, head_dim, requires_grad=training)
     assert (module.native_mask_mod(mask, q) is not None) is native
 

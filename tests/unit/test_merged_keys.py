@@ -1,6 +1,5 @@
 """Merged calls in half precision, with a library in plain torch that rounds its outputs."""
 
-
 import pytest
 import torch
 
@@ -10,8 +9,8 @@ from maskbench.varlen.merged_keys import merge_rows
 from maskbench.varlen.ops import AttentionOp, FlashLibrary
 from tests.unit.plain_library import PLAIN, formula
 
-# Some queries have many keys in one call and few in the other. In `reversed` these are the other two
-# calls. In `mixed` it depends on the query.
+# Some queries have many keys in one call and few in the other. `reversed` swaps the two calls. In
+# `mixed`, it depends on the query which of them has more.
 MASKS = {
     "few_global_tokens": GlobalLocalSlidingWindow(64, (0, 400, 800), seq_len=1000),
     "few_global_tokens_reversed": GlobalLocalSlidingWindow(0, tuple(range(700)), seq_len=1000),
