@@ -26,7 +26,7 @@ export TORCH
 help:
 	@echo "make setup     make .venv and install requirements.txt"
 	@echo "make bench     time every mask on this machine's GPU, else its CPU, and draw the results"
-	@echo "               (CPU: about 8 min; H100 with all backends: about 15 min)"
+	@echo "               (CPU: about 8 min; H100 with all backends: about 13 min)"
 	@echo "make test      the fast tests (about 7 min on 2 cores)"
 	@echo "make test-all  the fast and the slow tests"
 	@echo "make lint      ruff, mypy and the directions of imports"
@@ -44,7 +44,7 @@ endif
 
 # Cells that failed (pytest's status 1) do not keep the others from being drawn.
 bench: setup
-	@echo "make bench usually takes: CPU: about 8 min; H100 with all backends: about 15 min"
+	@echo "make bench usually takes: CPU: about 8 min; H100 with all backends: about 13 min"
 	@mkdir -p .benchmarks && rm -f $(SAVED)
 	@$(RUN) pytest --benchmark-only --benchmark-autosave --benchmark-json=$(SAVED) \
 	    --benchmark-columns=median,iqr,rounds; status=$$?; \

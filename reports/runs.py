@@ -71,7 +71,7 @@ def cells_table(run: SavedRun) -> pd.DataFrame:
 
 
 def load(paths: list[Path]) -> pd.DataFrame:
-    """One row per cell of all files, which are taken as parts of one run.
+    """One row per cell of all files, which are taken as parts of one run, in their order.
 
     If a cell is in several files, a timed one is preferred, then the one that was saved last.
 
@@ -94,7 +94,7 @@ def load(paths: list[Path]) -> pd.DataFrame:
             raise UnreadableRun(f"the files are not parts of one run: {name} is {found}")
     table["is_timed"] = table["outcome"] == Outcome.TIMED.value
     table = table.sort_values(["is_timed", "saved"], kind="stable")
-    table = table.drop_duplicates("fullname", keep="last")
+    table = table.drop_duplicates("fullname", keep="last").sort_index()
     place = {mask: i for i, mask in enumerate(PATTERNS)}  # masks that no longer exist come last
     order = table["mask"].map(place).fillna(len(place))
     table = table.assign(order=order).sort_values(["order", "seq_len"], kind="stable")

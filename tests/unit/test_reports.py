@@ -61,6 +61,15 @@ def test_the_parts_of_a_run_are_joined(tmp_path, saved):
     assert by_name.equals(whole[columns].sort_values("fullname", ignore_index=True))
 
 
+def test_cells_are_in_the_order_of_the_files_and_not_of_their_dates(tmp_path, saved):
+    newer = write(tmp_path / "newer.json", {**saved, "datetime": "2999-01-01T00:00:00+00:00"})
+    text = re.sub(r"\bb1h4d64\b", "b9h4d64", RUN.read_text())
+    older = write(tmp_path / "older.json", text)
+    causal = runs.load([newer, older]).query("mask == 'causal' and seq_len == 512")
+    is_older = causal["fullname"].str.contains("b9h4d64").tolist()
+    assert is_older == sorted(is_older)
+
+
 def test_timed_cells_and_newer_cells_replace_the_others(tmp_path, saved):
     later = json.loads(json.dumps({**saved, "datetime": "2999-01-01T00:00:00+00:00"}))
     name = saved["benchmarks"][0]["fullname"]
