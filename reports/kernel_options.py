@@ -64,8 +64,9 @@ def shape_text(problem: Problem) -> str:
 
 def lengths_text(problem: Problem) -> str:
     """The lengths, such as S = 4096."""
-    queries = f", {problem.q_len} queries" if problem.q_len else ""
-    return f"S = {problem.seq_len}{queries}"
+    if not problem.q_len:
+        return f"S = {problem.seq_len}"
+    return f"S = {problem.seq_len}, {problem.q_len} {'query' if problem.q_len == 1 else 'queries'}"
 
 
 # --- the table ---
@@ -174,7 +175,7 @@ def snippet(entry: TunedEntry) -> str:
             [*lines, "# None of the options that were tried is faster than the default."]
         )
     calls = [_call(problem, each) for each in found]
-    return "\n".join([*lines, *_setup(), *calls])
+    return "\n".join([*lines, *_setup(), *_last_queries(problem), *calls])
 
 
 def _setup() -> list[str]:
@@ -183,6 +184,21 @@ def _setup() -> list[str]:
         "from torch.nn.attention.flex_attention import create_block_mask, flex_attention",
         "",
         "compiled_flex_attention = torch.compile(flex_attention, dynamic=False)",
+    ]
+
+
+def _last_queries(problem: Problem) -> list[str]:
+    """The mask_mod of fewer queries than keys: query i is row S - q_len + i of the mask."""
+    if problem.q_len is None or problem.mask == "full":
+        return []
+    first = problem.seq_len - problem.q_len
+    return [
+        "",
+        "",
+        "def last_queries(b, h, q_idx, kv_idx):",
+        f"    # q has the last queries only: its query 0 is query {first} of the mask.",
+        f"    return mask_mod(b, h, q_idx + {first}, kv_idx)",
+        "",
     ]
 
 
@@ -197,9 +213,11 @@ def _call(problem: Problem, found: Found) -> str:
         sizes = (
             f"B=None, H=None, Q_LEN={problem.q_len or problem.seq_len}, KV_LEN={problem.seq_len}"
         )
+        mask_mod = "mask_mod" if problem.q_len is None else "last_queries"
         block_mask = [
-            "block_mask = create_block_mask(  # B and H, if the mask_mod uses b and h",
-            f"    mask_mod, {sizes}, device={problem.device!r}, BLOCK_SIZE={chosen.block_size}",
+            "# If the mask differs by batch element or head, set B or H to their number.",
+            "block_mask = create_block_mask(",
+            f"    {mask_mod}, {sizes}, device={problem.device!r}, BLOCK_SIZE={chosen.block_size}",
             ")",
         ]
         argument = ", block_mask=block_mask"

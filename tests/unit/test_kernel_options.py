@@ -175,25 +175,34 @@ def test_a_mask_is_named_as_typed_for_masks(text, name):
     assert saved_name(text) == name
 
 
-@pytest.mark.parametrize("fields", [{}, {"mask": "full"}, {"kv_heads": 1}, {"q_len": 3}])
-def test_a_snippet_runs_as_printed(fields, monkeypatch, device):
+QUERIES = [{"q_len": 1}, {"q_len": 3}, {"q_len": 300, "seq_len": 300}, {"mask": "full", "q_len": 3}]
+
+
+@pytest.mark.parametrize("fields", [{}, {"mask": "full"}, {"kv_heads": 1}, *QUERIES])
+def test_a_snippet_computes_the_last_queries_of_the_mask(fields, monkeypatch, device):
     """With eager FlexAttention, so that nothing is compiled."""
     import torch
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.functional import scaled_dot_product_attention
 
     given = problem(**fields)
-    text = snippet(entry(found(1.25, (64, 64)), problem=given))
+    text = snippet(entry(found(1.25, (64, 64)), found(1.2), problem=given))
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    lengths = (given.q_len or given.seq_len, given.seq_len, given.seq_len)
+    n = given.seq_len
     heads = (given.heads, given.kv_heads, given.kv_heads)
-    q, k, v = (torch.randn(1, h, n, 16) for h, n in zip(heads, lengths, strict=True))
-    names = {"q": q, "k": k, "v": v, "mask_mod": lambda b, h, q, k: q >= k}
+    q, k, v = (torch.randn(1, h, n, 16) for h in heads)
+    last = slice(n - (given.q_len or n), n)
+    names = {"q": q[:, :, last], "k": k, "v": v, "mask_mod": lambda b, h, q, k: q >= k}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", lambda *_, **__: None)  # eager is slow, it says
         exec(text, names)
-        grouped = given.kv_heads != given.heads
-        expected = flex_attention(q, k, v, block_mask=names.get("block_mask"), enable_gqa=grouped)
-    torch.testing.assert_close(names["out"], expected)
+    k, v = (t.repeat_interleave(given.heads // given.kv_heads, 1) for t in (k, v))
+    of_all = scaled_dot_product_attention(q, k, v, is_causal=given.mask != "full")
+    torch.testing.assert_close(names["out"], of_all[:, :, last])
+
+
+def test_a_snippet_counts_its_queries():
+    assert "S = 512, 1 query\n" in snippet(entry(problem=problem(q_len=1)))
+    assert "S = 512, 2 queries\n" in snippet(entry(problem=problem(q_len=2)))
 
 
 def test_a_default_that_is_best_needs_no_code():
