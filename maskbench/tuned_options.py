@@ -7,7 +7,7 @@ backend `flex_tuned` replays them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +28,7 @@ Size = Annotated[int, Meta(ge=1, le=2**31)]
 Name = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ class Found(Struct, frozen=True, kw_only=True):
 
     kernel_options: dict[Name, Value]
     block_size: tuple[Size, Size]
-    gain: Number
+    gain: Positive
     interval: Number
-    seconds: Number
+    seconds: Positive
 
     @property
     def options(self) -> FlexOptions:
@@ -140,7 +141,7 @@ class Timed(Struct, frozen=True):
     """Options with their time in screening, in seconds."""
 
     options: Text
-    seconds: Number
+    seconds: Positive
 
 
 class TunedEntry(Struct, kw_only=True):
@@ -165,6 +166,8 @@ class TunedEntry(Struct, kw_only=True):
     screening
         All options that could run, the default among them, fastest first. These times are less
         precise than gains: each was taken in another process.
+    mask_digest
+        Differs for two masks of one name, such as the versions of a user's file.
     """
 
     format: int = FORMAT
@@ -173,9 +176,9 @@ class TunedEntry(Struct, kw_only=True):
     torch: Name
     triton: Name | None
     saved: Name
-    default_s: Number
+    default_s: Positive
     found: list[Found]
-    max_autotune_gain: Number | None
+    max_autotune_gain: Positive | None
     max_autotune_problem: Text | None
     tried: int
     search_s: Number
@@ -183,6 +186,7 @@ class TunedEntry(Struct, kw_only=True):
     dropped: list[Dropped]
     max_autotune_interval: Number | None = None
     screening: list[Timed] = []
+    mask_digest: Name | None = None
 
     def max_autotune_speedup(self, found: Found | None) -> float | None:
         """How many times as fast as these options those of torch's own search are.
@@ -193,8 +197,6 @@ class TunedEntry(Struct, kw_only=True):
         if self.max_autotune_gain is None:
             return None
         gain, interval = (found.gain, found.interval) if found else (1.0, 0.0)
-        if gain <= 0:
-            return None
         speedup = self.max_autotune_gain / gain
         noise = interval + (self.max_autotune_interval or 0.0)
         return speedup if speedup * (1 - noise) > 1 + MIN_SPEEDUP else None
@@ -245,14 +247,8 @@ def entry_paths(folder: Path) -> Iterator[Path]:
 class Lookup:
     """What the files say about a problem.
 
-    Parameters
-    ----------
-    path
-        The file that is used, or that a search would write.
-    entry
-        The entry; None if there is none that can be used.
-    unusable
-        Why files were ignored, a line each.
+    `path` is the file that is used, or that a search would write. `entry` is None if there is none
+    that can be used. `unusable` says why files were ignored, a line each.
     """
 
     path: Path
@@ -260,8 +256,17 @@ class Lookup:
     unusable: tuple[str, ...] = ()
 
 
-def find_entry(problem: Problem, gpu: str, torch: str, folder: Path) -> Lookup:
-    """The entry of this GPU, else one of another GPU: one of this torch first, then the newest."""
+def find_entry(
+    problem: Problem,
+    gpu: str,
+    torch: str,
+    folder: Path,
+    is_same_mask: Callable[[str], bool] = lambda _: True,
+) -> Lookup:
+    """The entry of this GPU, else one of another GPU: one of this torch first, then the newest.
+
+    `is_same_mask` gets the `mask_digest` of an entry that has one.
+    """
     own = folder / gpu / problem.file_name
     others: list[tuple[bool, str, Path, TunedEntry]] = []
     unusable = []
@@ -278,6 +283,9 @@ def find_entry(problem: Problem, gpu: str, torch: str, folder: Path) -> Lookup:
             continue
         if entry.problem != problem:
             unusable.append(f"{path}: is of {entry.problem}, not of {problem}")
+            continue
+        if entry.mask_digest is not None and not is_same_mask(entry.mask_digest):
+            unusable.append(f"{path}: was searched for another version of the mask")
             continue
         if path == own:
             return Lookup(path, entry, tuple(unusable))

@@ -13,6 +13,7 @@ from maskbench.records import UnreadableRun
 from maskbench.tuned_options import (
     DEFAULT_OPTIONS,
     FOLDER,
+    FlexOptions,
     Found,
     Problem,
     TunedEntry,
@@ -26,6 +27,7 @@ from reports.report import Heading, Part, Report
 from reports.terminal import complain
 
 AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
+MASK_SWITCHES = ("BLOCKS_ARE_CONTIGUOUS", "ROWS_GUARANTEED_SAFE")  # not every mask allows them
 NAME = "reports kernel_options"  # of the markers in the document
 
 
@@ -202,6 +204,18 @@ def _last_queries(problem: Problem) -> list[str]:
     ]
 
 
+def _comments_on_switches(problem: Problem, options: FlexOptions) -> list[str]:
+    """A comment on each switch whose mask is read from a file, which is not read here."""
+    name, _, parameters = problem.mask.partition("(")
+    if name in PATTERNS and "documents=" not in parameters:
+        return []
+    return [
+        f"    # Leave out {switch} if the mask has changed since the search: it depends on it."
+        for switch in options.kernel_options
+        if switch.endswith(MASK_SWITCHES)
+    ]
+
+
 def _call(problem: Problem, found: Found) -> str:
     """The block mask and the call. B and H are None for a mask that does not depend on them."""
     chosen = found.options
@@ -228,6 +242,7 @@ def _call(problem: Problem, found: Found) -> str:
             *block_mask,
             "out = compiled_flex_attention(",
             f"    q, k, v{argument}{grouped},",
+            *_comments_on_switches(problem, chosen),
             f"    kernel_options={chosen.kernel_options!r},",
             ")",
         ]

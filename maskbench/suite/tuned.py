@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import warnings
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +14,13 @@ import torch
 
 from maskbench.attention import Bind, check_shapes
 from maskbench.backends import flex_tuned
+from maskbench.masks import Mask
 from maskbench.suite.device_name import device_name
-from maskbench.suite.requested_masks import REQUESTED
+from maskbench.suite.requested_masks import REQUESTED, RequestedMask
 from maskbench.suite.targets import check_folder
 from maskbench.suite.workload import Workload
 from maskbench.tuned_options import (
+    DEFAULT_OPTIONS,
     FOLDER,
     Lookup,
     Problem,
@@ -52,10 +57,38 @@ def problem_of(workload: Workload) -> Problem:
     )
 
 
+def mask_digest(mask: Mask, device: str) -> str:
+    """A digest of the mask's partial and full blocks of 128 x 128, which the times depend on."""
+    blocks = torch.stack(mask.partial_and_full_blocks(device, DEFAULT_OPTIONS.block_size))
+    text = f"{mask.dense_shape} {blocks.shape}".encode() + blocks.cpu().numpy().tobytes()
+    return sha256(text).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)  # a mask of a file is built, and evaluated for each pair
+def _digest_of_request(requested: RequestedMask, workload: Workload) -> str | None:
+    try:
+        return mask_digest(workload.build_mask(), workload.device)
+    except Exception:  # of the user's mask: its cell fails with it
+        return None
+
+
+def _is_same_mask(workload: Workload, digest: str) -> bool:
+    """Whether a mask that is read from a file is as it was; True if it is from no file."""
+    requested = REQUESTED.get(workload.mask)
+    if requested is None or not requested.files:
+        return True
+    return _digest_of_request(requested, workload) in (None, digest)
+
+
 def look_up(workload: Workload) -> Lookup:
     """The entry of this workload, GPU and torch, or the nearest one."""
-    gpu = device_name(workload.device)
-    return find_entry(problem_of(workload), gpu, str(torch.__version__), FOLDER)
+    return find_entry(
+        problem_of(workload),
+        device_name(workload.device),
+        str(torch.__version__),
+        FOLDER,
+        lambda digest: _is_same_mask(workload, digest),
+    )
 
 
 def existing_file(workload: Workload) -> Path | None:
@@ -66,10 +99,15 @@ def existing_file(workload: Workload) -> Path | None:
 
 
 def bind_tuned(workload: Workload) -> Bind:
-    """The `bind` that replays the workload's entry. Raises OptionsNotFound."""
+    """The `bind` that replays the workload's entry. Raises OptionsNotFound.
+
+    Warns of each file that is ignored although it is of this problem.
+    """
     found = look_up(workload)
     if found.entry is None:
         raise OptionsNotFound(_describe_missing(workload, found, backend_named=True))
+    for line in found.unusable:
+        warnings.warn(f"flex_tuned uses {found.path} instead of {line}", stacklevel=1)
     return check_shapes(flex_tuned.replay(found.entry, device_name(workload.device)))
 
 
@@ -97,11 +135,17 @@ def missing_options_reason(workload: Workload, backend_named: bool) -> str | Non
 
 
 def _describe_missing(workload: Workload, found: Lookup, backend_named: bool) -> str:
-    ignored = "".join(f"{line}; " for line in found.unusable)
-    how = f"name {BACKEND} in --backends to see how"
-    if backend_named:
-        how = f"run {tune_command(workload)}"
-    return f"{ignored}its options have not been searched yet; {how}"
+    if found.unusable:
+        how = f"name {BACKEND} in --backends to see how to search again"
+        if backend_named:
+            how = f"search again: {tune_command(workload)}"
+        return "; ".join([*found.unusable, how])
+    how = (
+        f"run {tune_command(workload)}"
+        if backend_named
+        else f"name {BACKEND} in --backends to see how"
+    )
+    return f"its options have not been searched yet; {how}"
 
 
 def tune_command(workload: Workload) -> str:

@@ -103,6 +103,14 @@ def test_options_of_another_torch_or_gpu_are_used_and_say_so(
     assert existing_file(WORKLOAD) is None
 
 
+def test_a_file_that_cannot_be_used_is_named_when_another_one_is(store, checked, compiled):
+    own = write_entry(entry(found(a=1), gpu=GPU), store)
+    own.write_text("{")
+    other = write_entry(entry(found(a=2), gpu="NVIDIA_A100"), store)
+    with pytest.warns(UserWarning, match=f"flex_tuned uses {other} instead of {own}: is damaged"):
+        assert bind(checked).formulation.text == "a=2; found on NVIDIA_A100"
+
+
 def test_foreign_options_that_do_not_work_are_ignored_with_a_warning(store, checked, compiled):
     first, second = found(a=1), found(a=2)
     write_entry(entry(first, second, torch="2.8.0", gpu=GPU), store)

@@ -205,6 +205,25 @@ def test_a_snippet_counts_its_queries():
     assert "S = 512, 2 queries\n" in snippet(entry(problem=problem(q_len=2)))
 
 
+@pytest.mark.parametrize(
+    ("mask", "can_change"),
+    [
+        ("causal", False),
+        ("causal_sliding_window(left=3)", False),
+        ("my_masks.sinks", True),
+        ("multi_document_causal(documents=lengths.txt)", True),
+    ],
+)
+def test_switches_of_a_mask_that_is_read_from_a_file_have_a_comment(mask, can_change):
+    switches = {"fwd_BLOCKS_ARE_CONTIGUOUS": True, "fwd_ROWS_GUARANTEED_SAFE": True}
+    text = snippet(entry(found(1.1, **TILE, **switches), problem=problem(mask=mask)))
+    for name in switches:
+        line = f"    # Leave out {name} if the mask has changed since the search"
+        assert (line in text) == can_change
+    plain = snippet(entry(found(1.1, **TILE), problem=problem(mask=mask)))
+    assert "has changed" not in plain
+
+
 def test_a_default_that_is_best_needs_no_code():
     text = snippet(entry())
     assert text.endswith("# None of the options that were tried is faster than the default.")

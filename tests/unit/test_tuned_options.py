@@ -8,6 +8,7 @@ import pytest
 from maskbench.tuned_options import (
     FlexOptions,
     Lookup,
+    Timed,
     UnusableEntry,
     find_entry,
     read_entry,
@@ -33,10 +34,10 @@ def test_an_entry_is_read_as_it_was_written(tmp_path):
 def test_an_entry_without_the_newer_fields_is_read(tmp_path):
     path = write_entry(entry(found()), tmp_path)
     content = json.loads(path.read_text())
-    del content["screening"], content["max_autotune_interval"]
+    del content["screening"], content["max_autotune_interval"], content["mask_digest"]
     path.write_text(json.dumps(content))
     read = read_entry(path)
-    assert (read.screening, read.max_autotune_interval) == ([], None)
+    assert (read.screening, read.max_autotune_interval, read.mask_digest) == ([], None, None)
     assert read.found == [found()]
 
 
@@ -70,11 +71,16 @@ def test_problems_that_differ_have_files_that_differ():
         (lambda text: b"\xff" + text, "is damaged"),
         (lambda text: text.replace(b'"format": 1', b'"format": 2'), "is of format 2"),
         (lambda text: text.replace(b'"gain": 1.25', b'"gain": "fast"'), "is damaged"),
+        (lambda text: text.replace(b'"gain": 1.25', b'"gain": 0'), "is damaged"),
+        (lambda text: text.replace(b'"seconds": 0.002', b'"seconds": 0'), "is damaged"),
+        (lambda text: text.replace(b'"seconds": 1.5', b'"seconds": 0'), "is damaged"),
+        (lambda text: text.replace(b'"default_s": 0.0025', b'"default_s": 0'), "is damaged"),
+        (lambda text: text.replace(b'_gain": 1.1', b'_gain": 0'), "is damaged"),
         (lambda text: b"[]", "is damaged"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_ignored_with_its_reason(tmp_path, change, message):
-    path = write_entry(entry(found()), tmp_path)
+    path = write_entry(entry(found(), screening=[Timed("default", 1.5)]), tmp_path)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UnusableEntry, match=message):
         read_entry(path)

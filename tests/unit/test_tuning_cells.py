@@ -15,6 +15,7 @@ from maskbench.suite import tuned
 from maskbench.suite.tuning import final_comparison, searches
 from maskbench.suite.tuning.screening import Screened
 from maskbench.suite.worker_main import TaskFailure
+from maskbench.suite.workload import cached_inputs
 from maskbench.tuned_options import entry_paths, read_entry
 from tests.unit.pytest_process import (
     PYTEST_PROGRAM,
@@ -122,7 +123,7 @@ def test_a_damaged_entry_is_searched_again_and_skipped_by_the_backend(store, con
     cells = (*cells, "--backends", "flex_tuned,dense", "tests/test_forward.py")
     text = pytest_inline(*cells)
     assert f"{path}: is " in text
-    assert "its options have not been searched yet; run python -m pytest -m tune" in text
+    assert "; search again: python -m pytest -m tune" in text
     pytest_inline(*FEW)
     assert entries(store)["causal"].tried == 6
 
@@ -213,6 +214,18 @@ def test_options_of_an_own_mask_and_shape_are_kept_and_named(store, tmp_path):
     (entry,) = entries(store).values()
     assert entry.problem.mask == "my_masks.sinks(n=2)"
     assert (entry.problem.q_len, entry.problem.kv_heads) == (3, 2)
+    other = tmp_path / "changed"
+    other.mkdir()
+    masks.rename(other / "my_masks.py").write_text(
+        "def sinks(b, h, q, k, n=4):\n    return (q >= k) & (q - k < n)\n"
+    )
+    changed = [str(text).replace(str(masks), str(other / "my_masks.py")) for text in own]
+    cached_inputs.cache_clear()  # in another process there are none
+    text = pytest_inline("-m", "tune", *changed, FILE)
+    assert "1 timed" in text
+    (again,) = entries(store).values()
+    assert again.problem == entry.problem
+    assert again.mask_digest != entry.mask_digest
 
 
 def test_a_run_that_did_not_name_the_backend_has_one_reason(store):

@@ -15,7 +15,13 @@ from maskbench.suite.device_name import device_name
 from maskbench.suite.error_text import describe_error
 from maskbench.suite.software import package_version
 from maskbench.suite.stages import stage_timer
-from maskbench.suite.tuned import BACKEND, existing_file, problem_of, write_found_options
+from maskbench.suite.tuned import (
+    BACKEND,
+    existing_file,
+    mask_digest,
+    problem_of,
+    write_found_options,
+)
 from maskbench.suite.tuning.final_comparison import (
     CheckedCandidate,
     ComparisonResult,
@@ -138,6 +144,7 @@ def _entry(
             Timed(str(options), seconds)
             for options, seconds in sorted(search.times.items(), key=lambda item: item[1])
         ],
+        mask_digest=mask_digest(search.mask, cell.workload.device),
     )
 
 
