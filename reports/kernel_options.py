@@ -42,6 +42,8 @@ def load_entries(folder: Path = FOLDER) -> list[TunedEntry]:
             found.append(read_entry(path))
         except UnusableEntry as error:
             complain(f"left out: {error}")
+        except OSError as error:
+            complain(f"left out: {path}: cannot be read: {error.strerror}")
     if not found:
         raise UnreadableRun(f"{folder}/: has no options; search them with pytest -m tune")
     place = {name: i for i, name in enumerate(PATTERNS)}

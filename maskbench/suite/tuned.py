@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -116,10 +117,15 @@ def write_found_options(entry: TunedEntry) -> Path:
     return write_entry(entry, FOLDER)
 
 
-def require_folder(device: str) -> None:
+def require_targets(workloads: Sequence[Workload]) -> None:
     """End the session with status 4 if found options cannot be saved: a search takes minutes."""
     try:
-        check_folder("-m tune", FOLDER / device_name(device))
+        for device in {workload.device for workload in workloads}:
+            check_folder("-m tune", FOLDER / device_name(device))
+        for workload in workloads:
+            path = FOLDER / device_name(workload.device) / problem_of(workload).file_name
+            if path.is_dir():  # a file is replaced
+                raise pytest.UsageError(f"-m tune {path}: is a folder, not a file; delete it")
     except pytest.UsageError as error:
         pytest.exit(str(error), returncode=int(pytest.ExitCode.USAGE_ERROR))
 

@@ -54,6 +54,16 @@ def test_unusable_files_are_named_and_left_out(store, capsys):
     assert "other.json: is damaged" in capsys.readouterr().err
 
 
+def test_files_that_cannot_be_read_are_named_and_left_out(store, capsys):
+    (store / "gpu" / "folder.json").mkdir()
+    (store / "gpu" / "link.json").symlink_to(store / "nothing")
+    assert len(load_entries(store)) == 4
+    folder, link = capsys.readouterr().err.splitlines()
+    assert folder.endswith("gpu/folder.json: cannot be read: Is a directory")
+    assert link.endswith("gpu/link.json: cannot be read: No such file or directory")
+    assert main(["kernel_options"]) == main(["options", "causal"]) == 0
+
+
 def test_without_entries_the_message_names_the_command(tmp_path):
     with pytest.raises(UnreadableRun, match="search them with pytest -m tune"):
         load_entries(tmp_path)

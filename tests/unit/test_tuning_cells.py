@@ -137,6 +137,18 @@ def test_a_folder_that_cannot_be_written_ends_the_session_at_once(store):
     assert InlinePool.screened == []
 
 
+def test_a_file_that_cannot_be_replaced_ends_the_session_at_once(store):
+    pytest_inline(*FEW)
+    path = next(p for p in entry_paths(store) if "causal" in p.name)
+    path.unlink()
+    path.mkdir()
+    InlinePool.screened.clear()
+    status, text = run_inline(*FEW)
+    assert status == 4
+    assert f"-m tune {path}: is a folder, not a file; delete it" in text
+    assert InlinePool.screened == []
+
+
 def interrupt_at(monkeypatch, mask):
     """Let the search for this class of masks be interrupted."""
     compile_and_check = final_comparison.FinalComparison.compile_and_check

@@ -12,7 +12,7 @@ from maskbench.suite.collection import CELL_KEY
 from maskbench.suite.journaling import JOURNALING
 from maskbench.suite.options import RUN_CONFIG, benchmarking
 from maskbench.suite.precompile import use_one_compile_thread
-from maskbench.suite.tuned import require_folder
+from maskbench.suite.tuned import require_targets
 from maskbench.suite.tuning.results import ResultReporter
 from maskbench.suite.tuning.searches import Searches
 from maskbench.suite.workload import Workload
@@ -45,8 +45,7 @@ def start_searches(session: pytest.Session) -> Searches:
         for workload, variant in cells
         if workload.phase.is_search and not will_be_skipped(workload, variant, True)
     ]
-    if workloads:
-        require_folder(run.device)
+    require_targets(workloads)
     use_one_compile_thread()
     config.pluginmanager.register(ResultReporter(config), "maskbench-tuning")
     jobs = 1 if run.device == "cpu" else max(1, min(run.jobs - 1, workers_that_fit(workloads)))
