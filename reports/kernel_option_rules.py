@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import geometric_mean
 
 from maskbench.tuned_options import DEFAULT_OPTIONS, FlexOptions, Found, TunedEntry
 
 TILES = ("BLOCK_", "num_")  # how the options start that belong to a tile
 MIN_FOR_ONE_CHOICE = 3  # problems
+MIN_SHARE = 0.9  # of the masks must have a time with options that are named for all
+MASK_SWITCHES = ("BLOCKS_ARE_CONTIGUOUS", "ROWS_GUARANTEED_SAFE")  # not every mask allows them
+NOT_FOR_ALL = re.compile("|".join(("BACKEND=FLASH", *MASK_SWITCHES)))
+BLOCK_SIZE = re.compile(r"(^|, )BLOCK_SIZE=\d+x\d+")  # in the text of options
 MAX_CHOICES = 3  # that a rule names, the most frequent first
 
 
@@ -55,23 +60,73 @@ def _choices_rule(entries: Sequence[TunedEntry]) -> str:
 
 
 def _one_choice_rule(entries: Sequence[TunedEntry]) -> str | None:
-    """The options that gain the most on average, if all masks get the same ones."""
-    gains: dict[str, list[float]] = {}
-    for entry in entries:
-        seconds = {timed.options: timed.seconds for timed in entry.screening}
-        for options, own in seconds.items():
-            if own > 0 and str(DEFAULT_OPTIONS) in seconds and "BACKEND=FLASH" not in options:
-                gains.setdefault(options, []).append(seconds[str(DEFAULT_OPTIONS)] / own)
-    everywhere = {o: geometric_mean(g) for o, g in gains.items() if len(g) == len(entries)}
-    if len(entries) < MIN_FOR_ONE_CHOICE or not everywhere:
+    """The options that gain the most on average, if all masks get the same ones.
+
+    A block size is tried with the fastest tile of a mask only. So options may have no time for a
+    few masks. They are compared with the best ones that have one for all, on the masks of both.
+    """
+    of_masks = {entry.problem.mask: _screening_gains(entry) for entry in entries}
+    options = {name for gains in of_masks.values() for name in gains}
+    tried = {
+        name: {mask: gain for mask, own in of_masks.items() if (gain := _gain_with(name, own))}
+        for name in options
+    }
+    everywhere = [name for name, gains in tried.items() if len(gains) == len(of_masks)]
+    if len(of_masks) < MIN_FOR_ONE_CHOICE or not everywhere:
         return None
-    best = max(everywhere, key=everywhere.__getitem__)
+    base = tried[max(everywhere, key=lambda name: geometric_mean(tried[name].values()))]
+    nearly = [name for name, gains in tried.items() if len(gains) >= MIN_SHARE * len(of_masks)]
+    best = max(
+        nearly,
+        key=lambda name: geometric_mean(gain / base[mask] for mask, gain in tried[name].items()),
+    )
     if best == str(DEFAULT_OPTIONS):
         return "if all masks get the same options, the default is the best on average."
-    return (
-        f"if all masks get the same options, {_without_prefixes(best)} gains the most: "
-        f"{everywhere[best]:.2f} on average, from {min(gains[best]):.2f} to {max(gains[best]):.2f}."
-    )
+    return f"if all masks get the same options, {_choice_text(best, tried[best], of_masks)}"
+
+
+def _screening_gains(entry: TunedEntry) -> dict[str, float]:
+    """The default's time divided by that of each of the options that every mask allows.
+
+    FlashAttention-4's kernel is not installed everywhere.
+    """
+    seconds = {timed.options: timed.seconds for timed in entry.screening}
+    default = seconds.get(str(DEFAULT_OPTIONS))
+    if default is None:
+        return {}
+    return {o: default / own for o, own in seconds.items() if not NOT_FOR_ALL.search(o)}
+
+
+def _gain_with(options: str, gains: Mapping[str, float]) -> float | None:
+    """The gain of options for a mask; without their block size, if the mask cannot have one."""
+    if _has_no_block_mask(gains):
+        options = BLOCK_SIZE.sub("", options) or str(DEFAULT_OPTIONS)
+    return gains.get(options)
+
+
+def _has_no_block_mask(gains: Mapping[str, float]) -> bool:
+    """Whether no block size could be tried: each search tries some, if there is a block mask."""
+    return not any(BLOCK_SIZE.search(options) for options in gains)
+
+
+def _choice_text(
+    options: str, tried: Mapping[str, float], of_masks: Mapping[str, Mapping[str, float]]
+) -> str:
+    all_masks = f"{len(tried)} of {len(of_masks)}"
+    if len(tried) == len(of_masks):
+        all_masks = f"all {len(of_masks)}"
+    gains = tried.values()
+    parts = [
+        f"{_without_prefixes(options)} gains the most: {geometric_mean(gains):.2f} on average of "
+        f"{all_masks} masks, from {min(gains):.2f} to {max(gains):.2f}."
+    ]
+    without = [mask for mask in tried if _has_no_block_mask(of_masks[mask])]
+    if without and BLOCK_SIZE.search(options):
+        have, get = ("has", "it gets") if len(without) == 1 else ("have", "they get")
+        parts.append(f"{', '.join(without)} {have} no block mask: {get} them without BLOCK_SIZE.")
+    if untried := [mask for mask in of_masks if mask not in tried]:
+        parts.append(f"There is no time for {', '.join(untried)}.")
+    return " ".join(parts)
 
 
 def _max_autotune_rule(entries: Sequence[TunedEntry]) -> str | None:

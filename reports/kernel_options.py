@@ -22,12 +22,11 @@ from maskbench.tuned_options import (
     read_entry,
 )
 from masks import PATTERNS
-from reports.kernel_option_rules import found_or_default, options_text, rules
+from reports.kernel_option_rules import MASK_SWITCHES, found_or_default, options_text, rules
 from reports.report import Heading, Part, Report
 from reports.terminal import complain
 
 AUTOTUNE_MODE = "max-autotune-no-cudagraphs"
-MASK_SWITCHES = ("BLOCKS_ARE_CONTIGUOUS", "ROWS_GUARANTEED_SAFE")  # not every mask allows them
 NAME = "reports kernel_options"  # of the markers in the document
 
 

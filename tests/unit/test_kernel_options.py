@@ -1,12 +1,11 @@
-"""The table, the rules and the snippets of the options that were found."""
+"""The table and the snippets of the options that were found."""
 
 import msgspec
 import pytest
 
-from maskbench.tuned_options import Timed, write_entry
+from maskbench.tuned_options import write_entry
 from reports import kernel_options
 from reports.__main__ import main
-from reports.kernel_option_rules import rules, tile_text
 from reports.kernel_options import (
     NAME,
     kernel_options_report,
@@ -81,60 +80,6 @@ def test_the_table_compares_with_the_default_and_with_torchs_own_search():
     assert list(table["gain"]) == ["1.50 ± 0.01", "1.25 ± 0.01", "1", "1.25 ± 0.01"]
     faster = "0.91 (max-autotune is faster)"
     assert list(table["gain over max-autotune"]) == ["1.36", "1.14", faster, ""]
-
-
-def test_a_tile_is_named_without_prefixes_and_switches():
-    options = found(1.1, (256, 256), **TILE, fwd_num_warps=4, fwd_USE_TMA=True).options
-    assert tile_text(options) == "BLOCK_M=128, BLOCK_N=64, num_warps=4, BLOCK_SIZE=256x256"
-    assert tile_text(found(1.1, bwd_USE_TMA=True).options) == "the default tile with switches"
-
-
-def test_rules_name_what_is_the_fastest_most_often_with_its_gains():
-    entries = [
-        entry(found(1.5, BACKEND="FLASH"), found(1.2, **TILE, fwd_USE_TMA=True)),
-        entry(found(1.35, **TILE)),
-        entry(found(1.12, fwd_BLOCK_M=16)),
-        entry(),
-        entry(problem=problem(direction="backward"), max_autotune_gain=1.0),
-    ]
-    assert rules(entries) == [
-        "Forward: BACKEND=FLASH, where FlashAttention-4 is installed, is the fastest for 1 of 4 "
-        "(gain 1.50).",
-        "Forward: of FlexAttention's own kernels, the fastest of 4: BLOCK_M=128, BLOCK_N=64 for 2 "
-        "(gains 1.20 to 1.35); BLOCK_M=16 for 1 (gain 1.12); the default for 1.",
-        "Forward: torch's max-autotune is faster than the options of FlexAttention's own kernels "
-        "for 1 of 4 (causal).",
-        "Backward: of FlexAttention's own kernels, the fastest of 1: the default for 1.",
-    ]
-
-
-def test_a_rule_names_few_choices():
-    entries = [entry(found(1.2, fwd_BLOCK_M=m), max_autotune_gain=None) for m in range(8)]
-    (rule,) = rules(entries)
-    assert rule.endswith("others for 5.")
-
-
-def screened(**seconds):
-    timed = [Timed(options.replace("_", "="), s) for options, s in seconds.items()]
-    return entry(screening=timed, max_autotune_gain=None)
-
-
-def test_one_choice_for_all_masks_is_the_best_on_average():
-    """Options that could not run for one mask are no choice, and a mask may lose by the choice."""
-    entries = [
-        screened(default=1.0, a_1=0.5, b_1=0.8, BACKEND_FLASH=0.1),
-        screened(default=1.0, a_1=2.0, b_1=1.25, c_1=0.1, BACKEND_FLASH=0.1),
-        screened(default=1.0, a_1=0.9, b_1=0.5, BACKEND_FLASH=0.1),
-    ]
-    expected = (
-        "Forward: if all masks get the same options, b=1 gains the most: 1.26 on average, "
-        "from 0.80 to 2.00."
-    )
-    assert rules(entries)[-1] == expected
-    assert "same options" not in rules(entries[:2])[-1]
-    assert "same options" not in rules([*entries, entry()])[-1]
-    best = [screened(default=1.0, a_1=1.5)] * 3
-    assert rules(best)[-1].endswith("the default is the best on average.")
 
 
 def test_each_gpu_release_and_shape_has_a_table():
