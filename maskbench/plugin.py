@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from maskbench.backends import registry
 from maskbench.suite.cache_folders import unusable_folder
 from maskbench.suite.cache_repair import repair
-from maskbench.suite.cell import Cell, CellStatus, CheckedCell
+from maskbench.suite.cell import Cell, CellStatus, CheckedCell, will_be_skipped
 from maskbench.suite.collection import (
     CELL_KEY,
     assign_workloads,
@@ -181,7 +181,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if nothing_to_time := why_nothing_is_timed(pending, run):
             raise pytest.UsageError(nothing_to_time)
     with restored_after_import():
-        tasks = [task for key in cell_keys(pending) if (task := compile_task(*key))]
+        keys = [key for key in cell_keys(pending) if not will_be_skipped(*key, run.backends_named)]
+        tasks = [task for key in keys if (task := compile_task(*key))]
     timed = any(map(uses_clock, pending))
     uses_cache = tasks or (timed and run.device == "cuda")
     if uses_cache and (problem := unusable_folder()):

@@ -27,6 +27,7 @@ from reports.documents import (
     validation,
 )
 from reports.drawing import matrix, plots
+from reports.output_files import require_folder
 from reports.runs import STORAGE, newest
 from reports.tables import TableFormat
 from reports.terminal import allow_all_characters, complain, say, table_printer
@@ -203,6 +204,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"-o writes Markdown: leave out -o, and --format {form} goes to stdout")
     matplotlib.use("Agg")  # needs no display
     try:
+        if folder := getattr(options, "o", None):
+            require_folder(folder)
         with table_printer(form) as options.printer:
             status: int = options.run(options)
         return status

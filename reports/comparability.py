@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from maskbench.reading import NotARun, SavedRun, read_run
 from maskbench.records import Outcome, UnreadableRun
-from reports.runs import cells_table, most_frequent_reason
+from reports.runs import cells_table, incomplete_note, most_frequent_reason
 from reports.thresholds import NORMAL_95
 from reports.verdict import CELL_COLUMNS
 
@@ -147,11 +147,6 @@ def load_runs(paths: list[Path]) -> Iterator[Run]:
             continue
 
 
-def incomplete_note(run: Run) -> list[str]:
-    """A note on a run that ended early, or none."""
-    return [f"{run.path}: {run.incomplete}"] if run.incomplete else []
-
-
 def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[str]]:
     """All saved runs below a folder, oldest first, without duplicates.
 
@@ -179,7 +174,7 @@ def load_history(folder: Path, leave_out: list[Run]) -> tuple[list[Run], list[st
         first = seen.setdefault(fingerprint(run), run.path)
         if first is run.path:
             runs.append(run)
-            notes += incomplete_note(run)
+            notes += incomplete_note(run.path, run.incomplete)
         elif first.resolve() != run.path.resolve():
             notes.append(f"{run.path}: is the same run as {first}, counted once")
     return runs, notes

@@ -10,7 +10,7 @@ import pandas as pd
 from maskbench.records import UnreadableRun
 from masks import PATTERNS
 from reports.output_files import distinct_names
-from reports.runs import DIRECTIONS, load, shape_of
+from reports.runs import DIRECTIONS, incomplete_notes, load, shape_of
 from reports.tables import TableFormat
 from reports.terminal import TablePrinter, say
 
@@ -36,9 +36,8 @@ def load_by_shape(
         If a file is not a saved run, or if there is no forward or backward cell.
     """
     cells = load(runs)
-    for file, incomplete in cells[["file", "incomplete"]].drop_duplicates().to_numpy():
-        if incomplete:
-            say(f"note: {file}: {incomplete}")
+    for note in incomplete_notes(cells):
+        say(f"note: {note}")
     names = ", ".join(map(str, runs))
     if part_of_name is not None:
         cells = cells[cells["fullname"].str.contains(part_of_name, regex=False)]

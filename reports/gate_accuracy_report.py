@@ -11,7 +11,8 @@ import pandas as pd
 from reports.comparability import Run
 from reports.gate_accuracy import detection, drift, false_alarms, side_by_side
 from reports.markdown import percent
-from reports.report import Part, Report
+from reports.report import Label, Part, Report
+from reports.runs import incomplete_note
 
 NAME = "reports gate_accuracy"  # of the markers in the document
 MIN_SHARE = 0.4  # of the cells, for a run to count
@@ -30,9 +31,11 @@ def accuracy_report(all_runs: Sequence[Run]) -> Report:
     runs = with_cells(all_runs, common_cells(all_runs))
     bound = ["at most (95 %)"]
     unchanged, scaled, methods = false_alarms(runs), detection(runs), side_by_side(runs)
-    parts: list[Part] = [described(runs), "Nothing changed:", with_percent(unchanged, bound)]
-    parts += ["Cells scaled:", shown_detection(scaled), drift(runs)]
-    parts += ["Other methods, in seconds:", shown_methods(methods)]
+    notes = [note for run in runs for note in incomplete_note(run.path, run.incomplete)]
+    parts: list[Part] = [described(runs), *(f"note: {note}" for note in notes)]
+    parts += [Label("Nothing changed:"), with_percent(unchanged, bound)]
+    parts += [Label("Cells scaled:"), shown_detection(scaled), drift(runs)]
+    parts += [Label("Other methods, in seconds:"), shown_methods(methods)]
     data = {"nothing changed": unchanged, "cells scaled": scaled, "other methods": methods}
     lengths = pd.concat([run.timed["seq_len"] for run in all_runs])
     if long := with_cells(all_runs, set(lengths.index[lengths >= LONG])):

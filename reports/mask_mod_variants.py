@@ -10,7 +10,7 @@ from maskbench.records import Phase, UnreadableRun
 from reports.ranking import is_noisy
 from reports.ranking_table import setup_text, time_text
 from reports.report import Part, Report
-from reports.runs import load, shape_of
+from reports.runs import incomplete_notes, load, shape_of
 
 NAME = "reports mask_mod_variants"  # of the markers in a document
 DIRECTIONS = {Phase.VARIANT_FORWARD.value: "forward", Phase.VARIANT_BACKWARD.value: "backward"}
@@ -70,7 +70,7 @@ def mask_mod_variants_report(paths: list[Path]) -> Report:
     Raises as `variant_cells`.
     """
     cells = variant_cells(paths)
-    parts: list[Part] = []
+    parts: list[Part] = [f"note: {note}" for note in incomplete_notes(cells)]
     for _, of_shape in cells.groupby("shape", sort=False):
         variants = of_shape.groupby(["mask", "mask_mod", "seq_len"], sort=False)
         note = '"/ fastest" is the time over that of the mask\'s fastest mask_mod.'

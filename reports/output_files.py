@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +37,20 @@ def distinct_names(keys: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str
         names[key] = name
         used.add(name.casefold())
     return names
+
+
+def require_folder(folder: Path) -> None:
+    """Check that an output folder exists or can be made, before the work.
+
+    Raises
+    ------
+    NotADirectoryError
+        If it, or a folder that it is in, is something else. `filename` is `folder`.
+    """
+    first = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    if os.path.lexists(first) and not first.is_dir():
+        text = "is not a folder" if first == folder else f"{first} is not a folder"
+        raise NotADirectoryError(errno.ENOTDIR, text, str(folder))
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:

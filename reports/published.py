@@ -10,7 +10,7 @@ from maskbench.records import UnreadableRun
 from reports.published_speed_ups import speed_ups
 from reports.published_throughputs import throughputs
 from reports.report import Part, Report
-from reports.runs import load, shape_of
+from reports.runs import incomplete_notes, load, shape_of
 
 NAME = "reports published"  # of the markers in the document
 
@@ -28,12 +28,13 @@ def published_report(paths: list[Path]) -> Report:
     timed = timed.assign(shape=[shape_of(cell) for _, cell in timed.iterrows()])
     setup = f"{cells['device'].iloc[0]}, torch {cells['torch'].iloc[0]}"
     found = [throughputs(timed, setup), speed_ups(timed, setup)]
-    parts: list[Part] = []
+    parts: list[Part] = [f"note: {note}" for note in incomplete_notes(cells)]
     data: dict[str, pd.DataFrame] = {}
     for section in found:
         if section is not None:
             parts += section.parts
             data |= section.data
-    if not parts:
-        raise UnreadableRun("no cell of these runs is of a published case")
+    if not data:
+        names = ", ".join(map(str, paths))
+        raise UnreadableRun(f"{names}: no cell is of a published case")
     return Report(parts, data)

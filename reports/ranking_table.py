@@ -91,7 +91,7 @@ def run_notes(cells: pd.DataFrame) -> list[str]:
     device, graph = winners(cells, Measure.DEVICE), winners(cells, Measure.GRAPH)
     sentences = []
     sentences.append(peak_note(device))
-    if graph.empty:
+    if graph.empty and Measure.CALLED in measures(cells):  # a CPU has no CUDA graphs
         sentences.append("CUDA graphs were not timed in this run.")
     if noise := noise_note(cells):
         sentences.append(noise)

@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 from maskbench.reading import SavedRun, read_run
 from maskbench.records import UnreadableRun
 from reports.report import Heading, Part, Report
-from reports.runs import cells_table, shape_of
+from reports.runs import cells_table, incomplete_note, shape_of
 from reports.thresholds import EFFECT
 
 NAME = "reports releases"  # of the markers in the document
@@ -271,8 +271,8 @@ def releases_report(paths: Iterable[Path]) -> Report:
     noise = 100 * cells["noise"].to_numpy()
     unchanged = len(cells) - steps["fullname"].nunique()
     parts: list[Part] = [machine_text(releases), versions_table(releases)]
-    for run in (run for found in releases.values() for run in found if run.incomplete):
-        parts.append(f"{run.path.name}: {run.incomplete}")
+    for run in (run for found in releases.values() for run in found):
+        parts += [f"note: {note}" for note in incomplete_note(run.path, run.incomplete)]
     parts.append(
         f"{len(cells)} cells were timed in every release. {unchanged} of them did not change. A "
         f"cell changed if its cycles differ by at least {100 * MIN_CHANGE:.1f} % between two "

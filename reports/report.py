@@ -21,6 +21,13 @@ class Heading:
 
 
 @dataclass(frozen=True)
+class Label:
+    """A line that introduces the table below it. It says nothing without the table."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Paragraph:
     """A paragraph that has markup in Markdown, such as links."""
 
@@ -28,7 +35,7 @@ class Paragraph:
     markdown: str
 
 
-Part: TypeAlias = "str | Heading | Paragraph | Sequence[str] | pd.DataFrame"
+Part: TypeAlias = "str | Heading | Label | Paragraph | Sequence[str] | pd.DataFrame"
 """A text is a paragraph, a sequence of texts is a list."""
 
 
@@ -56,7 +63,7 @@ class Report:
         return "\n\n".join(map(_text, self.parts))
 
     def paragraphs(self) -> list[str]:
-        """The paragraphs, without headings, lists and tables."""
+        """The paragraphs, without headings, labels, lists and tables."""
         paragraphs = (part for part in self.parts if isinstance(part, str | Paragraph))
         return [part if isinstance(part, str) else part.text for part in paragraphs]
 
@@ -79,8 +86,8 @@ def _markdown(part: Part) -> str:
         return f"{'#' * part.level} {markdown_text(part.text)}"
     if isinstance(part, Paragraph):
         return part.markdown
-    if isinstance(part, str):
-        return markdown_text(part)
+    if isinstance(part, str | Label):
+        return markdown_text(part if isinstance(part, str) else part.text)
     return "\n".join(f"- {markdown_text(line)}" for line in part)
 
 
@@ -89,7 +96,7 @@ def _text(part: Part) -> str:
         return table_text(part, TableFormat.TEXT)
     if isinstance(part, Heading):
         return f"{part.text}\n{'-' * len(part.text)}"
-    if isinstance(part, Paragraph):
+    if isinstance(part, Paragraph | Label):
         return part.text
     if isinstance(part, str):
         return part

@@ -18,7 +18,8 @@ from reports.terminal import complain
 
 __all__ = [
     *("DIRECTIONS", "STORAGE", "UnreadableRun", "cell_label", "cells_table", "host_late"),
-    *("load", "most_frequent_reason", "newest", "shape_of", "sizes_of"),
+    *("incomplete_note", "incomplete_notes", "load", "most_frequent_reason", "newest"),
+    *("read_cells", "shape_of", "sizes_of"),
 ]
 
 STORAGE = Path(".benchmarks")
@@ -70,6 +71,37 @@ def cells_table(run: SavedRun) -> pd.DataFrame:
     return table
 
 
+def incomplete_note(file: Path | str, incomplete: str | None) -> list[str]:
+    """A note on a run that ended early, or none. `incomplete` is that of `SavedRun`."""
+    return [f"{file}: {incomplete}"] if incomplete else []
+
+
+def incomplete_notes(cells: pd.DataFrame) -> list[str]:
+    """A note for each run of these rows of `cells_table` that ended early."""
+    runs = cells[["file", "incomplete"]].drop_duplicates().to_numpy()
+    return [note for file, incomplete in runs for note in incomplete_note(file, incomplete)]
+
+
+def read_cells(paths: Iterable[Path]) -> pd.DataFrame:
+    """One row of `cells_table` per cell of each file, in their order. A file is read once.
+
+    Raises
+    ------
+    UnreadableRun
+        If a file cannot be used, no file has a cell, or the files are of different devices or
+        torch versions.
+    """
+    runs = [read_run(path) for path in dict.fromkeys(paths)]
+    if not any(run.cells for run in runs):
+        raise UnreadableRun(_nothing_timed(run.path for run in runs))
+    table = pd.concat([cells_table(run) for run in runs if run.cells], ignore_index=True)
+    for name in ("device", "torch"):
+        if table[name].nunique() > 1:
+            found = ", ".join(sorted(table[name].unique()))
+            raise UnreadableRun(f"the files are not parts of one run: {name} is {found}")
+    return table
+
+
 def load(paths: list[Path]) -> pd.DataFrame:
     """One row per cell of all files, which are taken as parts of one run, in their order.
 
@@ -78,21 +110,13 @@ def load(paths: list[Path]) -> pd.DataFrame:
     Raises
     ------
     UnreadableRun
-        If a file cannot be used, nothing was timed, or the files are of different devices or
-        torch versions.
+        As `read_cells`, or if nothing was timed.
     """
-    runs = [read_run(path) for path in paths]
-    if not any(run.timed for run in runs):
-        raise UnreadableRun(
-            f"{', '.join(map(str, paths))}: has no benchmarks: nothing was timed in that run"
-            f"{most_frequent_reason(cell for run in runs for cell in run.cells)}"
-        )
-    table = pd.concat([cells_table(run) for run in runs if run.cells], ignore_index=True)
-    for name in ("device", "torch"):
-        if table[name].nunique() > 1:
-            found = ", ".join(sorted(table[name].unique()))
-            raise UnreadableRun(f"the files are not parts of one run: {name} is {found}")
+    table = read_cells(paths)
     table["is_timed"] = table["outcome"] == Outcome.TIMED.value
+    if not table["is_timed"].any():
+        reason = most_frequent_reason(table.to_dict("records"))
+        raise UnreadableRun(f"{_nothing_timed(paths)}{reason}")
     table = table.sort_values(["is_timed", "saved"], kind="stable")
     table = table.drop_duplicates("fullname", keep="last").sort_index()
     place = {mask: i for i, mask in enumerate(PATTERNS)}  # masks that no longer exist come last
@@ -100,6 +124,10 @@ def load(paths: list[Path]) -> pd.DataFrame:
     table = table.assign(order=order).sort_values(["order", "seq_len"], kind="stable")
     result: pd.DataFrame = with_proven_peaks(table.drop(columns="order").reset_index(drop=True))
     return result
+
+
+def _nothing_timed(paths: Iterable[Path]) -> str:
+    return f"{', '.join(map(str, paths))}: has no benchmarks: nothing was timed in that run"
 
 
 def with_proven_peaks(cells: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 from maskbench.records import UnreadableRun
 from maskbench.timing.statistics import TARGET_CI, relative_median_ci
 from reports.markdown import percent
-from reports.report import Part, Report
+from reports.report import Label, Part, Report
 from reports.runs import DIRECTIONS, cell_label, host_late
 
 TOLERANCE, TOLERANCE_S = 0.01, 1e-6  # times agree within 1 % or 1 us
@@ -114,7 +114,8 @@ def repeatability(runs: list[pd.DataFrame]) -> Report | None:
     table.insert(0, "cell", [cell_label(name) for name in table.index])
     table["direction"] = directions
     table["range"] = worst.map("{:.1%}".format)
-    return Report([*parts, "The cells with the widest ranges, in us by run:", table], data)
+    label = Label("The cells with the widest ranges, in us by run:")
+    return Report([*parts, label, table], data)
 
 
 def clock_correlation(cells: pd.DataFrame) -> list[list[str]]:

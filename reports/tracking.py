@@ -23,16 +23,17 @@ def compare(
     base: list[Path], new: list[Path], history: Path | None, folder: Path, printer: TablePrinter
 ) -> int:
     """Compare runs of two versions. With one run on each side, a change is at most SUSPECT."""
-    from reports.comparability import incomplete_note, load_history, load_run
+    from reports.comparability import load_history, load_run
     from reports.compare import compare_sides
     from reports.nights import as_night
+    from reports.runs import incomplete_note
 
     base_runs, base_notes = as_night([load_run(path) for path in base], within_a_day=False)
     new_runs, new_notes = as_night([load_run(path) for path in new], within_a_day=False)
     sides = [*base_runs, *new_runs]
     runs, notes = load_history(history, sides) if history else ([], [])
     verdict = compare_sides(base_runs, new_runs, runs)
-    incomplete = [note for run in sides for note in incomplete_note(run)]
+    incomplete = [note for run in sides for note in incomplete_note(run.path, run.incomplete)]
     verdict.notes += [*base_notes, *new_notes, *incomplete, *notes]
     title = f"compare {described(base_runs)} to {described(new_runs)}"
     write_changes(verdict, "compare", title, folder, printer)

@@ -10,7 +10,7 @@ from maskbench.reading import SavedRun, read_run
 from maskbench.records import Outcome, UnreadableRun
 from reports.comparability import Run, as_run
 from reports.report import Heading, Paragraph, Part, Report
-from reports.runs import cells_table
+from reports.runs import cells_table, incomplete_notes
 from reports.timing_accuracy import fidelity, repeatability, rounds
 
 NAME = "reports validation"  # of the markers in a document
@@ -124,7 +124,7 @@ def validation_report(paths: list[Path]) -> Report:
     head = f"{'; '.join(devices)}."
     if missing:
         head += f" Not in these runs: {'; '.join(missing)}."
-    parts: list[Part] = [head]
+    parts: list[Part] = [head, *(f"note: {note}" for note in incomplete_notes(cells))]
     data: dict[str, pd.DataFrame] = {}
     for title, section in sections.items():
         if section is not None:

@@ -42,6 +42,8 @@ class Documents(Mask):
                 f"inner is {type(self.inner).__name__}, must be the same for all batch elements "
                 "and have as many queries as keys"
             )
+        if not isinstance(self.lengths, Iterable):
+            raise ValueError(f"lengths are {self.lengths}, must be a tuple of whole numbers")
         by_element = any(isinstance(length, tuple | list) for length in self.lengths)
         given = self.lengths if by_element else (self.lengths,)
         elements = [self._checked(lengths) for lengths in given]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from maskbench.masks.base import DeviceLike, Mask, MaskMod, TokenRange
 from maskbench.masks.blocks import to_device_async
-from maskbench.masks.parameters import DISTANCE, EXTENT, to_int
+from maskbench.masks.parameters import DISTANCE, EXTENT
+from maskbench.masks.tuples import whole_numbers
 
 MAX_COMPARISONS = 4  # scattered tokens; for more, a table is looked up
 INT32_SENTINEL = 2**29  # beyond any pixel; adding a radius to it does not overflow int32
@@ -123,13 +124,10 @@ class GlobalLocalSlidingWindow(Mask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tokens = set()
-        for token in self.tokens:
-            index = to_int(token)
-            if index is None or not 0 <= index < self.seq_len:
-                raise ValueError(f"token {token} is not among the {self.seq_len} tokens")
-            tokens.add(index)
-        object.__setattr__(self, "tokens", tuple(sorted(tokens)))
+        tokens = sorted(set(whole_numbers("tokens", self.tokens, 0)))
+        if tokens and tokens[-1] >= self.seq_len:
+            raise ValueError(f"token {tokens[-1]} is not among the {self.seq_len} tokens")
+        object.__setattr__(self, "tokens", tuple(tokens))
 
     @property
     def global_stride(self) -> int | None:

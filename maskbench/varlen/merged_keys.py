@@ -274,9 +274,11 @@ def merge_rows(
 
     second_weight = weight(second_lse - first_lse)
     if second_has_fewer_keys:
-        # One kernel, which reads and writes less. Its other weight is the difference to 1. In half
-        # precision that is exact enough only for the average over more keys, whose values are
-        # smaller: the reverse had five times the error of dense attention.
+        # One kernel, which reads and writes less. It uses 1 - weight as the other weight, which is
+        # inexact where that is small. For normally distributed values that matters little, because
+        # the average over more keys is smaller. It matters for keys that take nearly all the
+        # weight and have small values, such as the attention sinks of a trained model: they need
+        # the two weights below.
         out = torch.lerp(first_out, second_out, second_weight)
     else:
         first_weight = weight(first_lse - second_lse)

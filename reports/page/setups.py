@@ -14,7 +14,7 @@ from maskbench.records import Outcome
 from reports.comparability import machine_of
 from reports.page.columns import rounded
 from reports.ranking_table import noise_note
-from reports.runs import load
+from reports.runs import incomplete_note, load
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Setup:
 
     def as_json(self) -> dict[str, Any]:
         """Its name, its runs, and notes on them."""
-        notes = [f"{run.path}: {run.incomplete}" for run in self.runs if run.incomplete]
+        notes = [note for run in self.runs for note in incomplete_note(run.path, run.incomplete)]
         cards = {run.machine_info.gpu_uuid for run in self.runs}
         if len(cards) > 1:
             notes.append(f"the cells were timed on {len(cards)} GPUs of this model")

@@ -1,5 +1,7 @@
 """The parameters and the lengths that the patterns of the catalogue take."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -117,6 +119,7 @@ def test_a_pattern_takes_parameters(name, parameters, expected):
         ("causal_sliding_window", {"left": -1}, "left is -1, must be a whole number, 0 or more"),
         ("multi_document_causal", {"documents": (30, 71)}, "lengths add up to 101, not to .* 100"),
         ("multi_document_causal", {"documents": ()}, "lengths"),
+        ("multi_document_causal", {"documents": 10}, "lengths are 10, must be a tuple of whole"),
         ("image_in_causal", {"length": 0}, "length is 0, must be a whole number, 1 or more"),
         ("chunked_causal", {"chunk": 2.5}, "chunk is 2.5, must be a whole number, 1 or more"),
         ("shared_prefix", {"prefix": -1}, "prefix is -1, must be a whole number, 0 or more"),
@@ -136,6 +139,14 @@ def test_a_pattern_takes_parameters(name, parameters, expected):
 def test_a_wrong_parameter_is_named(name, parameters, message):
     with pytest.raises(ValueError, match=message):
         PATTERNS[name](seq_len=100, **parameters)
+
+
+@pytest.mark.parametrize("value", [10, 1.5, "a", True, (1, 2), ((1, 2), (3, 4)), {}, -1, 2**40])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_value_of_a_wrong_type_is_refused_as_a_wrong_value(name, value):
+    for parameter in PATTERNS[name].parameters:
+        with suppress(ValueError):  # no other exception
+            PATTERNS[name](seq_len=64, batch=2, heads=2, **{parameter: value})
 
 
 SMALLEST = {

@@ -199,7 +199,10 @@ def test_numpy_integers_become_int():
         (lambda: LocalAttention2D(2, -1, seq_len=8), "radius is -1"),
         (lambda: Documents((4, 3), Causal(seq_len=8)), "lengths add up to 7, not to seq_len 8"),
         (lambda: SlidingWindow(True, 0, seq_len=8), "left is True, must be a whole number"),
-        (lambda: GlobalLocalSlidingWindow(1, (True,), seq_len=8), "token True is not among the 8"),
+        (
+            lambda: GlobalLocalSlidingWindow(1, (True,), seq_len=8),
+            "tokens are .True,., each must be a",
+        ),
         (lambda: Documents((7, True), Causal(seq_len=8)), "each must be a whole number"),
         (lambda: SlidingWindow(2.5, 0, seq_len=8), "left is 2.5, must be a whole number"),
         (lambda: SlidingWindow(None, 0, seq_len=8), "left is None, must be a whole number"),

@@ -111,6 +111,13 @@ def test_a_broken_test_file_is_reported_before_minutes_of_compiling(tmp_path):
     assert "compiling ahead" not in text
 
 
+def test_cells_that_cannot_run_are_not_compiled_ahead():
+    few = ("--backends", "sdpa,flex", "--masks", "causal", "--seq-lens", 64, "--device", "cpu")
+    text = pytest_inline("--benchmark-only", *few, "tests/test_backward.py")
+    assert "1 more will be skipped" in text  # flex has no backward on a CPU
+    assert "compiling ahead" not in text
+
+
 @pytest.mark.slow
 def test_the_timing_process_compiles_nothing_again(cache):
     """It finds the workers' kernels: cache keys include torch's settings of float32 precision."""

@@ -42,7 +42,7 @@ def test_the_last_queries_are_another_case(tmp_path):
         for cell in all_cells(run):
             cell["q_len"] = 16
 
-    with pytest.raises(UnreadableRun, match="no cell of these runs is of a published case"):
+    with pytest.raises(UnreadableRun, match=r"run\.json: no cell is of a published case"):
         published_report([saved_as(tmp_path / "run.json", last_queries)])
 
 
@@ -126,7 +126,7 @@ def test_speed_ups_of_another_shape_are_not_compared(tmp_path):
         for cell in all_cells(run):
             cell["batch"] = 4
 
-    with pytest.raises(UnreadableRun, match="no cell of these runs is of a published case"):
+    with pytest.raises(UnreadableRun, match=r"run\.json: no cell is of a published case"):
         published_report([saved_as(tmp_path / "run.json", smaller)])
 
 

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from reports.__main__ import main
+from reports.__main__ import main, make_parser
 from reports.drawing import attention_cells, load_by_shape
 from reports.page.data import page_data
 from reports.ranking_table import ranking_table, run_notes
@@ -110,6 +111,21 @@ def test_a_format_that_does_not_exist_is_refused(run, capsys):
     assert "invalid choice: 'xml' (choose from" in capsys.readouterr().err
 
 
+def test_readme_names_the_commands_without_formats():
+    (sentence,) = re.findall(
+        "All commands of `python -m reports`.except (.*) have `--format`",
+        Path("README.md").read_text(),
+        re.S,
+    )
+    (commands,) = (action for action in make_parser()._actions if action.dest == "command")
+    without = [
+        name
+        for name, command in commands.choices.items()
+        if "--format" not in command.format_help()
+    ]
+    assert re.findall("`(\\w+)`", sentence) == without
+
+
 # --- the ranking -------------------------------------------------------------------------------
 
 
@@ -125,7 +141,9 @@ def test_the_ranking_has_both_answers_and_what_was_not_measured(capsys):
 
 def test_a_cpu_has_one_answer(run, capsys):
     assert main(["ranking", run]) == 0
-    assert not re.search("as called|on the device", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert not re.search("as called|on the device", printed)
+    assert "CUDA graphs" not in printed
 
 
 def test_a_newer_run_has_the_share_of_the_peak_and_graphs(tmp_path):

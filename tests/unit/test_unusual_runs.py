@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -101,6 +102,28 @@ def test_the_other_commands_say_what_a_run_lacks(save_run, tmp_path, capsys):
         assert main([*command, "-o", str(tmp_path / "out")]) == 0
         note = f"note: {run}: ended early (SIGTERM): 1 of 84 cells are missing"
         assert note in capsys.readouterr().out
+
+
+H100 = Path(__file__).parents[2] / "reports" / "runs" / "masks_h100"
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "json"])
+@pytest.mark.parametrize(
+    ("command", "run", "missing"),
+    [
+        ("decode", H100 / "decode_b128.json.gz", "8 of 40"),
+        ("published", H100 / "published_grouped.json.gz", "2 of 50"),
+        ("accuracy", H100.parent / "accuracy_h100" / "soak.json.gz", "70 of 92"),
+        ("validation", H100 / "decode_b128.json.gz", "8 of 40"),
+        ("ranking", H100 / "published_grouped.json.gz", "2 of 50"),
+    ],
+)
+def test_the_reports_say_what_a_run_lacks(command, run, missing, form, capsys):
+    assert main([command, str(run), "--format", form]) == 0
+    out, err = capsys.readouterr()
+    in_report = command != "ranking"
+    note = f"note: {run}: ended early (SIGINT): {missing} cells are missing"
+    assert note in (out if form == "text" or (in_report and form == "markdown") else err)
 
 
 # --- how much is drawn -------------------------------------------------------------------------
