@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from maskbench.plain_text import plain_text
-from maskbench.tuned_options import FOLDER, TunedEntry, entry_paths
+from maskbench.records import UnreadableRun
+from maskbench.tuned_options import FOLDER, TunedEntry
 from reports.kernel_options import lengths_text, load_entries, shape_text, snippet
 from reports.page.columns import rounded
 
 
 def found_options(masks: set[str]) -> list[dict[str, Any]]:
     """The entries of these masks in reports/tuned: what was found, and code to paste."""
-    if not any(entry_paths(FOLDER)):  # none were searched yet
+    try:
+        entries = load_entries(FOLDER)
+    except UnreadableRun:  # none were searched yet, or none can be read
         return []
-    return [entry_facts(entry) for entry in load_entries(FOLDER) if entry.problem.mask in masks]
+    return [entry_facts(entry) for entry in entries if entry.problem.mask in masks]
 
 
 def entry_facts(entry: TunedEntry) -> dict[str, Any]:

@@ -45,6 +45,13 @@ def test_the_page_of_a_grid_is_one_small_file(tmp_path, capsys):
     assert data["setups"][0]["device"] == "NVIDIA H100 80GB HBM3"
 
 
+def test_options_that_cannot_be_read_do_not_end_the_page(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_gpu" / "folder.json").mkdir(parents=True)
+    monkeypatch.setattr("reports.page.kernel_options.FOLDER", tmp_path)
+    assert main(["page", str(RUN), "-o", str(tmp_path / "page")]) == 0
+    assert "folder.json: cannot be read" in capsys.readouterr().err
+
+
 def test_the_same_runs_give_the_same_page():
     assert page_html(page_data([RUN])) == page_html(page_data([RUN]))
 
