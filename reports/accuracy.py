@@ -33,10 +33,8 @@ def accuracy_report(paths: list[Path]) -> Report:
         run.
     """
     cells = read_cells(paths)
-    checked, soaks = (
-        with_errors(cells),
-        once(cells[cells["direction"] == Phase.SOAK_BACKWARD.value]),
-    )
+    checked = with_errors(cells)
+    soaks = once(cells[cells["direction"] == Phase.SOAK_BACKWARD.value])
     of_soaks = soak_tables(soaks)
     if checked.empty and not of_soaks:
         names = ", ".join(map(str, paths))
