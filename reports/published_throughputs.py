@@ -8,7 +8,7 @@ import pandas as pd
 
 from maskbench.records import Phase
 from reports.markdown import markdown_text
-from reports.report import Paragraph, Report
+from reports.report import Paragraph
 
 FLASH_ATTENTION_3 = "https://arxiv.org/abs/2407.08608"
 CUDNN = "https://github.com/NVIDIA/cudnn-frontend/tree/main/benchmark/sdpa_benchmark_training"
@@ -96,7 +96,7 @@ def result_rows(result: PublishedThroughput, timed: pd.DataFrame) -> list[dict[s
     ]
 
 
-def shown_row(forward: dict[str, Any], backward: dict[str, Any]) -> dict[str, str]:
+def shown_throughputs(forward: dict[str, Any], backward: dict[str, Any]) -> dict[str, str]:
     """The two rows of a case, mask and shape as one row of texts."""
     both = forward, backward
     fastest = [
@@ -122,30 +122,16 @@ def shown_row(forward: dict[str, Any], backward: dict[str, Any]) -> dict[str, st
     }
 
 
-def throughputs(timed: pd.DataFrame, setup: str) -> Report | None:
-    """A row for each published case, mask and shape; for programs, one for each direction.
+def throughput_rows(timed: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row for each direction of each published case, mask and shape here."""
+    return [row for result in PUBLISHED for row in result_rows(result, timed)]
 
-    Parameters
-    ----------
-    timed
-        The timed cells whose queries are the whole sequence, with their `shape` as a text.
-    setup
-        The device and the version of torch of the cells.
 
-    Returns
-    -------
-    Report or None
-        None if no cell is of a published case.
-    """
-    rows = [row for result in PUBLISHED for row in result_rows(result, timed)]
-    if not rows:
-        return None
+def throughput_head(setup: str) -> Paragraph:
+    """The unit, the sources, and the `setup` of the cells here."""
     sources = {"FlashAttention-3": FLASH_ATTENTION_3, "cuDNN": CUDNN}
     sources["windows, documents and blocks"] = MAGI_ATTENTION
     links = ", ".join(f"[{name}]({url})" for name, url in sources.items())
     addresses = ", ".join(f"{name} ({url})" for name, url in sources.items())
     text = "TFLOP/s, forward / backward. Sources: {}. Here: {}."
-    head = Paragraph(text.format(addresses, setup), text.format(links, markdown_text(setup)))
-    pairs = zip(rows[::2], rows[1::2], strict=True)
-    table = pd.DataFrame(shown_row(*pair) for pair in pairs)
-    return Report([head, table], {"throughputs": pd.DataFrame(rows)})
+    return Paragraph(text.format(addresses, setup), text.format(links, markdown_text(setup)))

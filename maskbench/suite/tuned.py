@@ -141,16 +141,11 @@ def missing_options_reason(workload: Workload, backend_named: bool) -> str | Non
 
 
 def _describe_missing(workload: Workload, found: Lookup, backend_named: bool) -> str:
+    where = f"name {BACKEND} in --backends to see how"
     if found.unusable:
-        how = f"name {BACKEND} in --backends to see how to search again"
-        if backend_named:
-            how = f"search again: {tune_command(workload)}"
-        return "; ".join([*found.unusable, how])
-    how = (
-        f"run {tune_command(workload)}"
-        if backend_named
-        else f"name {BACKEND} in --backends to see how"
-    )
+        how = f"search again: {tune_command(workload)}"
+        return "; ".join([*found.unusable, how if backend_named else f"{where} to search again"])
+    how = f"run {tune_command(workload)}" if backend_named else where
     return f"its options have not been searched yet; {how}"
 
 
